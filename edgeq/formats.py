@@ -1,0 +1,240 @@
+"""Number formats: every format maps an integer code to an exact integer level, and real = scale * level.
+
+    format           level(code)                                   scale
+    Int              code - zero_point                             any positive real
+    Fixed            code                                          exactly 2**-fraction
+    Float (EeMm)     value in units of the smallest subnormal      any positive real
+    Codebook         table[code]                                   any positive real
+
+Because levels are integers, a dot product of levels is exact integer arithmetic, whatever the formats were.
+`Real` marks a value that is still an ordinary float32.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.errors import UsageError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Real:
+    """Float32, not quantized."""
+
+    def __str__(self) -> str:
+        return "real"
+
+
+@dataclass(frozen=True)
+class Int:
+    """Integer code of `bits`; `narrow` leaves the most negative code of a signed format unused."""
+
+    bits: int
+    signed: bool = True
+    narrow: bool = False
+
+    def __str__(self) -> str:
+        return f"{'' if self.signed else 'u'}int{self.bits}{'n' if self.narrow else ''}"
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) + int(self.narrow) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Two's complement fixed point <bits, fraction>: real = code * 2**-fraction (ap_fixed<bits, bits - fraction>)."""
+
+    bits: int
+    fraction: int
+    signed: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.signed else 'u'}fx{self.bits}.{self.fraction}"
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Float:
+    """Minifloat EeMm without infinity or NaN: every code is finite and encoding saturates.
+
+    The code is sign, exponent, mantissa from the top bit down; exponent 0 holds the subnormals. A level counts
+    units of the smallest subnormal, so it is an integer of (mantissa + 1) + (2**exponent - 2) bits plus sign.
+    """
+
+    exponent: int
+    mantissa: int
+    signed: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.signed else 'u'}e{self.exponent}m{self.mantissa}"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.exponent + self.mantissa + int(self.signed)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Non-uniform format: `table[code]` is the level. Used for POST, power-of-two, DenseShift, NUPES, k-means."""
+
+    name: str
+    table: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.bits}:{','.join(map(str, self.table))}"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return max(1, (len(self.table) - 1).bit_length())
+
+
+Format = Real | Int | Fixed | Float | Codebook
+
+REAL = Real()
+INT8 = Int(8)
+INT8_NARROW = Int(8, narrow=True)
+UINT8 = Int(8, signed=False)
+INT16 = Int(16)
+INT32 = Int(32)
+INDEX = Int(64)
+BOOL = Int(1, signed=False)
+
+_NAMES = (
+    (re.compile(r"real"), lambda m: REAL),
+    (re.compile(r"(u?)int(\d+)(n?)"), lambda m: Int(int(m[2]), not m[1], bool(m[3]))),
+    (re.compile(r"(u?)fx(\d+)\.(-?\d+)"), lambda m: Fixed(int(m[2]), int(m[3]), not m[1])),
+    (re.compile(r"(u?)e(\d+)m(\d+)"), lambda m: Float(int(m[2]), int(m[3]), not m[1])),
+    (
+        re.compile(r"([a-z_]+)\d+:(-?\d+(?:,-?\d+)*)"),
+        lambda m: Codebook(m[1], tuple(int(level) for level in m[2].split(","))),
+    ),
+)
+
+
+def parse_format(name: str) -> Format:
+    """The format that prints as `name`; raises UsageError for a name no format has.
+
+    >>> parse_format("int8n"), parse_format("e2m3"), parse_format("ufx8.4")
+    (Int(bits=8, signed=True, narrow=True), Float(exponent=2, mantissa=3, signed=True), Fixed(bits=8, fraction=4, signed=False))
+    """
+    for pattern, build in _NAMES:
+        if match := pattern.fullmatch(name):
+            return build(match)
+    raise UsageError("unknown number format", value=name, allowed="int8, uint8, int8n, fx8.4, e2m3, post4:…, real")
+
+
+@lru_cache(maxsize=64)
+def _float_table(format: Float) -> IntArray:
+    magnitude = np.arange(1 << (format.exponent + format.mantissa), dtype=np.int64)
+    exponent, mantissa = magnitude >> format.mantissa, magnitude & ((1 << format.mantissa) - 1)
+    normal = ((1 << format.mantissa) + mantissa) << np.maximum(exponent - 1, 0)
+    positive = np.where(exponent == 0, mantissa, normal)
+    return np.concatenate([positive, -positive]) if format.signed else positive
+
+
+def level_table(format: Format) -> IntArray:
+    """Levels of codes 0, 1, 2 … of a table format (Float, Codebook), as int64 [number of codes]."""
+    match format:
+        case Float():
+            return _float_table(format)
+        case Codebook():
+            return np.asarray(format.table, dtype=np.int64)
+        case Int() | Fixed() | Real():
+            raise UsageError("this format has no level table", value=format, allowed="minifloat or codebook")
+
+
+def code_range(format: Format) -> tuple[int, int]:
+    """Smallest and largest code."""
+    match format:
+        case Int() | Fixed():
+            return format.low, format.high
+        case Float():
+            return 0, (1 << format.bits) - 1
+        case Codebook():
+            return 0, len(format.table) - 1
+        case Real():
+            raise UsageError("a real value has no codes", next_step="Quantize it first.")
+
+
+def level_range(format: Format, zero_point: int = 0) -> tuple[int, int]:
+    """Smallest and largest level."""
+    match format:
+        case Float() | Codebook():
+            table = level_table(format)
+            return int(table.min()), int(table.max())
+        case _:
+            low, high = code_range(format)
+            return low - zero_point, high - zero_point
+
+
+def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArray:
+    """Levels of `codes` (any shape), exact."""
+    codes = np.asarray(codes, dtype=np.int64)
+    match format:
+        case Float() | Codebook():
+            return level_table(format)[codes]
+        case _:
+            return codes - zero_point
+
+
+@lru_cache(maxsize=64)
+def _sorted_levels(format: Format) -> tuple[IntArray, IntArray]:
+    levels, codes = np.unique(level_table(format), return_index=True)
+    return levels, codes
+
+
+def _encode_table(format: Format, levels: FloatArray) -> IntArray:
+    grid, codes = _sorted_levels(format)
+    upper = np.clip(np.searchsorted(grid, levels), 1, len(grid) - 1)
+    below, above = grid[upper - 1], grid[upper]
+    middle = (below + above) / 2
+    # On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
+    even = (codes[upper] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
+    take_upper = (levels > middle) | ((levels == middle) & even)
+    return codes[np.where(take_upper, upper, upper - 1)]
+
+
+def encode(format: Format, levels: npt.ArrayLike, zero_point: int = 0) -> IntArray:
+    """Codes of the levels nearest to real-valued `levels` (real / scale), saturating; ties go to the even code.
+
+    >>> encode(INT8, [0.5, 1.5, 300.0]).tolist()
+    [0, 2, 127]
+    """
+    levels = np.asarray(levels, dtype=np.float64)
+    match format:
+        case Float() | Codebook():
+            return _encode_table(format, levels)
+        case _:
+            low, high = code_range(format)
+            return np.clip(np.rint(levels) + zero_point, low, high).astype(np.int64)
+
+
+def bits_of(format: Format) -> int:
+    """Bits that one stored code takes."""
+    return 32 if isinstance(format, Real) else format.bits
