@@ -198,7 +198,8 @@ def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArra
     codes = np.asarray(codes, dtype=np.int64)
     match format:
         case Float() | Codebook():
-            return level_table(format)[codes]
+            levels: IntArray = level_table(format)[codes]
+            return levels
         case _:
             return codes - zero_point
 
@@ -217,7 +218,8 @@ def _encode_table(format: Format, levels: FloatArray) -> IntArray:
     # On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
     even = (codes[upper] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
     take_upper = (levels > middle) | ((levels == middle) & even)
-    return codes[np.where(take_upper, upper, upper - 1)]
+    nearest: IntArray = codes[np.where(take_upper, upper, upper - 1)]
+    return nearest
 
 
 def encode(format: Format, levels: npt.ArrayLike, zero_point: int = 0) -> IntArray:

@@ -253,8 +253,7 @@ class Resize:
     scale: tuple[float, float]
     mode: ResizeMode = "nearest"
     coordinates: Coordinates = "half_pixel"
-    nearest: NumberKind = Literal["real", "index", "bool"]
-NearestRounding = "round_prefer_floor"
+    nearest: NearestRounding = "round_prefer_floor"
 
 
 @dataclass(frozen=True)
@@ -465,4 +464,4 @@ def rename(op: Op, new_name: Callable[[Value], Value], *, where: Literal["operan
             changed[field.name] = tuple(map(new_name, content))
         elif content is not None:
             changed[field.name] = new_name(content)
-    return replace(op, **changed)
+    return replace(op, **changed)  # type: ignore[arg-type]  # a field's type holds for every op that has it
