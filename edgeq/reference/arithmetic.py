@@ -3,10 +3,10 @@
 A scale ratio is stored as a 31-bit multiplier q and a shift e, ratio = q 2^(e - 31), and a level x becomes
 round(x q 2^(e - 31)). Runtimes round that product differently, so the rule is named:
 
-    gemmlowp2   x q / 2^31, ties upward; then / 2^-e, ties away from zero   gemmlowp, TFLite and TFLM reference
-    single      one rounding, ties upward                                   TFLite, CMSIS-NN single rounding; ruy
-    fp32rne     float32(x) float32(ratio), ties to even                     XNNPACK "fp32"
-    fc-float    double(x) double(ratio), ties away from zero                TFLite reference FULLY_CONNECTED
+    gemmlowp2   x q / 2^31, ties upward; then 2^e, ties away from zero   gemmlowp, TFLite and TFLM reference
+    single      one rounding, ties upward                                TFLite, CMSIS-NN single rounding; ruy
+    fp32rne     float32(x) float32(ratio), ties to even                  XNNPACK "fp32"
+    fc-float    double(x) double(ratio), ties away from zero             TFLite reference FULLY_CONNECTED
 
 Every function works element by element on int64 tensors and broadcasts. No result depends on the device.
 """
