@@ -65,9 +65,8 @@ def rounding_divide_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     >>> rounding_divide_by_power_of_two(torch.tensor([5, 6, -6, -7]), torch.tensor(2)).tolist()
     [1, 2, -2, -2]
     """
-    mask = (torch.ones_like(exponent) << exponent) - 1
-    threshold = (mask >> 1) + (x < 0)
-    return (x >> exponent) + ((x & mask) > threshold)
+    half = (torch.ones_like(exponent) << exponent) >> 1
+    return (x + half - ((x < 0) & (half > 0)).to(x.dtype)) >> exponent
 
 
 def _gemmlowp2(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
