@@ -1,0 +1,240 @@
+"""The reference interpreter: the one definition of what a graph computes.
+
+Real values are float32. Codes are held exactly: in float32 while every number involved is below 2**24, in float64
+below 2**53, in int64 beyond; the bounds are proved (edgeq/ir/bounds.py), so integer convolutions run on the float
+kernels without rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.errors import UsageError
+from edgeq.formats import INDEX, Codebook, Fixed, Float, Int, Real, code_range, decode, encode, level_table
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import level_bounds
+from edgeq.ir.graph import Array, Graph, Type
+from edgeq.reference.arithmetic import requantize
+from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, evaluate
+
+Watch = Callable[[o.Value, Tensor], None]
+
+# NNPACK's convolutions may use Winograd transforms, which are not exact on integers.
+torch.backends.nnpack.set_flags(False)
+
+
+def is_codes(type_: Type) -> bool:
+    """Whether a value of this type is codes with a scale (neither real nor an index or truth value)."""
+    return bool(type_.scale)
+
+
+def carrier(bound: int) -> torch.dtype:
+    """The cheapest dtype that holds integers of magnitude up to `bound` and their sums exactly."""
+    if bound < 1 << 24:
+        return torch.float32
+    return torch.float64 if bound < 1 << 53 else torch.int64
+
+
+def along_axis(numbers: tuple[float, ...] | tuple[int, ...], type_: Type, dtype: torch.dtype) -> Tensor:
+    """`numbers` as a tensor that broadcasts against a value of `type_`: a scalar, or one entry per channel."""
+    tensor = torch.tensor(numbers, dtype=dtype)
+    if len(numbers) == 1 or type_.axis is None:
+        return tensor.reshape(())
+    shape = [1] * len(type_.shape)
+    shape[type_.axis] = -1
+    return tensor.reshape(shape)
+
+
+class Interpreter:
+    """Runs one graph; constants are prepared once."""
+
+    def __init__(self, graph: Graph, device: str | torch.device = "cpu") -> None:
+        self.graph = graph
+        self.device = torch.device(device)
+        self._bounds = level_bounds(graph) if any(map(is_codes, graph.types.values())) else {}
+        self._constants = {name: self._constant(name, array) for name, array in graph.constants.items()}
+        self._weight_levels = {name: self._levels_of_constant(name) for name in graph.constants}
+        self._last_reader = {value: op for op in graph.ops for value in o.operands(op)}
+
+    def __call__(self, inputs: Mapping[o.Value, Tensor | Array], watch: Watch | None = None) -> dict[o.Value, Tensor]:
+        """Outputs by name for `inputs` by name; `watch` is told every computed value (and every input)."""
+        values: dict[o.Value, Tensor] = {}
+        for name in self.graph.inputs:
+            values[name] = self._input(name, inputs)
+            if watch:
+                watch(name, values[name])
+        for op in self.graph.ops:
+            found = self._step(op, values)
+            for name, tensor in zip(o.results(op), found, strict=True):
+                values[name] = tensor
+                if watch:
+                    watch(name, tensor)
+            for name in o.operands(op):
+                if self._last_reader[name] is op and name not in self.graph.outputs:
+                    values.pop(name, None)
+        return {name: values[name] if name in values else self._constants[name] for name in self.graph.outputs}
+
+    def _input(self, name: o.Value, inputs: Mapping[o.Value, Tensor | Array]) -> Tensor:
+        if name not in inputs:
+            raise UsageError("an input is missing", where=name, allowed=", ".join(self.graph.inputs))
+        tensor = torch.as_tensor(inputs[name], device=self.device)
+        type_ = self.graph.types[name]
+        if tuple(tensor.shape) != type_.shape:
+            raise UsageError("wrong input shape", where=name, value=tuple(tensor.shape), allowed=type_.shape)
+        return tensor.to(self._dtype(name))
+
+    def _dtype(self, name: o.Value) -> torch.dtype:
+        type_ = self.graph.types[name]
+        if is_codes(type_):
+            return self._carrier(name)
+        return torch.float32 if type_.is_real else torch.int64 if type_.format == INDEX else torch.bool
+
+    def _carrier(self, name: o.Value) -> torch.dtype:
+        type_ = self.graph.types[name]
+        low, high = self._bounds[name]
+        if isinstance(type_.format, Int | Fixed):
+            low, high = min(low, low + type_.zero_point), max(high, high + type_.zero_point)
+        return carrier(max(abs(low), abs(high)))
+
+    def _constant(self, name: o.Value, array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self._dtype(name))
+
+    def _levels_of_constant(self, name: o.Value) -> Tensor | None:
+        type_ = self.graph.types[name]
+        if not is_codes(type_):
+            return None
+        levels = decode(type_.format, self.graph.constants[name], type_.zero_point)
+        return torch.from_numpy(levels).to(self.device, torch.float64)
+
+    def _step(self, op: o.Op, values: dict[o.Value, Tensor]) -> tuple[Tensor, ...]:
+        def value(name: o.Value) -> Tensor:
+            return values[name] if name in values else self._constants[name]
+
+        types = self.graph.types
+        match op:
+            case o.Quantize():
+                return (self._quantize(value(op.x), types[op.out], self._dtype(op.out)),)
+            case o.Dequantize():
+                return (self._dequantize(value(op.x), types[op.x]),)
+            case o.Requantize():
+                return (self._requantize(op, value(op.x)),)
+            case o.Lookup():
+                return (self._lookup(op, value(op.x), value(op.table)),)
+        if not is_codes(types[o.results(op)[0]]):
+            return evaluate(op, value)
+        match op:
+            case o.Conv() | o.ConvTranspose() | o.Linear() | o.MatMul() | o.Mul() | o.AveragePool() | o.Mean():
+                return self._on_levels(op, value)
+            case o.Add() | o.Sub():
+                return self._on_levels(op, value)
+            case o.Resize() if op.mode != "nearest":
+                return self._on_levels(op, value)
+            case o.Pad() if op.mode == "constant":
+                return evaluate(self._pad_with_code(op), value)
+            case _:
+                return evaluate(op, value)
+
+    def _on_levels(self, op: o.Op, value: Callable[[o.Value], Tensor]) -> tuple[Tensor, ...]:
+        dtype = carrier(self._largest_sum(op))
+        level = partial(self._level, value=value, dtype=dtype)
+        if dtype == torch.int64 and isinstance(op, o.Conv | o.ConvTranspose):
+            raise UsageError("an accumulator may exceed 53 bits", where=op.out, next_step="Use fewer bits.")
+        (result,) = evaluate(op, level, exact=True)
+        return (result.to(self._dtype(o.results(op)[0])),)
+
+    def _level(self, name: o.Value, value: Callable[[o.Value], Tensor], dtype: torch.dtype) -> Tensor:
+        known = self._weight_levels.get(name)
+        if known is not None:
+            return known.to(dtype)
+        type_, tensor = self.graph.types[name], value(name)
+        if isinstance(type_.format, Float | Codebook):
+            return torch.from_numpy(level_table(type_.format)).to(self.device, dtype)[tensor.long()]
+        tensor = tensor.to(dtype)
+        return tensor - type_.zero_point if type_.zero_point else tensor
+
+    def _largest(self, name: o.Value) -> int:
+        low, high = self._bounds[name]
+        return max(abs(low), abs(high))
+
+    def _largest_sum(self, op: o.Op) -> int:
+        """Bound on the magnitude of every partial sum, in any order of summation."""
+        match op:
+            case o.Conv() | o.ConvTranspose() | o.Linear():
+                weight = self._weight_levels.get(op.weight)
+                taps = int(np.prod(self.graph.types[op.weight].shape[1:]))
+                if isinstance(op, o.ConvTranspose):
+                    taps = int(np.prod(self.graph.types[op.weight].shape)) // self.graph.types[op.weight].shape[1]
+                if weight is None:
+                    total = taps * self._largest(op.weight)
+                elif isinstance(op, o.ConvTranspose):
+                    total = int(weight.abs().sum((0, 2, 3)).max())
+                else:
+                    total = int(weight.abs().flatten(1).sum(1).max())
+                return self._largest(op.x) * total + (self._largest(op.bias) if op.bias else 0)
+            case o.MatMul():
+                return self.graph.types[op.a].shape[-1] * self._largest(op.a) * self._largest(op.b)
+            case o.Mul():
+                return self._largest(op.a) * self._largest(op.b)
+            case o.Add() | o.Sub():
+                return self._largest(op.a) + self._largest(op.b)
+            case o.AveragePool():
+                return op.kernel[0] * op.kernel[1] * self._largest(op.x)
+            case o.Mean():
+                return self.graph.types[op.x].size // self.graph.types[op.out].size * self._largest(op.x)
+            case o.Resize():
+                return self._largest(op.x) << (2 * RESIZE_WEIGHT_BITS)
+            case _:
+                raise TypeError(type(op).__name__)
+
+    def _quantize(self, x: Tensor, type_: Type, dtype: torch.dtype) -> Tensor:
+        ratio = x / along_axis(type_.scale, type_, torch.float32).to(x.device)
+        if isinstance(type_.format, Float | Codebook):
+            return torch.from_numpy(encode(type_.format, ratio.numpy())).to(dtype)
+        low, high = code_range(type_.format)
+        return torch.clamp(torch.round(ratio) + type_.zero_point, low, high).to(dtype)
+
+    def _dequantize(self, x: Tensor, type_: Type) -> Tensor:
+        if isinstance(type_.format, Float | Codebook):
+            level = torch.from_numpy(level_table(type_.format))[x.long().cpu()].to(x.device)
+        else:
+            level = x - type_.zero_point if type_.zero_point else x
+        return level.to(torch.float32) * along_axis(type_.scale, type_, torch.float32).to(x.device)
+
+    def _requantize(self, op: o.Requantize, x: Tensor) -> Tensor:
+        from_type, to_type = self.graph.types[op.x], self.graph.types[op.out]
+        level = self._level(op.x, lambda _: x, x.dtype)
+        if op.rounding != "fp32rne":
+            level = level.to(torch.int64)
+        multiplier = along_axis(op.multiplier, from_type, torch.int64).to(x.device)
+        shift = along_axis(op.shift, from_type, torch.int64).to(x.device)
+        code = requantize(level, multiplier, shift, op.rounding) + to_type.zero_point
+        return torch.clamp(code, op.low, op.high).to(self._dtype(op.out))
+
+    def _lookup(self, op: o.Lookup, x: Tensor, table: Tensor) -> Tensor:
+        low, _ = code_range(self.graph.types[op.x].format)
+        index = (x - low).to(torch.int32) if low else x.to(torch.int32)
+        return table.index_select(0, index.reshape(-1)).reshape(x.shape)
+
+    def _pad_with_code(self, op: o.Pad) -> o.Pad:
+        type_ = self.graph.types[op.x]
+        code = int(encode(type_.format, [op.value / type_.scale[0]], type_.zero_point)[0])
+        return o.Pad(op.x, op.out, op.before, op.after, float(code), op.mode)
+
+
+@torch.no_grad()
+def run(graph: Graph, inputs: Mapping[o.Value, Tensor | Array], watch: Watch | None = None) -> dict[o.Value, Tensor]:
+    """Outputs of `graph` by name; see `Interpreter`, which is the better choice for many inputs."""
+    return Interpreter(graph)(inputs, watch)
+
+
+def real_of(codes: Tensor, type_: Type) -> Tensor:
+    """float32 reals that `codes` of `type_` stand for (a real value is returned unchanged)."""
+    if isinstance(type_.format, Real) or not is_codes(type_):
+        return codes
+    level = decode(type_.format, codes.cpu().numpy().astype(np.int64), type_.zero_point)
+    return torch.from_numpy(level).to(torch.float32) * along_axis(type_.scale, type_, torch.float32)
