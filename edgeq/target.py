@@ -1,0 +1,124 @@
+"""Targets: what a board's runtime can hold, as one row each.
+
+A target says which formats values take, which operators run on integer codes (the others stay real islands), the
+rounding rule of its runtime, and how closely the artifact must agree with the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeq.errors import UsageError, did_you_mean
+from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
+from edgeq.ir import ops as o
+
+Emitter = Literal["onnx"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the target promises about artifact against reference on real-valued outputs.
+
+    `signal_to_noise_db` is the smallest acceptable 10 log10(sum reference^2 / sum difference^2) per output.
+    """
+
+    signal_to_noise_db: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table of targets.
+
+    `narrow` is the format of values that weighted operators read, `wide` that of the others (the same where the
+    runtime keeps everything narrow). `same_scale_concat` gives the operands of a concatenation one scale.
+    """
+
+    name: str
+    summary: str
+    emitter: Emitter
+    precision: Precision
+    agreement: Agreement
+    weight: Int = INT8_NARROW
+    narrow: Int = INT8
+    wide: Int = INT16
+    symmetric: bool = True
+    same_scale_concat: bool = False
+    rounding: o.Rounding = "fp32rne"
+    integer_ops: frozenset[type[o.Op]] = frozenset()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether this target quantizes at all; otherwise it is a float baseline."""
+        return self.precision == "int8"
+
+    @property
+    def keeps_wide_values(self) -> bool:
+        """Whether values between weighted operators have more bits than their inputs."""
+        return self.wide.bits > self.narrow.bits
+
+
+# Operators with an exact meaning on codes; everything else is computed on reals.
+INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
+    {
+        o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Add, o.Sub, o.Mul, o.Apply, o.MaxPool, o.AveragePool, o.Mean,
+        o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
+    }
+)  # fmt: skip
+
+TARGETS: tuple[Target, ...] = (
+    Target(
+        "jetson-int8",
+        "ONNX with TensorRT-legal INT8 Q/DQ (8.6, 10.x, 11) and an engine build script",
+        emitter="onnx",
+        precision="int8",
+        agreement=Agreement(35.0),
+        integer_ops=INTEGER_OPS,
+        aliases=("engine", "tensorrt", "trt"),
+    ),
+    Target(
+        "jetson-fp16",
+        "ONNX in float with a script that builds an FP16 engine",
+        emitter="onnx",
+        precision="fp16",
+        agreement=Agreement(40.0),
+    ),
+    Target(
+        "jetson-fp32",
+        "ONNX in float with a script that builds an FP32 engine",
+        emitter="onnx",
+        precision="fp32",
+        agreement=Agreement(80.0),
+    ),
+    Target(
+        "onnx-int8",
+        "ONNX with UINT8 activations, INT8 weights, for ONNX Runtime on x86",
+        emitter="onnx",
+        precision="int8",
+        agreement=Agreement(30.0),
+        narrow=UINT8,
+        wide=UINT8,
+        symmetric=False,
+        integer_ops=INTEGER_OPS,
+        aliases=("onnx", "onnxruntime", "ort"),
+    ),
+    Target(
+        "onnx-fp32",
+        "ONNX in float for ONNX Runtime",
+        emitter="onnx",
+        precision="fp32",
+        agreement=Agreement(80.0),
+    ),
+)
+
+
+def find_target(name: str) -> Target:
+    """The target called `name` (or by one of its aliases); raises UsageError with the closest name otherwise."""
+    for target in TARGETS:
+        if name == target.name or name in target.aliases:
+            return target
+    names = [target.name for target in TARGETS]
+    hint = did_you_mean(name, [*names, *(alias for target in TARGETS for alias in target.aliases)])
+    raise UsageError("unknown target", value=name, allowed=", ".join(names), next_step=hint)
