@@ -1,0 +1,248 @@
+"""Proved bounds: an interval of integer levels for every value of codes, true for every possible input.
+
+Weights are constants, so the extremes of an accumulator are exact per output channel: positive weights meet
+the largest input level and negative weights the smallest. Nothing here samples data; widths, carriers and
+refusals follow from these intervals alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+
+import numpy as np
+
+from edgeq.errors import UnsupportedError
+from edgeq.formats import Fixed, Int, IntArray, code_range, decode, encode, level_range
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph, Type
+
+Interval = tuple[int, int]
+
+RESIZE_FACTOR = 1 << 20
+"""Linear interpolation weights are multiples of 2^-10 on each of two axes."""
+
+
+def is_codes(type_: Type) -> bool:
+    """Whether a value of this type is codes with a scale (neither real nor an index or truth value)."""
+    return bool(type_.scale)
+
+
+def signed_bits(interval: Interval) -> int:
+    """Bits of the narrowest two's complement integer that holds every level of `interval`.
+
+    >>> signed_bits((-128, 127)), signed_bits((0, 128))
+    (8, 9)
+    """
+    low, high = interval
+    return max((-low - 1).bit_length() if low < 0 else 0, high.bit_length() if high > 0 else 0) + 1
+
+
+def union(intervals: Iterable[Interval]) -> Interval:
+    """The smallest interval that holds all of `intervals`."""
+    lows, highs = zip(*intervals, strict=True)
+    return min(lows), max(highs)
+
+
+def products(a: Interval, b: Interval) -> Interval:
+    """Extremes of x y for x in a and y in b."""
+    corners = [x * y for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def constant_levels(graph: Graph, value: o.Value) -> IntArray | None:
+    """Exact levels of a constant of codes; None when `value` is computed or an input."""
+    if value not in graph.constants:
+        return None
+    type_ = graph.types[value]
+    return decode(type_.format, graph.constants[value], type_.zero_point)
+
+
+def _rows(op: o.Conv | o.ConvTranspose | o.Linear, weight: IntArray) -> list[IntArray]:
+    """Weights as matrices [output channel, tap]: one output element sums over one row of one of them."""
+    match op:
+        case o.Conv() | o.Linear():
+            return [weight.reshape(len(weight), -1)]
+        case o.ConvTranspose():
+            return _phases(op, weight)
+
+
+def _phases(op: o.ConvTranspose, weight: IntArray) -> list[IntArray]:
+    """A transposed convolution of stride s is s_h s_w plain ones: one per value of (tap dilation) mod s."""
+    inputs, outputs, height, width = weight.shape
+    grouped = weight.reshape(op.groups, inputs // op.groups, outputs, height, width)
+    rows = (np.arange(height) * op.dilation[0]) % op.stride[0]
+    columns = (np.arange(width) * op.dilation[1]) % op.stride[1]
+    return [
+        grouped[:, :, :, rows == row][..., columns == column].swapaxes(1, 2).reshape(op.groups * outputs, -1)
+        for row in range(op.stride[0])
+        for column in range(op.stride[1])
+    ]
+
+
+def _row_extremes(weight: IntArray, x: Interval) -> list[Interval]:
+    """Extremes of sum_k weight[o,k] x_k for every row o, as Python integers that cannot overflow."""
+    if weight.size and int(np.abs(weight).max()) * weight.shape[1] >= 1 << 62:
+        weight = weight.astype(object)
+    positive = weight.clip(min=0).sum(1).tolist()
+    negative = weight.clip(max=0).sum(1).tolist()
+    low, high = x
+    return [(p * low + n * high, p * high + n * low) for p, n in zip(positive, negative, strict=True)]
+
+
+def _may_see_padding(op: o.Conv | o.ConvTranspose | o.Linear) -> bool:
+    match op:
+        case o.Conv():
+            return any(op.padding)
+        case o.ConvTranspose():
+            return True  # at the border some taps of the window meet no input
+        case o.Linear():
+            return False
+
+
+def _taps(op: o.Conv | o.ConvTranspose | o.Linear, weight: tuple[int, ...]) -> int:
+    if isinstance(op, o.ConvTranspose):
+        return prod(weight) // (weight[1] * op.groups)
+    return prod(weight[1:])
+
+
+def channel_bounds(
+    graph: Graph, op: o.Conv | o.ConvTranspose | o.Linear, bound: Callable[[o.Value], Interval]
+) -> list[Interval]:
+    """Proved interval of the accumulator of each output channel of `op`; `bound` gives those of its operands."""
+    x = bound(op.x)
+    if _may_see_padding(op):
+        x = union([x, (0, 0)])
+    channels = graph.types[op.out].shape[-1 if isinstance(op, o.Linear) else 1]
+    weight = constant_levels(graph, op.weight)
+    if weight is None:
+        taps = _taps(op, graph.types[op.weight].shape)
+        sums = [_scaled(products(x, bound(op.weight)), taps)] * channels
+    else:
+        phases = [_row_extremes(rows, x) for rows in _rows(op, weight)]
+        sums = [union(intervals) for intervals in zip(*phases, strict=True)]
+    biases = _biases(graph, op.bias, channels, bound)
+    return [_sum(total, bias) for total, bias in zip(sums, biases, strict=True)]
+
+
+def _biases(
+    graph: Graph, bias: o.Value | None, channels: int, bound: Callable[[o.Value], Interval]
+) -> list[Interval]:
+    if bias is None:
+        return [(0, 0)] * channels
+    levels = constant_levels(graph, bias)
+    return [bound(bias)] * channels if levels is None else [(level, level) for level in levels.tolist()]
+
+
+def _sum(a: Interval, b: Interval) -> Interval:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _scaled(x: Interval, count: int) -> Interval:
+    return x[0] * count, x[1] * count
+
+
+def _requantized(op: o.Requantize, x: Interval, zero_point: int) -> Interval:
+    """The clamp of `op`, tightened by its image.
+
+    Every rounding rule answers within [y - margin, y + 1 + margin], y = floor(x ratio), margin = 2 + |y| 2^-22.
+    """
+    images = []
+    for multiplier, shift in zip(op.multiplier, op.shift, strict=True):
+        for level in x:
+            y = (level * multiplier) >> (31 - shift)
+            margin = 2 + (abs(y) >> 22)
+            images.append((y - margin, y + 1 + margin))
+    low, high = union(images)
+    clamp_low, clamp_high = op.low - zero_point, op.high - zero_point
+    return min(max(low, clamp_low), clamp_high), max(min(high, clamp_high), clamp_low)
+
+
+def _looked_up(graph: Graph, op: o.Lookup, x: Interval) -> Interval:
+    """Extremes of the table entries that codes of x can reach."""
+    x_type, out_type = graph.types[op.x], graph.types[op.out]
+    table = np.asarray(graph.constants[op.table]).reshape(-1)
+    if isinstance(x_type.format, Int | Fixed):
+        first = code_range(x_type.format)[0] - x_type.zero_point
+        table = table[x[0] - first : x[1] - first + 1]
+    levels = decode(out_type.format, table, out_type.zero_point)
+    return int(levels.min()), int(levels.max())
+
+
+def _padded(op: o.Pad, x: Interval, type_: Type) -> Interval:
+    if op.mode != "constant":
+        return x
+    code = encode(type_.format, [op.value / type_.scale[0]], type_.zero_point)
+    level = int(decode(type_.format, code, type_.zero_point)[0])
+    return union([x, (level, level)])
+
+
+def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Interval:
+    """Interval of the first result of `op`, which holds codes."""
+    types = graph.types
+    match op:
+        case o.Conv() | o.ConvTranspose() | o.Linear():
+            return union(channel_bounds(graph, op, bound))
+        case o.MatMul():
+            return _scaled(products(bound(op.a), bound(op.b)), types[op.a].shape[-1])
+        case o.Mul():
+            return products(bound(op.a), bound(op.b))
+        case o.Add():
+            return _sum(bound(op.a), bound(op.b))
+        case o.Sub():
+            low, high = bound(op.b)
+            return _sum(bound(op.a), (-high, -low))
+        case o.AveragePool():
+            x = union([bound(op.x), (0, 0)]) if any(op.padding) else bound(op.x)
+            return _scaled(x, op.kernel[0] * op.kernel[1])
+        case o.Mean():
+            return _scaled(bound(op.x), types[op.x].size // types[op.out].size)
+        case o.Resize():
+            return bound(op.x) if op.mode == "nearest" else _scaled(bound(op.x), RESIZE_FACTOR)
+        case o.Pad():
+            return _padded(op, bound(op.x), types[op.x])
+        case o.Concat():
+            return union(map(bound, op.xs))
+        case o.Where():
+            return union([bound(op.a), bound(op.b)])
+        case (
+            o.MaxPool() | o.Reduce() | o.Slice() | o.Reshape() | o.Transpose() | o.Expand()
+            | o.Gather() | o.GatherElements() | o.TopK()
+        ):  # fmt: skip
+            return bound(op.x)
+        case o.Quantize():
+            return level_range(types[op.out].format, types[op.out].zero_point)
+        case o.Requantize():
+            return _requantized(op, bound(op.x), types[op.out].zero_point)
+        case o.Lookup():
+            return _looked_up(graph, op, bound(op.x))
+        case _:
+            raise UnsupportedError(
+                f"{type(op).__name__} has no meaning on integer levels",
+                where=o.results(op)[0],
+                next_step="Lower it to a Lookup, or keep it on real values.",
+            )
+
+
+def _leaf(graph: Graph, value: o.Value) -> Interval:
+    levels = constant_levels(graph, value)
+    if levels is None or not levels.size:
+        return level_range(graph.types[value].format, graph.types[value].zero_point)
+    return int(levels.min()), int(levels.max())
+
+
+def level_bounds(graph: Graph) -> dict[o.Value, Interval]:
+    """Smallest and largest integer level that each value of codes can take, for any input whatsoever.
+
+    For a lowered graph. Values that are real, indices or truth values are absent. Raises UnsupportedError for
+    an operator that has no integer meaning.
+    """
+    bounds: dict[o.Value, Interval] = {}
+    for value in dict.fromkeys((*graph.inputs, *graph.constants)):
+        if is_codes(graph.types[value]):
+            bounds[value] = _leaf(graph, value)
+    for op in graph.ops:
+        value = o.results(op)[0]
+        if is_codes(graph.types[value]):
+            bounds[value] = _result(graph, op, bounds.__getitem__)
+    return bounds
