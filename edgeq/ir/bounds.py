@@ -7,7 +7,7 @@ refusals follow from these intervals alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import prod
 
 import numpy as np
@@ -109,7 +109,7 @@ def _taps(op: o.Conv | o.ConvTranspose | o.Linear, weight: tuple[int, ...]) -> i
 def channel_bounds(
     graph: Graph, op: o.Conv | o.ConvTranspose | o.Linear, bound: Callable[[o.Value], Interval]
 ) -> list[Interval]:
-    """Proved interval of the accumulator of each output channel of `op`; `bound` gives those of its operands."""
+    """Proved interval of each output channel's accumulator; `bound` gives those of the operands of `op`."""
     x = bound(op.x)
     if _may_see_padding(op):
         x = union([x, (0, 0)])
@@ -145,7 +145,7 @@ def _scaled(x: Interval, count: int) -> Interval:
 def _requantized(op: o.Requantize, x: Interval, zero_point: int) -> Interval:
     """The clamp of `op`, tightened by its image.
 
-    Every rounding rule answers within [y - margin, y + 1 + margin], y = floor(x ratio), margin = 2 + |y| 2^-22.
+    With y = floor(x ratio), every rounding rule stays within 2 + |y| 2^-22 of [y, y + 1].
     """
     images = []
     for multiplier, shift in zip(op.multiplier, op.shift, strict=True):
