@@ -25,7 +25,7 @@ from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, evaluate
 Watch = Callable[[o.Value, Tensor], None]
 
 # NNPACK's convolutions may use Winograd transforms, which are not exact on integers.
-torch.backends.nnpack.set_flags(False)
+torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
 
 
 def is_codes(type_: Type) -> bool:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeq.errors import UnsupportedError
+from edgeq.formats import FloatArray, IntArray
 from edgeq.ir import ops as o
 
 RESIZE_WEIGHT_BITS = 10
@@ -104,7 +105,9 @@ def _conv_transpose(op: o.ConvTranspose, x: Tensor, weight: Tensor, bias: Tensor
     inner = (min(top, bottom), min(left, right))
     y = F.conv_transpose2d(x, weight, bias, op.stride, inner, op.output_padding, op.groups, op.dilation)
     height, width = y.shape[2], y.shape[3]
-    return y[:, :, top - inner[0] : height - (bottom - inner[0]), left - inner[1] : width - (right - inner[1])]
+    return y[
+        :, :, top - inner[0] : height - (bottom - inner[0]), left - inner[1] : width - (right - inner[1])
+    ]
 
 
 def _average_pool(op: o.AveragePool, x: Tensor, exact: bool) -> Tensor:
@@ -117,7 +120,7 @@ def _average_pool(op: o.AveragePool, x: Tensor, exact: bool) -> Tensor:
     return total / F.avg_pool2d(ones, op.kernel, op.stride, divisor_override=1)
 
 
-def source_positions(size: int, out: int, scale: float, coordinates: o.Coordinates) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def source_positions(size: int, out: int, scale: float, coordinates: o.Coordinates) -> FloatArray:
     """Position in the input, in pixels, of every output pixel along one axis (ONNX Resize)."""
     index = np.arange(out, dtype=np.float64)
     match coordinates:
@@ -131,7 +134,7 @@ def source_positions(size: int, out: int, scale: float, coordinates: o.Coordinat
             return index / scale
 
 
-_NEAREST: dict[o.NearestRounding, Callable[[np.ndarray], np.ndarray]] = {  # type: ignore[type-arg]
+_NEAREST: dict[o.NearestRounding, Callable[[FloatArray], FloatArray]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round_prefer_floor": lambda p: np.ceil(p - 0.5),
@@ -139,10 +142,11 @@ _NEAREST: dict[o.NearestRounding, Callable[[np.ndarray], np.ndarray]] = {  # typ
 }
 
 
-def nearest_sources(size: int, out: int, scale: float, op: o.Resize) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def nearest_sources(size: int, out: int, scale: float, op: o.Resize) -> IntArray:
     """Input index that each output index copies along one axis."""
     positions = _NEAREST[op.nearest](source_positions(size, out, scale, op.coordinates))
-    return np.clip(positions, 0, size - 1).astype(np.int64)
+    sources: IntArray = np.clip(positions, 0, size - 1).astype(np.int64)
+    return sources
 
 
 def _cubic_weights(fraction: float, a: float = -0.75) -> list[float]:
@@ -161,7 +165,7 @@ def interpolation_matrix(
 ) -> Tensor:
     """float64 [out, size]: the linear or cubic resampling along one axis; integers summing to 2**10 if `exact`."""
     matrix = torch.zeros(out, size, dtype=torch.float64)
-    for row, position in enumerate(source_positions(size, out, scale, coordinates)):
+    for row, position in enumerate(source_positions(size, out, scale, coordinates).tolist()):
         if mode == "linear":
             position = min(max(position, 0.0), size - 1.0)
         first = int(np.floor(position))
@@ -184,7 +188,9 @@ def _resize(op: o.Resize, x: Tensor, exact: bool) -> Tensor:
         columns = torch.from_numpy(nearest_sources(width, op.size[1], op.scale[1], op)).to(x.device)
         return x.index_select(2, rows).index_select(3, columns)
     if exact and op.mode == "cubic":
-        raise UnsupportedError("cubic resize has no integer meaning", where=op.out, next_step="Use linear or nearest.")
+        raise UnsupportedError(
+            "cubic resize has no integer meaning", where=op.out, next_step="Use linear or nearest."
+        )
     rows, columns = (
         interpolation_matrix(x.shape[2 + k], op.size[k], op.scale[k], op.mode, op.coordinates, exact).to(x)
         for k in (0, 1)
@@ -228,7 +234,7 @@ def _reduce(op: o.Reduce, x: Tensor) -> Tensor:
         case "min":
             return x.amin(op.axes, keepdim=True)
         case "l2":
-            return torch.linalg.vector_norm(x, dim=op.axes, keepdim=True)
+            return x.square().sum(op.axes, keepdim=True).sqrt()
 
 
 def _top_k(op: o.TopK, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,300 @@
+"""Lowering: the real graph and a plan of types become the exact integer graph.
+
+Accumulators are explicit values and every requantization is an operator of its own. A value keeps its name; its
+accumulator is `name.acc`, a quantized copy of a real value `name.q`, a dequantized copy of codes `name.r`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from edgeq.formats import INT32, FloatArray, Format, Int, code_range, decode, encode
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Editor, Graph, Type
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.structure import moves_codes
+from edgeq.reference.arithmetic import quantize_multiplier
+from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
+
+# Operands of an addition meet at this many bits below the result's step, which leaves its rounding as the only one.
+ADDITION_BITS = 12
+
+
+def _float32(scale: float) -> float:
+    return float(np.float32(scale))
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph, self.plan, self.structure = graph, plan, plan.structure
+        self.editor = Editor(graph.name, graph.inputs, {v: graph.types[v] for v in graph.inputs})
+        self.codes: dict[o.Value, o.Value] = {}
+        self.reals: dict[o.Value, o.Value] = {value: value for value in graph.inputs}
+        self.accumulators: dict[o.Value, o.Value] = {}
+
+    def run(self) -> Graph:
+        # Names of the real graph are reserved, so that every value can keep its own.
+        self.editor.types.update(self.graph.types)
+        for op in self.graph.ops:
+            if self.structure.runs_on_codes(op):
+                self._integer(op)
+            else:
+                self._real(op)
+        return self.editor.graph([self.real(value) for value in self.graph.outputs])
+
+    # --- values ---------------------------------------------------------------------------------------------
+
+    def type(self, name: o.Value) -> Type:
+        return self.editor.types[name]
+
+    def real(self, value: o.Value) -> o.Value:
+        """Name of the real form of `value`."""
+        if value not in self.reals:
+            if value in self.graph.constants:
+                self.editor.constants[value] = self.graph.constants[value]
+                self.reals[value] = value
+            else:
+                self.reals[value] = self._dequantize(self.codes[value], f"{value}.r")
+        return self.reals[value]
+
+    def code(self, value: o.Value) -> o.Value:
+        """Name of the codes of `value`, in its planned type."""
+        if value not in self.codes:
+            type_ = self.plan.types[value]
+            if value in self.graph.constants:
+                codes = encode(
+                    type_.format, as_float64(self.graph.constants[value]) / type_.scale[0], type_.zero_point
+                )
+                self.codes[value] = self._constant(f"{value}.q", codes, type_)
+            else:
+                name = self.editor.fresh(f"{value}.q")
+                self.codes[value] = self.editor.append(o.Quantize(self.real(value), name), type_)
+        return self.codes[value]
+
+    def _constant(self, name: str, codes: Array, type_: Type) -> o.Value:
+        storage = (
+            np.int8
+            if _fits(codes, 8)
+            else np.int16
+            if _fits(codes, 16)
+            else np.int32
+            if _fits(codes, 32)
+            else np.int64
+        )
+        return self.editor.constant(name, codes.astype(storage), type_)
+
+    def _dequantize(self, codes: o.Value, name: str) -> o.Value:
+        result = name if name in self.graph.types else self.editor.fresh(name)
+        return self.editor.append(o.Dequantize(codes, result), Type(self.type(codes).shape))
+
+    def _requantize(
+        self, x: o.Value, to: Type, name: str, low: int | None = None, high: int | None = None
+    ) -> o.Value:
+        from_type = self.type(x)
+        ratios = [quantize_multiplier(_float32(scale / to.scale[0])) for scale in from_type.scale]
+        multiplier, shift = zip(*ratios, strict=True)
+        bottom, top = code_range(to.format)
+        low, high = bottom if low is None else low, top if high is None else high
+        op = o.Requantize(x, name, multiplier, shift, self.plan.rounding, low, high)
+        return self.editor.append(op, replace(to, shape=from_type.shape))
+
+    # --- operators ------------------------------------------------------------------------------------------
+
+    def _real(self, op: o.Op) -> None:
+        self.editor.append(
+            o.rename(op, self.real, where="operands"), *(self.graph.types[v] for v in o.results(op))
+        )
+        self.reals.update({value: value for value in o.results(op)})
+
+    def _integer(self, op: o.Op) -> None:
+        match op:
+            case o.Conv() | o.ConvTranspose() | o.Linear():
+                self._weighted(op)
+            case o.MatMul() | o.Mul():
+                self._product(op)
+            case o.Add() | o.Sub():
+                self._sum(op)
+            case o.AveragePool() | o.Mean():
+                taps = self._averaged(op)
+                self._accumulate(replace(op, x=self.code(op.x)), self._scaled(op.x, 1 / taps))
+            case o.Resize() if op.mode == "linear":
+                factor = 2.0 ** (-2 * RESIZE_WEIGHT_BITS)
+                self._accumulate(replace(op, x=self.code(op.x)), self._scaled(op.x, factor))
+            case o.Apply():
+                self._apply(op)
+            case o.Concat():
+                self._concat(op)
+            case _:
+                assert moves_codes(op), op
+                self._move(op)
+
+    def _accumulate(self, op: o.Op, scale: tuple[float, ...], axis: int | None = None) -> None:
+        """Append `op` computing an accumulator of `scale` and bring it to the planned type of its result."""
+        result = o.results(op)[0]
+        acc = self.editor.fresh(f"{result}.acc")
+        op = o.rename(op, lambda _: acc, where="results")
+        self.editor.append(op, Type(self.graph.types[result].shape, INT32, scale, axis=axis))
+        self._settle(acc, result)
+
+    def _settle(self, acc: o.Value, result: o.Value) -> None:
+        if result in self.structure.held:
+            self.accumulators[result] = acc
+        elif result in self.plan.types:
+            self.codes[result] = self._requantize(acc, self.plan.types[result], result)
+        else:
+            self.reals[result] = self._dequantize(acc, result)
+
+    def _weighted(self, op: o.Conv | o.ConvTranspose | o.Linear) -> None:
+        x, weight_type = self.code(op.x), self.plan.weights[op.out]
+        weight = self._weight(op.weight, weight_type)
+        (x_scale,) = self.type(x).scale
+        scale = tuple(x_scale * s for s in weight_type.scale)
+        axis = (
+            (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1)
+            if len(scale) > 1
+            else None
+        )
+        bias = None
+        if op.bias is not None:
+            codes = self.plan.biases[op.out]
+            bias_type = Type(codes.shape, INT32, scale, axis=0 if len(scale) > 1 else None)
+            bias = self._constant(f"{op.bias}.q", codes, bias_type)
+        self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
+
+    def _weight(self, name: o.Value, type_: Type) -> o.Value:
+        codes = encode(type_.format, as_float64(self.graph.constants[name]) / _per_channel(type_))
+        for known in (f"{name}.q", *(f"{name}.q.{k}" for k in range(1, 9))):
+            if self.editor.types.get(known) == type_ and np.array_equal(self.editor.constants[known], codes):
+                return known
+        return self._constant(f"{name}.q", codes, type_)
+
+    def _product(self, op: o.MatMul | o.Mul) -> None:
+        a, b = self.code(op.a), self.code(op.b)
+        (a_scale,), (b_scale,) = self.type(a).scale, self.type(b).scale
+        self._accumulate(replace(op, a=a, b=b), (a_scale * b_scale,))
+
+    def _sum(self, op: o.Add | o.Sub) -> None:
+        common = self._sum_type(op)
+        a, b = (self._addend(value, common, f"{op.out}.{side}") for value, side in ((op.a, "a"), (op.b, "b")))
+        self._accumulate(replace(op, a=a, b=b), common.scale)
+
+    def _sum_type(self, op: o.Add | o.Sub) -> Type:
+        planned = self.plan.types.get(self._settled(op.out))
+        step = planned.scale[0] if planned else min(self._scale(op.a), self._scale(op.b))
+        spare = ADDITION_BITS if planned is None or _bits(planned.format) <= 8 else ADDITION_BITS - 8
+        return Type((), INT32, (_float32(step) * 2.0**-spare,))
+
+    def _scale(self, value: o.Value) -> float:
+        return max(self.type(self.accumulators.get(value) or self.code(value)).scale)
+
+    def _settled(self, value: o.Value) -> o.Value:
+        """The value at which a held accumulator is finally rounded."""
+        while value in self.structure.held:
+            value = o.results(self.graph.consumers[value][0])[0]
+        return value
+
+    def _addend(self, value: o.Value, common: Type, name: str) -> o.Value:
+        return self._requantize(
+            self.accumulators.get(value) or self.code(value), common, self.editor.fresh(name)
+        )
+
+    def _averaged(self, op: o.AveragePool | o.Mean) -> int:
+        if isinstance(op, o.AveragePool):
+            return op.kernel[0] * op.kernel[1]
+        return self.graph.types[op.x].size // self.graph.types[op.out].size
+
+    def _scaled(self, value: o.Value, factor: float) -> tuple[float, ...]:
+        return (self.type(self.code(value)).scale[0] * factor,)
+
+    def _apply(self, op: o.Apply) -> None:
+        to = self.plan.types.get(op.out)
+        if op.x in self.accumulators:
+            self._clamp(op, self.accumulators[op.x])
+            return
+        assert to is not None, op
+        x = self.code(op.x)
+        entries = tabulate(op.function, self.type(x), to)
+        table = self._constant(
+            f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point)
+        )
+        self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
+
+    def _clamp(self, op: o.Apply, acc: o.Value) -> None:
+        to = self.plan.types.get(op.out)
+        if to is None:  # only real operators read it
+            real = self._dequantize(acc, self.editor.fresh(op.x))
+            self.reals[op.out] = self.editor.append(
+                o.Apply(real, op.out, op.function), self.graph.types[op.out]
+            )
+            return
+        low, high = clamp_codes(op.function, to)
+        self.codes[op.out] = self._requantize(acc, to, op.out, low, high)
+
+    def _concat(self, op: o.Concat) -> None:
+        to = self.plan.types[op.out]
+        xs = tuple(self._with_type(x, to, f"{op.out}.{k}") for k, x in enumerate(op.xs))
+        self.codes[op.out] = self.editor.append(replace(op, xs=xs), to)
+
+    def _with_type(self, value: o.Value, to: Type, name: str) -> o.Value:
+        codes = self.code(value)
+        type_ = self.type(codes)
+        if (type_.format, type_.scale, type_.zero_point) == (to.format, to.scale, to.zero_point):
+            return codes
+        return self._requantize(codes, to, self.editor.fresh(name))
+
+    def _move(self, op: o.Op) -> None:
+        source, result = o.operands(op)[0], o.results(op)[0]
+        if isinstance(op, o.Gather):
+            self.real(op.indices)
+        x = self.code(source)
+        moved = o.rename(op, lambda v: x if v == source else v, where="operands")
+        name = result if result in self.plan.types else self.editor.fresh(f"{result}.q")
+        moved = o.rename(moved, lambda _: name, where="results")
+        codes = self.editor.append(moved, replace(self.type(x), shape=self.graph.types[result].shape))
+        self.codes[result] = codes
+
+
+def as_float64(array: Array) -> FloatArray:
+    """`array` in double precision."""
+    return array.astype(np.float64)
+
+
+def _fits(codes: Array, bits: int) -> bool:
+    return codes.size == 0 or bool(codes.min() >= -(1 << (bits - 1)) and codes.max() < 1 << (bits - 1))
+
+
+def _bits(format: Format) -> int:
+    return format.bits if isinstance(format, Int) else 8
+
+
+def _per_channel(type_: Type) -> FloatArray:
+    scale = np.asarray(type_.scale, dtype=np.float64)
+    if type_.axis is None or len(scale) == 1:
+        return scale.reshape([1] * len(type_.shape))
+    return scale.reshape([-1 if axis == type_.axis else 1 for axis in range(len(type_.shape))])
+
+
+def clamp_codes(function: o.Function, type_: Type) -> tuple[int, int]:
+    """The codes between which relu or clip keeps a value of `type_`."""
+    bottom = 0.0 if function.name == "relu" else function.a
+    low = int(encode(type_.format, [bottom / type_.scale[0]], type_.zero_point)[0])
+    if function.name == "relu":
+        return low, code_range(type_.format)[1]
+    return low, int(encode(type_.format, [function.b / type_.scale[0]], type_.zero_point)[0])
+
+
+def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
+    """Table of `function` from every code of `from_type` to codes of `to`, evaluated in float64 (int64 [codes])."""
+    low, high = code_range(from_type.format)
+    levels = decode(from_type.format, np.arange(low, high + 1), from_type.zero_point)
+    reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
+    table: Array = encode(to.format, reals.numpy() / to.scale[0], to.zero_point)
+    return table
+
+
+def lower(graph: Graph, plan: Plan) -> Graph:
+    """The integer graph of a simplified real `graph` under `plan`; inputs and outputs stay real."""
+    return _Lowering(graph, plan).run()

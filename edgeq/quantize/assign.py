@@ -1,0 +1,65 @@
+"""Assignment: from ranges chosen for every class of values to the types of all values, weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from edgeq.formats import Format, code_range
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph, Type
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.scale import bias_codes, weight_type
+from edgeq.quantize.structure import Structure
+from edgeq.target import Target
+
+Range = tuple[float, int]
+
+
+def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
+    """(scale, zero point) that holds every element of a constant operand, with 0.0 exact."""
+    low_code, high_code = code_range(format)
+    low, high = min(float(array.min()), 0.0), max(float(array.max()), 0.0)
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+        scale = max(high / high_code, np.finfo(np.float32).tiny)
+        return float(np.float32(scale)), 0
+    scale = float(np.float32(max((high - low) / (high_code - low_code), np.finfo(np.float32).tiny)))
+    return scale, int(np.clip(round(low_code - low / scale), low_code, high_code))
+
+
+def _weight_axis(op: o.Op, graph: Graph) -> int | None:
+    """Axis of the output channels of a weight, or None where groups mix them with another axis."""
+    if isinstance(op, o.ConvTranspose):
+        return 1 if op.groups == 1 else None
+    return 0
+
+
+def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target) -> Plan:
+    """The plan for `structure`: `ranges` gives scale and zero point of every class that has a computed member.
+
+    Classes made of constants alone get the range of their contents.
+    """
+    graph = structure.graph
+    types: dict[o.Value, Type] = {}
+    for key, members in structure.members.items():
+        format = structure.formats[key]
+        if key in ranges:
+            scale, zero_point = ranges[key]
+        else:
+            array = np.concatenate([graph.constants[value].reshape(-1) for value in members])
+            scale, zero_point = constant_range(array, format, symmetric=target.symmetric)
+        for value in members:
+            types[value] = Type(graph.types[value].shape, format, (scale,), zero_point)
+    weights: dict[o.Value, Type] = {}
+    biases: dict[o.Value, Array] = {}
+    for op in graph.ops:
+        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
+            weight = weight_type(graph.constants[op.weight], target.weight, _weight_axis(op, graph))
+            if op.bias is not None:
+                biases[op.out], scales = bias_codes(graph.constants[op.bias], types[op.x].scale[0], weight.scale)
+                weight = replace(weight, scale=scales)
+            weights[op.out] = weight
+    return Plan(structure, types, weights, biases, target.rounding)

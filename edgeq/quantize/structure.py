@@ -1,0 +1,218 @@
+"""Which operators run on codes, and which values must share one type: decided by the graph and the target alone.
+
+An operator stays real when the target has no integer form of it, or when only real operators read its result (the
+decode of a detector, the residual stream between layer norms). Values joined by operators that only move codes
+share a type. A value read by a weighted operator is narrow, any other is wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edgeq.formats import Format, Real
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.recipe import Recipe
+from edgeq.target import Target
+
+Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
+Accumulating = Weighted | o.Add | o.Sub | o.Mul | o.AveragePool | o.Mean | o.Resize
+_WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
+_CLAMPS = ("relu", "clip")
+
+
+def weight_of(op: o.Op) -> o.Value | None:
+    """The weight operand of a weighted operator with learned weights."""
+    return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
+
+
+def is_expectation(op: o.Op, graph: Graph) -> bool:
+    """Whether `op` sums k p_k over a distribution (weights 0, 1, 2 …), as box-distribution decoders do."""
+    weight = weight_of(op)
+    if weight is None or weight not in graph.constants:
+        return False
+    array = graph.constants[weight].reshape(-1)
+    return (
+        graph.types[weight].shape[0] == 1 and len(array) > 2 and bool(np.all(array == np.arange(len(array))))
+    )
+
+
+def moves_codes(op: o.Op) -> bool:
+    """Whether `op` only moves or selects elements, so that its result has its operand's type."""
+    match op:
+        case o.MaxPool() | o.Slice() | o.Reshape() | o.Transpose() | o.Expand() | o.Gather():
+            return True
+        case o.Pad():
+            return op.mode != "constant" or op.value == 0.0
+        case o.Resize():
+            return op.mode == "nearest"
+        case _:
+            return False
+
+
+def accumulates(op: o.Op) -> bool:
+    """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
+    if isinstance(op, o.Resize):
+        return op.mode == "linear"
+    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean))
+
+
+def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
+    if type(op) not in target.integer_ops or not all(graph.types[v].is_real for v in o.results(op)):
+        return False
+    match op:
+        case o.Conv() | o.ConvTranspose() | o.Linear():
+            constants = [v for v in (op.weight, op.bias) if v is not None]
+            return all(v in graph.constants for v in constants) and not is_expectation(op, graph)
+        case o.AveragePool():
+            return op.count_padding or not any(op.padding)
+        case o.Resize():
+            return op.mode != "cubic"
+        case o.Pad():
+            return moves_codes(op)
+        case o.Add() | o.Sub() | o.Mul():
+            return not all(v in graph.constants for v in (op.a, op.b))
+        case _:
+            return True
+
+
+class _Classes:
+    """Union-find over values."""
+
+    def __init__(self, values: Iterable[o.Value]) -> None:
+        self._parent = {value: value for value in values}
+
+    def find(self, value: o.Value) -> o.Value:
+        root = value
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[value] != root:
+            self._parent[value], value = root, self._parent[value]
+        return root
+
+    def join(self, *values: o.Value) -> None:
+        for value in values[1:]:
+            self._parent[self.find(value)] = self.find(values[0])
+
+
+@dataclass(frozen=True)
+class Structure:
+    """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
+
+    `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
+    """
+
+    graph: Graph
+    integer: frozenset[o.Value]
+    members: dict[o.Value, tuple[o.Value, ...]]
+    formats: dict[o.Value, Format]
+    held: frozenset[o.Value]
+
+    @cached_property
+    def key(self) -> dict[o.Value, o.Value]:
+        """The class of each quantized value."""
+        return {value: key for key, values in self.members.items() for value in values}
+
+    def runs_on_codes(self, op: o.Op) -> bool:
+        """Whether `op` is lowered to integers."""
+        return o.results(op)[0] in self.integer
+
+    def sources(self, key: o.Value) -> tuple[o.Value, ...]:
+        """Members of a class that are computed rather than moved: their statistics describe the whole class."""
+        moved = {
+            v for v in self.members[key] if v in self.graph.producer and moves_codes(self.graph.producer[v])
+        }
+        return tuple(v for v in self.members[key] if v not in moved) or self.members[key]
+
+    def through(self, key: o.Value) -> o.Function | None:
+        """The function f when f is all that ever reads this class, so that only errors after f matter."""
+        readers = [op for value in self.members[key] for op in self.graph.consumers.get(value, ())]
+        functions = {op.function for op in readers if isinstance(op, o.Apply)}
+        if len(functions) != 1 or not all(
+            isinstance(op, o.Apply) and self.runs_on_codes(op) for op in readers
+        ):
+            return None
+        return functions.pop()
+
+
+def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
+    found: set[o.Value] = set()
+    for op in reversed(graph.ops):
+        result = o.results(op)[0]
+        wanted = isinstance(op, _WEIGHTED) or any(
+            o.results(reader)[0] in found
+            for value in o.results(op)
+            for reader in graph.consumers.get(value, ())
+        )
+        if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
+            found.add(result)
+    return frozenset(found)
+
+
+def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:
+    held: set[o.Value] = set()
+    for op in graph.ops:
+        result = o.results(op)[0]
+        reader = graph.sole_consumer(result)
+        if result not in integer or not accumulates(op) or reader is None:
+            continue
+        if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
+            held.add(result)
+    return frozenset(held)
+
+
+def _takes_accumulator(reader: o.Op, target: Target) -> bool:
+    if isinstance(reader, o.Apply):
+        return reader.function.name in _CLAMPS
+    return isinstance(reader, o.Add | o.Sub) and target.keeps_wide_values and reader.a != reader.b
+
+
+def _activations(op: o.Op) -> tuple[o.Value, ...]:
+    match op:
+        case o.Conv() | o.ConvTranspose() | o.Linear():
+            return (op.x,)
+        case o.Gather() | o.GatherElements():
+            return (op.x,)
+        case _:
+            return o.operands(op)
+
+
+def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
+    """The structure of quantization of a simplified real graph for `target`."""
+    integer = _integer_results(graph, target, recipe)
+    held = _held(graph, target, integer)
+    integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
+    quantized: dict[o.Value, None] = {}
+    for op in integer_ops:
+        quantized.update(dict.fromkeys(_activations(op)))
+        if any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ())):
+            quantized[o.results(op)[0]] = None
+    values = [value for value in quantized if value not in held]
+    classes = _Classes(values)
+    for op in integer_ops:
+        joined = _joined(op, target)
+        if joined and all(value in quantized and value not in held for value in joined):
+            classes.join(*joined)
+    members: dict[o.Value, list[o.Value]] = {}
+    for value in values:
+        members.setdefault(classes.find(value), []).append(value)
+    narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
+    formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
+    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held)
+
+
+def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
+    if moves_codes(op):
+        return (_activations(op)[0], o.results(op)[0])
+    if isinstance(op, o.Concat) and target.same_scale_concat:
+        return (*op.xs, op.out)
+    return ()
+
+
+def _format(group: list[o.Value], narrow: bool, target: Target, recipe: Recipe) -> Format:
+    asked = next((f for f in map(recipe.format_of, group) if f is not None and not isinstance(f, Real)), None)
+    return asked or (target.narrow if narrow else target.wide)

@@ -1,0 +1,33 @@
+"""Recipes: what the user asks of quantization beyond the target's own row.
+
+Rules are read from the top and the first whose pattern matches a value's name decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from edgeq.formats import Format
+
+DEFAULT_ESTIMATOR = "auto"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Values whose name matches `pattern` (shell wildcards) take `format`; `real` keeps the operator in float."""
+
+    pattern: str
+    format: Format
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize: the range estimator, and exceptions by value name."""
+
+    estimator: str = DEFAULT_ESTIMATOR
+    rules: tuple[Rule, ...] = field(default=())
+
+    def format_of(self, value: str) -> Format | None:
+        """The format that the first matching rule gives to `value`, or None."""
+        return next((rule.format for rule in self.rules if fnmatchcase(value, rule.pattern)), None)

@@ -1,0 +1,174 @@
+"""What a command found: rows of (metric, value, unit, n, where, how), printed for people or as one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from edgeq.errors import UsageError
+
+SCHEMA = "edgeq.report/1"
+
+Where = str
+"""fp32, reference, artifact, or the name of a board."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure: `n` is the number of samples behind it and `how` the way it was measured."""
+
+    metric: str
+    value: float
+    unit: str
+    n: int
+    where: Where
+    how: str
+
+
+@dataclass(frozen=True)
+class OutputAgreement:
+    """Artifact against reference on one value: share of equal 8-bit codes, largest difference in codes and in reals.
+
+    `signal_to_noise_db` compares reals; it is infinite (None in JSON) when they are identical.
+    """
+
+    value: str
+    kind: Literal["output", "layer"]
+    equal_share: float
+    largest_code_difference: int
+    largest_difference: float
+    signal_to_noise_db: float
+    n: int
+
+
+@dataclass
+class Report:
+    """The document of one command."""
+
+    command: str
+    target: str | None = None
+    artifact: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    agreement: list[OutputAgreement] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    next_commands: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    exit: int = 0
+
+    def value(self, metric: str, where: Where) -> float | None:
+        """The figure of `metric` at `where`, or None if it was not measured."""
+        return next((row.value for row in self.rows if (row.metric, row.where) == (metric, where)), None)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document (finite numbers only)."""
+        return _finite(
+            {
+                "schema": SCHEMA,
+                "command": self.command,
+                "target": self.target,
+                "artifact": self.artifact,
+                "rows": [asdict(row) for row in self.rows],
+                "agreement": [asdict(item) for item in self.agreement],
+                "layers": self.layers,
+                "manifest": self.manifest,
+                "notes": self.notes,
+                "next": self.next_commands,
+                "seconds": round(self.seconds, 3),
+                "exit": self.exit,
+            }
+        )
+
+    def to_json(self) -> str:
+        """`document()` as text."""
+        return json.dumps(self.document(), indent=2, ensure_ascii=False)
+
+
+def _finite(thing: Any) -> Any:
+    if isinstance(thing, float):
+        return thing if abs(thing) < float("inf") else None
+    if isinstance(thing, Mapping):
+        return {str(key): _finite(item) for key, item in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_finite(item) for item in thing]
+    return str(thing) if isinstance(thing, Path) else thing
+
+
+def metric_table(report: Report) -> Table:
+    """Metrics as lines, places as columns; the change against fp32 beside each figure."""
+    places = list(dict.fromkeys(row.where for row in report.rows))
+    table = Table(title=f"{report.command} {report.target or ''}".strip())
+    table.add_column("metric")
+    for place in places:
+        table.add_column(place, justify="right")
+    table.add_column("n", justify="right")
+    for metric in dict.fromkeys(row.metric for row in report.rows):
+        rows = {row.where: row for row in report.rows if row.metric == metric}
+        base = rows.get("fp32")
+        cells = [_cell(rows[place], base) if place in rows else "" for place in places]
+        unit = next(iter(rows.values())).unit
+        table.add_row(f"{metric} [{unit}]" if unit else metric, *cells, str(max(row.n for row in rows.values())))
+    return table
+
+
+def _cell(row: Row, base: Row | None) -> str:
+    text = f"{row.value:.4g}" if abs(row.value) < 1e5 else f"{row.value:,.0f}"
+    if base is None or row is base or not base.value:
+        return text
+    return f"{text} ({row.value - base.value:+.3g})"
+
+
+def agreement_table(report: Report) -> Table:
+    """Agreement of the artifact with the reference, per output."""
+    table = Table(title="artifact against reference")
+    for name, justify in (
+        ("value", "left"), ("equal codes", "right"), ("largest code difference", "right"),
+        ("largest difference", "right"), ("SNR dB", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for item in report.agreement:
+        if item.kind == "output":
+            table.add_row(
+                item.value, f"{item.equal_share:.4%}", str(item.largest_code_difference),
+                f"{item.largest_difference:.3g}", f"{item.signal_to_noise_db:.1f}",
+            )  # fmt: skip
+    return table
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The closing block of a command: figures, agreement, files, notes and what to run next."""
+    if report.rows:
+        console.print(metric_table(report))
+    if any(item.kind == "output" for item in report.agreement):
+        console.print(agreement_table(report))
+    for entry in report.artifact:
+        console.print(f"wrote {entry['path']} ({entry['bytes']:,} bytes)", highlight=False, soft_wrap=True)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    if report.next_commands:
+        console.print("Next:", highlight=False)
+        for command in report.next_commands:
+            console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def parse_budget(text: str) -> tuple[str, float]:
+    """`metric=largest drop` of --max-drop, in points; raises UsageError.
+
+    >>> parse_budget("map50-95=1.0")
+    ('map50-95', 1.0)
+    """
+    metric, separator, number = text.partition("=")
+    try:
+        drop = float(number)
+    except ValueError:
+        drop = -1.0
+    if not separator or not metric or not drop >= 0:
+        raise UsageError("cannot read the budget", value=text, allowed="METRIC=POINTS such as map50-95=1.0")
+    return metric.lower(), drop
