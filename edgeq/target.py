@@ -122,3 +122,20 @@ def find_target(name: str) -> Target:
     names = [target.name for target in TARGETS]
     hint = did_you_mean(name, [*names, *(alias for target in TARGETS for alias in target.aliases)])
     raise UsageError("unknown target", value=name, allowed=", ".join(names), next_step=hint)
+
+
+def describe(target: Target) -> dict[str, object]:
+    """The row as plain JSON values."""
+    return {
+        "name": target.name,
+        "summary": target.summary,
+        "emitter": target.emitter,
+        "precision": target.precision,
+        "aliases": list(target.aliases),
+        "weight": str(target.weight) if target.is_integer else target.precision,
+        "narrow": str(target.narrow) if target.is_integer else target.precision,
+        "wide": str(target.wide) if target.is_integer else target.precision,
+        "symmetric": target.symmetric,
+        "rounding": target.rounding if target.is_integer else None,
+        "agreement_db": target.agreement.signal_to_noise_db,
+    }
