@@ -8,6 +8,7 @@ refusals follow from these intervals alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -222,6 +223,30 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
                 where=o.results(op)[0],
                 next_step="Lower it to a Lookup, or keep it on real values.",
             )
+
+
+def accumulates(op: o.Op) -> bool:
+    """Whether the result of `op` on codes is a wide integer in a unit of its own."""
+    if isinstance(op, o.Resize):
+        return op.mode != "nearest"
+    summing = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Mul, o.Add, o.Sub, o.AveragePool, o.Mean)
+    return isinstance(op, summing)
+
+
+def partial_sums(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Interval:
+    """Interval of the result of `op`, which accumulates, and of every partial sum in any order.
+
+    The bias may come first or last. An accumulator must hold all of this; it contains the interval that
+    level_bounds gives for the result.
+    """
+
+    def with_zero(value: o.Value) -> Interval:
+        return union([bound(value), (0, 0)])
+
+    sums = [_result(graph, op, bound), _result(graph, op, with_zero)]
+    if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias is not None:
+        sums.append(_result(graph, replace(op, bias=None), with_zero))
+    return union(sums)
 
 
 def _leaf(graph: Graph, value: o.Value) -> Interval:
