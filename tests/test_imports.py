@@ -23,10 +23,10 @@ LAYERS = (
     ("formats", "pack"),
     ("ir",),
     ("reference",),
-    ("target", "recipe", "report"),
+    ("target", "recipe", "report", "progress"),
     ("frontend", "passes", "quantize"),
-    ("emit",),
-    ("flow",),
+    ("emit", "lint"),
+    ("flow", "inspection", "doctor"),
     ("cli", "__init__", "__main__"),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
