@@ -33,6 +33,8 @@ class Target:
 
     `narrow` is the format of values that weighted operators read, `wide` that of the others (the same where the
     runtime keeps everything narrow). `same_scale_concat` gives the operands of a concatenation one scale.
+    Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
+    Functions in `decomposed` are split into a table of a bounded factor and a product.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Target:
     wide: Int = INT16
     symmetric: bool = True
     same_scale_concat: bool = False
+    least_channels: int = 1
+    decomposed: tuple[o.FunctionName, ...] = ()
     rounding: o.Rounding = "fp32rne"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
@@ -101,6 +105,8 @@ TARGETS: tuple[Target, ...] = (
         narrow=UINT8,
         wide=UINT8,
         symmetric=False,
+        least_channels=5,
+        decomposed=("silu", "hardswish"),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
     ),

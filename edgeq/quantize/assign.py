@@ -59,7 +59,9 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
             weight = weight_type(graph.constants[op.weight], target.weight, _weight_axis(op, graph))
             if op.bias is not None:
-                biases[op.out], scales = bias_codes(graph.constants[op.bias], types[op.x].scale[0], weight.scale)
+                biases[op.out], scales = bias_codes(
+                    graph.constants[op.bias], types[op.x].scale[0], weight.scale
+                )
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
     return Plan(structure, types, weights, biases, target.rounding)

@@ -67,7 +67,9 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             constants = [v for v in (op.weight, op.bias) if v is not None]
-            return all(v in graph.constants for v in constants) and not is_expectation(op, graph)
+            channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
+            fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
+            return fits and not is_expectation(op, graph)
         case o.AveragePool():
             return op.count_padding or not any(op.padding)
         case o.Resize():
@@ -131,12 +133,26 @@ class Structure:
     def through(self, key: o.Value) -> o.Function | None:
         """The function f when f is all that ever reads this class, so that only errors after f matter."""
         readers = [op for value in self.members[key] for op in self.graph.consumers.get(value, ())]
+        if gate := gated_function(readers):
+            return gate
         functions = {op.function for op in readers if isinstance(op, o.Apply)}
         if len(functions) != 1 or not all(
             isinstance(op, o.Apply) and self.runs_on_codes(op) for op in readers
         ):
             return None
         return functions.pop()
+
+
+def gated_function(readers: list[o.Op]) -> o.Function | None:
+    """silu or hardswish, when `readers` are the two halves of x g(x)."""
+    match readers:
+        case [
+            o.Apply(function=o.Function(name="sigmoid" | "hardsigmoid" as name)) as gate,
+            o.Mul() as product,
+        ]:
+            if {product.a, product.b} == {gate.x, gate.out}:
+                return o.Function("silu" if name == "sigmoid" else "hardswish")
+    return None
 
 
 def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
