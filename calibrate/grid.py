@@ -1,0 +1,119 @@
+"""The grid of an integer quantizer from the range it must cover, and the error it makes on observed statistics.
+
+Every range is widened to contain 0, so that 0.0 is exactly a level, and every scale is exactly a float32. A grid here
+is a pair of arrays: the scales and zero points of several candidates at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edgeq.calibrate.statistics import SIDE, Statistics
+from edgeq.formats import FloatArray, Int, IntArray
+from edgeq.ir.ops import Function
+from edgeq.quantize.scale import SCALE_CEILING, SCALE_FLOOR
+from edgeq.reference.meaning import apply_function
+
+Grid = tuple[FloatArray, IntArray]
+Map = Callable[[FloatArray], FloatArray]
+
+
+def covered(statistics: Statistics) -> tuple[float, float]:
+    """The observed range, widened to contain 0; [0, 1] where nothing but zeros was seen."""
+    low, high = min(statistics.minimum, 0.0), max(statistics.maximum, 0.0)
+    return (low, high) if high > low else (0.0, 1.0)
+
+
+def centre(format: Int, *, one_sided: bool) -> int:
+    """The zero point of a symmetric grid: 0, or the middle code when an unsigned format must hold negatives."""
+    return 0 if format.signed or one_sided else (format.high + 1) // 2
+
+
+def grid_of_range(low: FloatArray, high: FloatArray, format: Int, *, symmetric: bool) -> Grid:
+    """Grids that cover [low, high] (arrays of one shape, low <= 0 <= high).
+
+    Affine: scale = (high - low) / (codes - 1), zero point = round(low code - low / scale), so the ends move by at
+    most half a step. Symmetric: the larger magnitude meets the largest code that both signs have.
+
+    >>> scale, zero_point = grid_of_range(np.array([-1.0]), np.array([1.55]), Int(8, signed=False), symmetric=False)
+    >>> round(float(scale[0]), 6), zero_point.tolist()
+    (0.01, [100])
+    """
+    if symmetric:
+        zero = centre(format, one_sided=bool(np.all(low >= 0)))
+        scale = _float32(np.maximum(-low, high) / (format.high - zero))
+        return scale, np.full(scale.shape, zero, dtype=np.int64)
+    scale = _float32((high - low) / (format.high - format.low))
+    codes = np.clip(np.rint(format.low - low / scale), format.low, format.high)
+    return scale, codes.astype(np.int64)
+
+
+def _float32(scale: FloatArray) -> FloatArray:
+    return np.clip(scale, SCALE_FLOOR, SCALE_CEILING).astype(np.float32).astype(np.float64)
+
+
+def map_of(function: Function | None) -> Map:
+    """`function` on float64 arrays; the identity for None."""
+    if function is None:
+        return lambda x: x
+    return lambda x: apply_function(function, torch.from_numpy(np.array(x, dtype=np.float64))).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """Observed nonzero values as a density that is constant inside each bin, with running moments of y = f(x).
+
+    `edges` [bins + 1] end exactly at the smallest and largest value. f is taken as linear inside a bin, from
+    `left` to `left + rise`; `moments` [3, bins + 1] are the sums of 1, y and y**2 over everything below each edge.
+    """
+
+    edges: FloatArray
+    counts: FloatArray
+    left: FloatArray
+    rise: FloatArray
+    moments: FloatArray
+
+    @classmethod
+    def of(cls, statistics: Statistics, f: Map) -> Density:
+        """The density of `statistics`, seen through f."""
+        occupied = np.flatnonzero(statistics.histogram.counts)
+        first, last = (int(occupied[0]), int(occupied[-1])) if occupied.size else (SIDE, SIDE)
+        edges = statistics.histogram.edges[first : last + 2]
+        edges = np.clip(edges, statistics.minimum, statistics.maximum)
+        counts = statistics.histogram.counts[first : last + 1].astype(np.float64)
+        y = f(edges)
+        left, right = y[:-1], y[1:]
+        means = np.stack([np.ones_like(left), (left + right) / 2, (left**2 + left * right + right**2) / 3])
+        running = np.cumsum(np.where(counts > 0, means * counts, 0.0), axis=1)
+        return cls(edges, counts, left, right - left, np.concatenate([np.zeros((3, 1)), running], axis=1))
+
+    def moments_below(self, x: FloatArray) -> FloatArray:
+        """[3, *x.shape]: sums of 1, y and y**2 over the values below x."""
+        k = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.counts) - 1)
+        width = np.maximum(self.edges[k + 1] - self.edges[k], np.finfo(np.float64).tiny)
+        t = np.clip((x - self.edges[k]) / width, 0.0, 1.0)
+        left, rise, count = self.left[k], self.rise[k], self.counts[k]
+        square = t * t
+        part = np.stack([t, left * t + rise * square / 2, left**2 * t + left * rise * square + rise**2 * square * t / 3])
+        return self.moments[:, k] + np.where(count > 0, part * count, 0.0)
+
+
+def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatArray:
+    """sum (f(Q(x)) - f(x))**2 over the observed values, for each candidate of `grid`.
+
+    The values that round to one level are an interval, so the sum over an interval is f(level)**2 n -
+    2 f(level) sum f(x) + sum f(x)**2 with the running moments at its ends. Exact for a density constant inside
+    each bin; zeros are exact in every grid and add nothing.
+    """
+    scale, zero_point = grid[0][:, None], grid[1][:, None]
+    levels = (np.arange(format.low, format.high + 1) - zero_point) * scale
+    below = density.moments_below(levels[:, :-1] + scale / 2)
+    ends = np.broadcast_to(density.moments[:, [0, -1]][:, None], (3, len(levels), 2))
+    number, total, squares = np.diff(np.concatenate([ends[..., :1], below, ends[..., 1:]], axis=2), axis=2)
+    y = f(levels)
+    error = np.where(number > 0, y * y * number - 2 * y * total + squares, 0.0).sum(axis=1)
+    return np.maximum(np.nan_to_num(error, nan=np.inf), 0.0)
