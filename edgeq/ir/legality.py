@@ -9,59 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
-from edgeq.formats import BOOL, INDEX, Codebook, Fixed, Float, Int, code_range, level_range, level_table
+from edgeq.formats import Fixed, Int, code_range, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import RESIZE_FACTOR, Interval, accumulates, is_codes, partial_sums, signed_bits
 from edgeq.ir.graph import Graph, Type
+from edgeq.ir.sound import ordered
 
 Problems = Iterator[str]
 SCALE_TOLERANCE = 1e-12
 RATIO_TOLERANCE = 2.0**-23
 """A ratio may have been stored as float32 before it became a multiplier and a shift."""
-FORMAT_BITS = 64
-
-
-def type_problems(type_: Type) -> Problems:
-    """What keeps `type_` from describing any value."""
-    if not is_codes(type_):
-        if type_.zero_point or type_.axis is not None or not (type_.is_real or type_.format in (INDEX, BOOL)):
-            yield f"a value without a scale must be real, an index or a truth value, not {type_}"
-        return
-    if type_.is_real:
-        yield "a real value has no scale"
-        return
-    if not all(math.isfinite(scale) and scale > 0 for scale in type_.scale):
-        yield f"scales {type_.scale} must be positive and finite"
-    yield from _axis_problems(type_)
-    yield from _format_problems(type_)
-
-
-def _axis_problems(type_: Type) -> Problems:
-    if type_.axis is not None and not 0 <= type_.axis < len(type_.shape):
-        yield f"axis {type_.axis} does not belong to shape {type_.shape}"
-    elif len(type_.scale) > 1 and (type_.axis is None or len(type_.scale) != type_.shape[type_.axis]):
-        yield f"{len(type_.scale)} scales on axis {type_.axis} of shape {type_.shape}"
-
-
-def _format_problems(type_: Type) -> Problems:
-    format_, zero = type_.format, type_.zero_point
-    match format_:
-        case Int():
-            low, high = code_range(format_)
-            sound = low < high and (format_.signed or not format_.narrow)
-            if not (1 <= format_.bits <= FORMAT_BITS and sound):
-                yield f"{format_} is not a format"
-            elif not low <= zero <= high:
-                yield f"zero point {zero} is not a code of {format_}"
-        case Fixed():
-            if not 1 <= format_.bits <= FORMAT_BITS:
-                yield f"{format_} is not a format"
-            if type_.scale != (2.0**-format_.fraction,):
-                yield f"{format_} has scale 2^-{format_.fraction}, not {type_.scale}"
-        case Float() | Codebook() if zero:
-            yield f"{format_} has no zero point, not {zero}"
 
 
 def _close(a: float, b: float, tolerance: float = SCALE_TOLERANCE) -> bool:
@@ -75,13 +32,6 @@ def _same_scales(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def _same_numbers(a: Type, b: Type) -> bool:
     """Whether codes of `a` mean what the same codes of `b` mean."""
     return a.format == b.format and a.zero_point == b.zero_point and a.scale == b.scale
-
-
-def ordered(type_: Type) -> bool:
-    """Whether a larger code always is a larger level, so that codes can be compared directly."""
-    if isinstance(type_.format, Float | Codebook):
-        return bool(np.all(np.diff(level_table(type_.format)) >= 0))
-    return True
 
 
 class _Codes:

@@ -17,7 +17,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes, level_bounds
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.infer import result_kinds, result_shapes
-from edgeq.ir.legality import code_problems, overflow_problems, touches_codes, type_problems
+from edgeq.ir.legality import code_problems, overflow_problems, touches_codes
+from edgeq.ir.sound import type_problems
 
 Problems = Iterator[str]
 
