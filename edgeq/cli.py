@@ -127,12 +127,8 @@ def _model_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option("--imgsz", help="Input size: 640, or 384x640 (height x width)."),
-            click.option(
-                "--arch", help="Architecture of a bare state dict, e.g. timm:mobilenetv2_100,pad_type=same."
-            ),
-            click.option(
-                "--trust-pickle", is_flag=True, help="Allow a checkpoint to run the code it contains."
-            ),
+            click.option("--arch", help="Architecture of a bare state dict, e.g. timm:mobilenetv2_100,pad_type=same."),
+            click.option("--trust-pickle", is_flag=True, help="Allow a checkpoint to run the code it contains."),
         )
     ):
         command = option(command)
@@ -155,30 +151,16 @@ def _output_options(command: Command) -> Command:
 @click.argument("model")
 @click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
 @click.option("--calib", help="Calibration images: a folder, a list, a zip, or scenes for rendered ones.")
-@click.option(
-    "--calib-images", type=click.IntRange(1), default=128, show_default=True, help="Use at most this many."
-)
-@click.option(
-    "--data", help="Labelled images to measure accuracy on (data.yaml, labels.csv, class folders, scenes)."
-)
+@click.option("--calib-images", type=click.IntRange(1), default=128, show_default=True, help="Use at most this many.")
+@click.option("--data", help="Labelled images to measure accuracy on (data.yaml, labels.csv, class folders, scenes).")
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
-@click.option(
-    "--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."
-)
+@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
 @click.option("--estimator", default="auto", show_default=True,
               help="Ranges: auto, minmax, percentile[:99.99], entropy, mse, octav.")  # fmt: skip
-@click.option(
-    "--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."
-)
-@click.option(
-    "--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."
-)
-@click.option(
-    "--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."
-)
+@click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name.")
+@click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more.")
+@click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET).")
 @click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
 @click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -205,9 +187,7 @@ def export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, 
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
 @click.option("--against", help="A float model to compare with.")
 @click.option("--preprocess", help="Overrides what the artifact declares: a preset or a JSON file.")
-@click.option(
-    "--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if below --against by more."
-)
+@click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if below --against by more.")
 @_model_options
 @_output_options
 @click.pass_context
@@ -249,9 +229,7 @@ def inspect(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
               show_default=True, help="Whose rules.")  # fmt: skip
 @_output_options
 @click.pass_context
-def lint(
-    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str
-) -> None:
+def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str) -> None:
     """Check the quantization of any ONNX file against a runtime's rules (exit 5 on an error)."""
     from edgeq.lint import lint_file, print_findings
 
@@ -275,9 +253,7 @@ def targets(as_json: bool, quiet: bool, threads: int | None) -> None:
     if as_json:
         rows = [describe(target) for target in TARGETS]
         click.echo(
-            json.dumps(
-                {"schema": "edgeq.targets/1", "command": "targets", "targets": rows, "exit": 0}, indent=2
-            )
+            json.dumps({"schema": "edgeq.targets/1", "command": "targets", "targets": rows, "exit": 0}, indent=2)
         )
         return
     width = max(len(target.name) for target in TARGETS)

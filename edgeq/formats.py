@@ -234,7 +234,8 @@ def encode(format: Format, levels: npt.ArrayLike, zero_point: int = 0) -> IntArr
             return _encode_table(format, levels)
         case _:
             low, high = code_range(format)
-            return np.clip(np.rint(levels) + zero_point, low, high).astype(np.int64)
+            codes: IntArray = np.clip(np.rint(levels) + zero_point, low, high).astype(np.int64)
+            return codes
 
 
 def bits_of(format: Format) -> int:

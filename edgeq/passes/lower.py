@@ -15,6 +15,7 @@ from edgeq.formats import INT32, FloatArray, Format, Int, code_range, decode, en
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.scale import quantize_weight
 from edgeq.quantize.structure import moves_codes
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
@@ -65,9 +66,7 @@ class _Lowering:
         if value not in self.codes:
             type_ = self.plan.types[value]
             if value in self.graph.constants:
-                codes = encode(
-                    type_.format, as_float64(self.graph.constants[value]) / type_.scale[0], type_.zero_point
-                )
+                codes = encode(type_.format, as_float64(self.graph.constants[value]) / type_.scale[0], type_.zero_point)
                 self.codes[value] = self._constant(f"{value}.q", codes, type_)
             else:
                 name = self.editor.fresh(f"{value}.q")
@@ -76,13 +75,7 @@ class _Lowering:
 
     def _constant(self, name: str, codes: Array, type_: Type) -> o.Value:
         storage = (
-            np.int8
-            if _fits(codes, 8)
-            else np.int16
-            if _fits(codes, 16)
-            else np.int32
-            if _fits(codes, 32)
-            else np.int64
+            np.int8 if _fits(codes, 8) else np.int16 if _fits(codes, 16) else np.int32 if _fits(codes, 32) else np.int64
         )
         return self.editor.constant(name, codes.astype(storage), type_)
 
@@ -90,9 +83,7 @@ class _Lowering:
         result = name if name in self.graph.types else self.editor.fresh(name)
         return self.editor.append(o.Dequantize(codes, result), Type(self.type(codes).shape))
 
-    def _requantize(
-        self, x: o.Value, to: Type, name: str, low: int | None = None, high: int | None = None
-    ) -> o.Value:
+    def _requantize(self, x: o.Value, to: Type, name: str, low: int | None = None, high: int | None = None) -> o.Value:
         from_type = self.type(x)
         ratios = [quantize_multiplier(_float32(scale / to.scale[0])) for scale in from_type.scale]
         multiplier, shift = zip(*ratios, strict=True)
@@ -104,9 +95,7 @@ class _Lowering:
     # --- operators ------------------------------------------------------------------------------------------
 
     def _real(self, op: o.Op) -> None:
-        self.editor.append(
-            o.rename(op, self.real, where="operands"), *(self.graph.types[v] for v in o.results(op))
-        )
+        self.editor.append(o.rename(op, self.real, where="operands"), *(self.graph.types[v] for v in o.results(op)))
         self.reals.update({value: value for value in o.results(op)})
 
     def _integer(self, op: o.Op) -> None:
@@ -152,11 +141,7 @@ class _Lowering:
         weight = self._weight(op.weight, weight_type)
         (x_scale,) = self.type(x).scale
         scale = tuple(x_scale * s for s in weight_type.scale)
-        axis = (
-            (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1)
-            if len(scale) > 1
-            else None
-        )
+        axis = (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1) if len(scale) > 1 else None
         bias = None
         if op.bias is not None:
             codes = self.plan.biases[op.out]
@@ -165,7 +150,7 @@ class _Lowering:
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 
     def _weight(self, name: o.Value, type_: Type) -> o.Value:
-        codes = encode(type_.format, as_float64(self.graph.constants[name]) / _per_channel(type_))
+        codes = quantize_weight(self.graph.constants[name], type_)
         for known in (f"{name}.q", *(f"{name}.q.{k}" for k in range(1, 9))):
             if self.editor.types.get(known) == type_ and np.array_equal(self.editor.constants[known], codes):
                 return known
@@ -197,9 +182,7 @@ class _Lowering:
         return value
 
     def _addend(self, value: o.Value, common: Type, name: str) -> o.Value:
-        return self._requantize(
-            self.accumulators.get(value) or self.code(value), common, self.editor.fresh(name)
-        )
+        return self._requantize(self.accumulators.get(value) or self.code(value), common, self.editor.fresh(name))
 
     def _averaged(self, op: o.AveragePool | o.Mean) -> int:
         if isinstance(op, o.AveragePool):
@@ -217,18 +200,14 @@ class _Lowering:
         assert to is not None, op
         x = self.code(op.x)
         entries = tabulate(op.function, self.type(x), to)
-        table = self._constant(
-            f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point)
-        )
+        table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
 
     def _clamp(self, op: o.Apply, acc: o.Value) -> None:
         to = self.plan.types.get(op.out)
         if to is None:  # only real operators read it
             real = self._dequantize(acc, self.editor.fresh(op.x))
-            self.reals[op.out] = self.editor.append(
-                o.Apply(real, op.out, op.function), self.graph.types[op.out]
-            )
+            self.reals[op.out] = self.editor.append(o.Apply(real, op.out, op.function), self.graph.types[op.out])
             return
         low, high = clamp_codes(op.function, to)
         self.codes[op.out] = self._requantize(acc, to, op.out, low, high)
@@ -268,13 +247,6 @@ def _fits(codes: Array, bits: int) -> bool:
 
 def _bits(format: Format) -> int:
     return format.bits if isinstance(format, Int) else 8
-
-
-def _per_channel(type_: Type) -> FloatArray:
-    scale = np.asarray(type_.scale, dtype=np.float64)
-    if type_.axis is None or len(scale) == 1:
-        return scale.reshape([1] * len(type_.shape))
-    return scale.reshape([-1 if axis == type_.axis else 1 for axis in range(len(type_.shape))])
 
 
 def clamp_codes(function: o.Function, type_: Type) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.formats import Format, code_range
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph, Type
+from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, weight_type
 from edgeq.quantize.structure import Structure
@@ -30,7 +30,7 @@ def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
     return scale, int(np.clip(round(low_code - low / scale), low_code, high_code))
 
 
-def _weight_axis(op: o.Op, graph: Graph) -> int | None:
+def _weight_axis(op: o.Op) -> int | None:
     """Axis of the output channels of a weight, or None where groups mix them with another axis."""
     if isinstance(op, o.ConvTranspose):
         return 1 if op.groups == 1 else None
@@ -57,11 +57,10 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     biases: dict[o.Value, Array] = {}
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
-            weight = weight_type(graph.constants[op.weight], target.weight, _weight_axis(op, graph))
+            weight = weight_type(graph.constants[op.weight], target.weight, _weight_axis(op), where=op.weight)
             if op.bias is not None:
-                biases[op.out], scales = bias_codes(
-                    graph.constants[op.bias], types[op.x].scale[0], weight.scale
-                )
+                bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
+                biases[op.out], scales = bias_codes(bias, x_scale, weight.scale)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
     return Plan(structure, types, weights, biases, target.rounding)

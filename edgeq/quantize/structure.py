@@ -36,9 +36,7 @@ def is_expectation(op: o.Op, graph: Graph) -> bool:
     if weight is None or weight not in graph.constants:
         return False
     array = graph.constants[weight].reshape(-1)
-    return (
-        graph.types[weight].shape[0] == 1 and len(array) > 2 and bool(np.all(array == np.arange(len(array))))
-    )
+    return graph.types[weight].shape[0] == 1 and len(array) > 2 and bool(np.all(array == np.arange(len(array))))
 
 
 def moves_codes(op: o.Op) -> bool:
@@ -125,9 +123,7 @@ class Structure:
 
     def sources(self, key: o.Value) -> tuple[o.Value, ...]:
         """Members of a class that are computed rather than moved: their statistics describe the whole class."""
-        moved = {
-            v for v in self.members[key] if v in self.graph.producer and moves_codes(self.graph.producer[v])
-        }
+        moved = {v for v in self.members[key] if v in self.graph.producer and moves_codes(self.graph.producer[v])}
         return tuple(v for v in self.members[key] if v not in moved) or self.members[key]
 
     def through(self, key: o.Value) -> o.Function | None:
@@ -136,9 +132,7 @@ class Structure:
         if gate := gated_function(readers):
             return gate
         functions = {op.function for op in readers if isinstance(op, o.Apply)}
-        if len(functions) != 1 or not all(
-            isinstance(op, o.Apply) and self.runs_on_codes(op) for op in readers
-        ):
+        if len(functions) != 1 or not all(isinstance(op, o.Apply) and self.runs_on_codes(op) for op in readers):
             return None
         return functions.pop()
 
@@ -160,9 +154,7 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
     for op in reversed(graph.ops):
         result = o.results(op)[0]
         wanted = isinstance(op, _WEIGHTED) or any(
-            o.results(reader)[0] in found
-            for value in o.results(op)
-            for reader in graph.consumers.get(value, ())
+            o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
         )
         if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
             found.add(result)

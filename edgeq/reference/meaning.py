@@ -105,9 +105,7 @@ def _conv_transpose(op: o.ConvTranspose, x: Tensor, weight: Tensor, bias: Tensor
     inner = (min(top, bottom), min(left, right))
     y = F.conv_transpose2d(x, weight, bias, op.stride, inner, op.output_padding, op.groups, op.dilation)
     height, width = y.shape[2], y.shape[3]
-    return y[
-        :, :, top - inner[0] : height - (bottom - inner[0]), left - inner[1] : width - (right - inner[1])
-    ]
+    return y[:, :, top - inner[0] : height - (bottom - inner[0]), left - inner[1] : width - (right - inner[1])]
 
 
 def _average_pool(op: o.AveragePool, x: Tensor, exact: bool) -> Tensor:
@@ -188,9 +186,7 @@ def _resize(op: o.Resize, x: Tensor, exact: bool) -> Tensor:
         columns = torch.from_numpy(nearest_sources(width, op.size[1], op.scale[1], op)).to(x.device)
         return x.index_select(2, rows).index_select(3, columns)
     if exact and op.mode == "cubic":
-        raise UnsupportedError(
-            "cubic resize has no integer meaning", where=op.out, next_step="Use linear or nearest."
-        )
+        raise UnsupportedError("cubic resize has no integer meaning", where=op.out, next_step="Use linear or nearest.")
     rows, columns = (
         interpolation_matrix(x.shape[2 + k], op.size[k], op.scale[k], op.mode, op.coordinates, exact).to(x)
         for k in (0, 1)

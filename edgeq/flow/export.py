@@ -1,0 +1,202 @@
+"""`edgeq export`: the straight line from a model to a checked artifact. The file to read first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeq.datasets.dataset import Dataset, Task
+from edgeq.emit.artifact import Artifact, output_folder
+from edgeq.emit.onnx import emit
+from edgeq.errors import UsageError
+from edgeq.flow.check import accuracy, agreement, apply_budgets, latency
+from edgeq.flow.inputs import (
+    CalibrationSet,
+    InputRule,
+    calibration_set,
+    choose_preprocess,
+    evaluation_set,
+    overlapping_images,
+    task_of,
+)
+from edgeq.flow.manifest import manifest_of, metadata_of
+from edgeq.flow.ranges import choose_ranges, collect_statistics
+from edgeq.formats import REAL
+from edgeq.frontend.model import Model, open_model
+from edgeq.inspection import coverage
+from edgeq.ir.cost import constant_bytes, parameters, total_macs
+from edgeq.ir.graph import Graph
+from edgeq.ir.verify import verify
+from edgeq.passes.decompose import decompose
+from edgeq.passes.lower import lower
+from edgeq.passes.simplify import simplify
+from edgeq.progress import Progress, silent
+from edgeq.quantize.assign import assign
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.structure import analyse
+from edgeq.recipe import Recipe, Rule
+from edgeq.report import Report, Row
+from edgeq.target import Target, find_target
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The options of `edgeq export`; `max_drop` maps a metric to the largest loss in points."""
+
+    model: str
+    target: str
+    calib: str | None = None
+    calib_images: int = 128
+    data: str | None = None
+    data_images: int | None = None
+    preprocess: str | None = None
+    estimator: str = "auto"
+    keep_real: tuple[str, ...] = ()
+    max_drop: Mapping[str, float] = field(default_factory=dict)
+    raw_head: bool = False
+    out: Path | None = None
+    exist_ok: bool = False
+    no_cache: bool = False
+    seed: int = 0
+    dry_run: bool = False
+    imgsz: str | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+    threads: int | None = None
+
+
+def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
+    """Quantize, write and check one model; the report's `exit` tells whether every budget was met.
+
+    Raises EdgeqError for anything that cannot be done; nothing is left behind then.
+    """
+    started = time.monotonic()
+    target = find_target(request.target)
+    _check_options(request, target)
+    model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
+    graph = decompose(simplify(model.graph), target.decomposed)
+    recipe = Recipe(request.estimator, tuple(Rule(pattern, REAL) for pattern in request.keep_real))
+    report = Report("export", target.name)
+    report.rows += _costs(graph)
+    if target.is_integer:
+        report.notes += _coverage_notes(graph, target, recipe)
+    if request.dry_run:
+        return _finished(report, started)
+
+    rule, task = choose_preprocess(request.preprocess, model), task_of(model)
+    report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
+    data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
+    calibration = _calibration(request, target, rule, task)
+    report.notes += _data_notes(calibration, data)
+
+    lowered, plan, chosen = graph, None, []
+    if calibration is not None:
+        statistics = collect_statistics(
+            graph, target, recipe, calibration, model, progress, use_cache=not request.no_cache
+        )
+        structure = analyse(graph, target, recipe)
+        chosen = choose_ranges(graph, structure, statistics, target, recipe, calibration, progress)
+        plan = assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
+        lowered = lower(graph, plan)
+        verify(lowered)
+    report.layers = [item.document() for item in chosen]
+    report.manifest = manifest_of(request, model, target, rule, calibration, lowered, chosen)
+    folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
+    artifact = emit(lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest)
+    report.artifact = artifact.document()
+    report.rows += _sizes(lowered, artifact)
+    _check(report, request, graph, lowered, plan, artifact, target, model, rule, calibration, data, progress)
+    artifact.write_report(report.document())
+    return _finished(report, started)
+
+
+def _check_options(request: ExportRequest, target: Target) -> None:
+    if target.is_integer and request.calib is None and not request.dry_run:
+        raise UsageError(
+            f"{target.name} needs images to calibrate on",
+            next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
+        )
+    if request.max_drop and request.data is None:
+        raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
+
+
+def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
+    if request.calib is None or not target.is_integer:
+        return None
+    return calibration_set(request.calib, request.calib_images, rule, task)
+
+
+def _costs(graph: Graph) -> list[Row]:
+    return [
+        Row("parameters", parameters(graph), "", 1, "fp32", "counted"),
+        Row("macs", total_macs(graph), "", 1, "fp32", "counted"),
+    ]
+
+
+def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
+    return [
+        Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
+        Row("file_bytes", artifact.primary.stat().st_size, "B", 1, "artifact", "size of the file"),
+    ]
+
+
+def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    found = coverage(graph, target, recipe)
+    share = found.integer_macs / max(found.all_macs, 1)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())
+    note = f"{found.integer_ops} of {found.all_ops} operators and {share:.1%} of the work run on integers"
+    return [f"{note}; in float: {kinds}" if kinds else note]
+
+
+def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:
+    notes = []
+    if calibration is not None:
+        names = ", ".join(f"{item.path} ({item.reason})" for item in calibration.rejected[:5])
+        if names:
+            notes.append(f"left out {len(calibration.rejected)} unreadable calibration images: {names}")
+        if len(calibration.images) < 16:
+            notes.append(f"only {len(calibration.images)} calibration images; 64 or more give steadier ranges")
+        shared = overlapping_images(calibration, data) if data else 0
+        if shared:
+            notes.append(f"warning: {shared} images both calibrate and measure, so the accuracy is not held out")
+    return notes
+
+
+def _check(
+    report: Report,
+    request: ExportRequest,
+    graph: Graph,
+    lowered: Graph,
+    plan: Plan | None,
+    artifact: Artifact,
+    target: Target,
+    model: Model,
+    rule: InputRule,
+    calibration: CalibrationSet | None,
+    data: Dataset | None,
+    progress: Progress,
+) -> None:
+    """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
+    samples = calibration if calibration is not None else rule
+    report.agreement = agreement(lowered, artifact, target, samples, request.seed, request.threads, progress)
+    report.rows += latency(artifact, request.threads)
+    if data is not None:
+        report.rows += accuracy(graph, lowered, artifact, model, rule, data, request.threads, progress)
+    apply_budgets(report, target, request.max_drop)
+    report.next_commands = _next_commands(request, artifact)
+
+
+def _next_commands(request: ExportRequest, artifact: Artifact) -> list[str]:
+    data = request.data or "DATA"
+    commands = [
+        f"edgeq validate {artifact.primary} --data {data} --against {request.model}",
+        f"edgeq lint {artifact.primary}",
+    ]
+    return commands + artifact.next_commands
+
+
+def _finished(report: Report, started: float) -> Report:
+    report.seconds = time.monotonic() - started
+    return report

@@ -1,0 +1,153 @@
+"""What goes into a run: how images become inputs, and which images calibrate or measure."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.datasets.dataset import Dataset, Task
+from edgeq.datasets.detection_head import infer_head
+from edgeq.datasets.folder import ImageFile, Rejected, image_hashes, list_images, overlap, read_images, spread
+from edgeq.datasets.open import open_dataset
+from edgeq.datasets.preprocess import PRESETS, Preprocess, preset
+from edgeq.datasets.scenes import write_dataset
+from edgeq.errors import EdgeqError, UsageError, did_you_mean
+from edgeq.frontend.model import Model
+
+SCENES = "scenes"
+_CALIBRATION_SEED, _EVALUATION_SEED = 1, 2
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """How images become inputs, and how that was decided."""
+
+    preprocess: Preprocess
+    how: str
+
+
+def input_size(model: Model) -> tuple[int, int]:
+    """(height, width) of the model's image input; raises UsageError if it has no single image input."""
+    shapes = [model.graph.types[value].shape for value in model.graph.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise UsageError("edgeq measures models with one image input [1, C, H, W]", value=shapes)
+    return shapes[0][2], shapes[0][3]
+
+
+def choose_preprocess(option: str | None, model: Model) -> InputRule:
+    """The preprocessing asked for, else what the model declares, else what its detection head is known to take."""
+    size = input_size(model)
+    if option is not None:
+        return InputRule(_named(option, size), "as given")
+    if model.preprocess is not None:
+        return InputRule(replace(Preprocess.from_dict(model.preprocess), size=size), "declared by the model")
+    shapes = [model.graph.types[value].shape for value in model.graph.outputs]
+    try:
+        kind = infer_head(shapes, size, model.metadata).kind
+    except EdgeqError:
+        raise UsageError(
+            "how images enter this model is not known",
+            where=model.name,
+            allowed=", ".join(PRESETS),
+            next_step="Give --preprocess a preset or a JSON file.",
+        ) from None
+    name = "yolox" if kind == "yolox" else "yolo"
+    return InputRule(preset(name, size), f"usual for a {kind} head; --preprocess overrides it")
+
+
+def _named(option: str, size: tuple[int, int]) -> Preprocess:
+    if not option.endswith(".json"):
+        return preset(option, size)
+    try:
+        content = json.loads(Path(option).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError("the preprocessing file cannot be read", where=option, value=error) from error
+    if not isinstance(content, dict):
+        raise UsageError("the preprocessing file must hold one JSON object", where=option)
+    return Preprocess.from_dict({"size": list(size), **content})
+
+
+def task_of(model: Model) -> Task | None:
+    """The model's task by its metadata, else by its outputs."""
+    declared: dict[str, Task] = {
+        "detect": "detect", "segment": "segment", "pose": "pose", "classify": "classify", "depth": "depth"
+    }  # fmt: skip
+    if found := declared.get(model.metadata.get("task", "")):
+        return found
+    shapes = [model.graph.types[value].shape for value in model.graph.outputs]
+    if len(shapes) == 1 and len(shapes[0]) == 2:
+        return "classify"
+    try:
+        infer_head(shapes, input_size(model), model.metadata)
+    except EdgeqError:
+        return "depth" if len(shapes) == 1 and len(shapes[0]) in (3, 4) else None
+    return "detect"
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The images that ranges are chosen from."""
+
+    images: tuple[ImageFile, ...]
+    rejected: tuple[Rejected, ...]
+    preprocess: Preprocess
+
+    def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
+        """One input [1, C, H, W] per image, decoded as it is needed."""
+        for image in self.images:
+            yield self.preprocess.apply(image.read())
+
+    @property
+    def hashes(self) -> dict[Path, str]:
+        """Pixel hash of every image."""
+        return {image.path: image.sha256 for image in self.images}
+
+
+def _rendered(option: str, task: Task | None, count: int, seed: int, size: tuple[int, int]) -> Path:
+    """A folder of rendered scenes; `option` is scenes or scenes:COUNT."""
+    _, _, number = option.partition(":")
+    if number and not (number.isdigit() and 0 < int(number) <= 1_000_000):
+        raise UsageError("cannot read the number of scenes", value=option, allowed="scenes or scenes:64")
+    kind = task if task in ("detect", "classify", "depth") else "detect"
+    folder = Path(tempfile.mkdtemp(prefix="edgeq-scenes-")) / kind
+    write_dataset(folder, int(number or count), seed, max(size), kind)
+    return folder
+
+
+def _is_scenes(option: str) -> bool:
+    return option == SCENES or option.startswith(f"{SCENES}:")
+
+
+def calibration_set(option: str, limit: int, rule: InputRule, task: Task | None) -> CalibrationSet:
+    """At most `limit` images, spread evenly over what `option` names. Raises DataError if there are none."""
+    if _is_scenes(option):
+        folder = _rendered(option, task, min(limit, 128), _CALIBRATION_SEED, rule.preprocess.size)
+        paths = list_images(folder)
+    else:
+        paths = list_images(Path(option))
+    chosen = [paths[index] for index in spread(len(paths), limit)]
+    images, rejected = read_images(chosen)
+    return CalibrationSet(tuple(images), tuple(rejected), rule.preprocess)
+
+
+def evaluation_set(option: str, limit: int | None, rule: InputRule, task: Task | None) -> Dataset:
+    """The labelled images that `option` names."""
+    if _is_scenes(option):
+        folder = _rendered(option, task, limit or 128, _EVALUATION_SEED, rule.preprocess.size)
+        return open_dataset(folder, task, limit)
+    if not Path(option).exists():
+        hint = did_you_mean(option, [SCENES])
+        raise UsageError("no such data", where=option, next_step=hint)
+    return open_dataset(Path(option), task, limit)
+
+
+def overlapping_images(calibration: CalibrationSet, evaluation: Dataset) -> int:
+    """How many images serve both; accuracy on them is not held out."""
+    hashes = image_hashes([sample.path for sample in evaluation.samples])
+    return len(overlap(calibration.hashes, hashes))
