@@ -19,6 +19,9 @@ from edgeq.quantize.scale import SCALE_CEILING, SCALE_FLOOR
 from edgeq.reference.meaning import apply_function
 
 Grid = tuple[FloatArray, IntArray]
+_NARROWEST = 1e-30
+"""Bins narrower than this hold one number for every scale there is."""
+
 Map = Callable[[FloatArray], FloatArray]
 
 
@@ -94,7 +97,7 @@ class Density:
     def moments_below(self, x: FloatArray) -> FloatArray:
         """[3, *x.shape]: sums of 1, y and y**2 over the values below x."""
         k = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.counts) - 1)
-        width = np.maximum(self.edges[k + 1] - self.edges[k], np.finfo(np.float64).tiny)
+        width = np.maximum(self.edges[k + 1] - self.edges[k], _NARROWEST)
         t = np.clip((x - self.edges[k]) / width, 0.0, 1.0)
         left, rise, count = self.left[k], self.rise[k], self.counts[k]
         square = t * t

@@ -122,7 +122,8 @@ INT8_NARROW = Int(8, narrow=True)
 UINT8 = Int(8, signed=False)
 INT16 = Int(16)
 INT32 = Int(32)
-INDEX = Int(64)
+INT64 = Int(64)
+INDEX = INT64
 BOOL = Int(1, signed=False)
 
 _NAMES = (

@@ -30,11 +30,11 @@ from edgeq.ir.text import (
 T = TypeVar("T")
 
 _OPS = {op_name(kind): kind for kind in o.OPS}
-_REFERENCE = re.compile(r"@\d{1,9}")
+_REFERENCE = re.compile(r"@[0-9]{1,9}")
 _FORMAT = re.compile(r"[a-z_]+[0-9a-z_.,:-]*")
-_SHAPE = re.compile(r"\[(?:\d{1,18}(?:,\d{1,18})*)?\]")
-_INT = re.compile(r"-?\d{1,20}(?![\d.e])")
-_FLOAT = re.compile(r"-?(?:\d{1,30}(?:\.\d{1,30})?(?:e[-+]?\d{1,3})?|inf|nan)")
+_SHAPE = re.compile(r"\[(?:[0-9]{1,18}(?:,[0-9]{1,18})*)?\]")
+_INT = re.compile(r"-?[0-9]{1,20}(?![0-9.e])")
+_FLOAT = re.compile(r"-?(?:[0-9]{1,30}(?:\.[0-9]{1,30})?(?:e[-+]?[0-9]{1,3})?|inf|nan)")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 
@@ -94,7 +94,7 @@ class _Parser:
 
     def _type(self, line: Line) -> Type:
         format_ = self._referred(line, _format)
-        shape = tuple(map(int, re.findall(r"\d+", line.need(_SHAPE, "a shape such as [1,3,8,8]"))))
+        shape = tuple(map(int, re.findall(r"[0-9]+", line.need(_SHAPE, "a shape such as [1,3,8,8]"))))
         scale: tuple[float, ...] = ()
         if line.has(" scale "):
             scale = self._referred(line, _scales)

@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import INT32, FloatArray, Format, Int, code_range, decode, encode
+from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, decode, encode
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import level_bounds, signed_bits
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
@@ -269,4 +270,14 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
 
 def lower(graph: Graph, plan: Plan) -> Graph:
     """The integer graph of a simplified real `graph` under `plan`; inputs and outputs stay real."""
-    return _Lowering(graph, plan).run()
+    return _widened(_Lowering(graph, plan).run())
+
+
+def _widened(graph: Graph) -> Graph:
+    """`graph` with 64-bit accumulators where the proof says that 32 bits could overflow."""
+    bounds = level_bounds(graph)
+    types = {
+        value: replace(type_, format=INT64) if type_.format == INT32 and signed_bits(bounds[value]) > 32 else type_
+        for value, type_ in graph.types.items()
+    }
+    return replace(graph, types=types)

@@ -11,7 +11,7 @@ from edgeq.formats import Format, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, weight_type
+from edgeq.quantize.scale import SCALE_FLOOR, bias_codes, weight_type
 from edgeq.quantize.structure import Structure
 from edgeq.target import Target
 
@@ -21,13 +21,15 @@ Range = tuple[float, int]
 def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
     """(scale, zero point) that holds every element of a constant operand, with 0.0 exact."""
     low_code, high_code = code_range(format)
-    low, high = min(float(array.min()), 0.0), max(float(array.max()), 0.0)
+    low, high = min(float(np.min(array)), 0.0), max(float(np.max(array)), 0.0)
     if symmetric:
-        low, high = -max(-low, high), max(-low, high)
-        scale = max(high / high_code, np.finfo(np.float32).tiny)
-        return float(np.float32(scale)), 0
-    scale = float(np.float32(max((high - low) / (high_code - low_code), np.finfo(np.float32).tiny)))
+        return _float32(max(-low, high) / high_code), 0
+    scale = _float32((high - low) / (high_code - low_code))
     return scale, int(np.clip(round(low_code - low / scale), low_code, high_code))
+
+
+def _float32(scale: float) -> float:
+    return float(np.float32(max(scale, SCALE_FLOOR)))
 
 
 def _weight_axis(op: o.Op) -> int | None:

@@ -7,7 +7,6 @@ squared error.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -141,26 +140,19 @@ def dequantize_weight(codes: IntArray, type_: Type) -> npt.NDArray[np.float32]:
     return (levels * along(type_.scale, type_.axis, codes.ndim)).astype(np.float32)
 
 
-def widened_for_bias(type_: Type, bias: Array, scale_x: float) -> Type:
-    """`type_` with scales raised just enough that every |bias| / (scale_x scale) is at most BIAS_LIMIT.
+def bias_codes(bias: Array, scale_x: float, weight_scales: tuple[float, ...]) -> tuple[IntArray, tuple[float, ...]]:
+    """Codes round(bias / (scale_x scale_w)) (int64, ties to even), and the weight scales they are in units of.
 
-    `bias` has one entry per output channel: a multiple of the scales' number when groups share them
-    (ConvTranspose). Where nothing needs widening the result equals `type_`, so `!=` tells what to report.
+    `weight_scales` has one entry, or one per output channel. A scale is raised, just enough, where |code| would
+    exceed BIAS_LIMIT (a tiny weight scale under a large bias); elsewhere it comes back as it was, so comparing
+    the two tells which channels were widened. Raises UnsupportedError if a bias is not finite.
     """
-    needed = np.abs(np.asarray(bias, dtype=np.float64)).reshape(-1, len(type_.scale)).max(axis=0) / BIAS_LIMIT / scale_x
+    real = np.asarray(bias, dtype=np.float64).reshape(-1, len(weight_scales))
+    if not np.isfinite(real).all():
+        raise UnsupportedError("a bias holds NaN or infinity", next_step="The model file is damaged.")
+    needed = np.abs(real).max(axis=0, initial=0.0) / BIAS_LIMIT / scale_x
     single = needed.astype(np.float32)
-    single = np.where(single < needed, np.nextafter(single, np.float32(np.inf)), single).astype(np.float64)
-    return replace(type_, scale=tuple(np.maximum(type_.scale, single).tolist()))
-
-
-def bias_codes(bias: Array, scale_x: float, weight_scales: npt.ArrayLike, *, where: object = None) -> IntArray:
-    """int64 codes round(bias / (scale_x scale_w)), ties to even; `weight_scales` is one or one per output channel.
-
-    Raises UnsupportedError if a code exceeds BIAS_LIMIT (`widened_for_bias` prevents that) or a bias is not finite.
-    """
-    units = scale_x * np.asarray(weight_scales, dtype=np.float64)
-    codes = np.rint(np.asarray(bias, dtype=np.float64) / units)
-    if not np.all(np.abs(codes) <= BIAS_LIMIT):
-        worst = float(np.abs(codes).max())
-        raise UnsupportedError("a bias does not fit its integer", where=where, value=worst, allowed=f"up to {BIAS_LIMIT}")
-    return codes.astype(np.int64)
+    single = np.where(single < needed, np.nextafter(single, np.float32(np.inf)), single)
+    scales = np.maximum(weight_scales, single.astype(np.float64))
+    codes = np.clip(np.rint(real / (scale_x * scales)), -BIAS_LIMIT, BIAS_LIMIT)
+    return codes.astype(np.int64).reshape(np.shape(bias)), tuple(scales.tolist())

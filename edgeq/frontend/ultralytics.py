@@ -1,0 +1,147 @@
+"""Ultralytics YOLO checkpoints (v5u, v8, 11, 26; detect, segment, pose, classify, obb) become one ONNX model in memory.
+
+The graph and its metadata are those of Ultralytics' own export at batch 1, so `YOLO("x.onnx").val()` reads the result.
+Ultralytics is optional and AGPL-3.0: it is imported only here, told to stay offline and to install nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
+from edgeq.frontend import torchvision_shim
+from edgeq.frontend.torch_export import TRACED_OPSET, ExportedModel, to_onnx
+
+TASKS = ("detect", "segment", "pose", "classify", "obb")
+MAX_DETECTIONS = 300
+
+
+def import_ultralytics() -> None:
+    """Imports the package offline. Raises MissingDependencyError when it is not installed."""
+    torchvision_shim.install()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "edgeq-ultralytics"))
+    try:
+        import ultralytics  # noqa: F401
+    except ModuleNotFoundError as missing:
+        raise MissingDependencyError("ultralytics", "yolo", needed_for="an Ultralytics checkpoint") from missing
+    finally:
+        if threads is None:  # the package sets 1 for itself, which child processes would inherit
+            os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def export(model: nn.Module, imgsz: int | Sequence[int] | None = None, *, end2end: bool = True) -> ExportedModel:
+    """Exports an Ultralytics network, which is left unchanged.
+
+    `imgsz` is a side or (height, width) in pixels, by default the size it was trained at. The input `images` is
+    [1, channels, height, width], RGB in 0..1; `output0` (and `output1`, the mask prototypes) are as Ultralytics
+    documents them. A network with a one-to-one head gives [1, 300, 6 + extra] detections without NMS, or with
+    `end2end=False` the one-to-many head's undecided anchors.
+    Raises UnsupportedError for a task or head that edgeq does not read, UsageError for a size the strides do not divide.
+    """
+    task = str(getattr(model, "task", None))
+    if task not in TASKS:
+        raise UnsupportedError("edgeq does not read this Ultralytics task", value=task, allowed=", ".join(TASKS))
+    height, width = _image_size(model, imgsz)
+    model = copy.deepcopy(model).cpu().float().eval()
+    channels = int(model.yaml.get("channels", 3))
+    _set_for_export(model, end2end, height * width)
+    return to_onnx(
+        model, (torch.zeros(1, channels, height, width),), metadata=_metadata(model, (height, width), channels)
+    )
+
+
+def _image_size(model: nn.Module, imgsz: int | Sequence[int] | None) -> tuple[int, int]:
+    """(height, width), each a multiple of the largest stride."""
+    if imgsz is None:
+        imgsz = _training_size(model)
+    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    stride = _stride(model)
+    if len(sides) != 2 or any(side <= 0 or side % stride for side in sides):
+        nearest = " ".join(str(max(1, math.ceil(side / stride)) * stride) for side in sides)
+        raise UsageError(
+            "the image size does not fit this network",
+            value=imgsz,
+            allowed=f"one side or height and width, multiples of {stride}",
+            next_step=f"Nearest: {nearest}",
+        )
+    return sides[0], sides[1]
+
+
+def _training_size(model: nn.Module) -> int:
+    args = getattr(model, "args", None)
+    size = args.get("imgsz") if isinstance(args, dict) else None
+    return size if isinstance(size, int) else 224 if model.task == "classify" else 640
+
+
+def _stride(model: Any) -> int:
+    return int(max(model.stride)) if hasattr(model, "stride") else 32
+
+
+def _set_for_export(model: Any, end2end: bool, pixels: int) -> None:
+    """Chooses the head, folds batch norms and asks every part for its deployment form, in place."""
+    from ultralytics.nn.modules import C2f, Classify, Detect
+
+    head = model.model[-1]
+    if not isinstance(head, Detect | Classify):
+        raise UnsupportedError("edgeq does not read this Ultralytics head", value=type(head).__name__)
+    if isinstance(head, Detect):
+        head.end2end = end2end and getattr(head, "one2one_cv2", None) is not None
+        head.max_det = min(MAX_DETECTIONS, sum(pixels // int(s) ** 2 for s in model.stride.tolist()))
+        head.dynamic, head.xyxy, head.agnostic_nms, head.shape = False, False, False, None
+    head.export, head.format = True, "onnx"
+    model.fuse(verbose=False)
+    for part in model.modules():
+        if isinstance(part, C2f):
+            part.forward = part.forward_split
+
+
+def _metadata(model: Any, imgsz: tuple[int, int], channels: int) -> dict[str, object]:
+    """The keys that Ultralytics' exporter writes, from which its AutoBackend sets up prediction and validation."""
+    import ultralytics
+
+    head = model.model[-1]
+    metadata: dict[str, object] = {
+        "description": f"Ultralytics {_title(model)} model",
+        "author": "Ultralytics",
+        "date": datetime.now(UTC).isoformat(),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+        "stride": _stride(model),
+        "task": model.task,
+        "head": type(head).__name__,
+        "batch": 1,
+        "imgsz": list(imgsz),
+        "names": _class_names(model, head),
+        "args": {"batch": 1, "dynamic": False, "opset": TRACED_OPSET, "simplify": False, "nms": False},
+        "channels": channels,
+        "end2end": bool(getattr(head, "end2end", False)),
+    }
+    if model.task == "pose":
+        metadata["kpt_shape"] = [int(n) for n in head.kpt_shape]
+        if hasattr(model, "kpt_names"):
+            metadata["kpt_names"] = model.kpt_names
+    return metadata
+
+
+def _title(model: Any) -> str:
+    return Path(str(model.yaml.get("yaml_file", ""))).stem.replace("yolo", "YOLO") or type(model).__name__
+
+
+def _class_names(model: Any, head: Any) -> dict[int, str]:
+    names = getattr(model, "names", None) or {}
+    names = names if isinstance(names, dict) else dict(enumerate(names))
+    count = head.linear.out_features if hasattr(head, "linear") else head.nc
+    return {i: str(names.get(i, f"class{i}")) for i in range(count)}
