@@ -1,0 +1,142 @@
+"""The architectures that the frontend must read, with seeded random weights that keep every activation alive.
+
+`ARCHITECTURES` maps a name to an `Architecture`; `build()` returns the module in eval mode and an example input.
+Random weights alone make a deep network vanish or explode, so `enliven` sets the batch-norm statistics to those of a
+random batch (slightly off, so that folding them matters) and gives biases and layer scales ordinary values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.frontend import torchvision_shim
+
+torchvision_shim.install()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`module` builds the bare network; `input_shape` is NCHW; `kind` is how it is opened: torch or ultralytics."""
+
+    name: str
+    module: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int, int]
+    kind: str = "torch"
+
+    def build(self) -> tuple[nn.Module, Tensor]:
+        """The network in eval mode with lively weights, and an input in [0, 1); the same at every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sum(map(ord, self.name)))
+            module = enliven(self.module().eval(), self.input_shape)
+            return module, torch.rand(self.input_shape)
+
+
+def enliven(module: nn.Module, input_shape: tuple[int, int, int, int]) -> nn.Module:
+    """Gives batch norms, biases and layer scales values under which activations neither vanish nor explode."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            continue
+        if name.endswith(("weight", "gamma")):
+            nn.init.uniform_(parameter, 0.6, 1.4)
+        else:
+            nn.init.normal_(parameter, mean=float(parameter.numel() == 1), std=0.2)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        module(torch.rand(8, *input_shape[1:]))
+    for norm in norms:
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.eval().momentum = 0.1
+        norm.running_mean += 0.1 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt()
+        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25)
+    return module
+
+
+def _timm(name: str, **kwargs: object) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        module: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+        return module
+
+    return build
+
+
+def _torchvision(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import torchvision
+
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+        return module
+
+    return build
+
+
+def _cifar_resnet(depth: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from edgeq.frontend.cifar_resnet import cifar_resnet
+
+        return cifar_resnet(depth)
+
+    return build
+
+
+def _own(file: str, name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import importlib
+
+        module: nn.Module = getattr(importlib.import_module(f"tests.{file}"), name)()
+        return module
+
+    return build
+
+
+def _yolo(yaml: str) -> Callable[[], nn.Module]:
+    """A network of the installed ultralytics package, from its own description file; nothing is downloaded."""
+
+    def build() -> nn.Module:
+        from edgeq.frontend.ultralytics import import_ultralytics
+
+        import_ultralytics()
+        from ultralytics import YOLO
+
+        module: nn.Module = YOLO(yaml, verbose=False).model
+        return module
+
+    return build
+
+
+_YOLOS = [
+    Architecture(name, _yolo(f"{name}.yaml"), (1, 3, 64 if name.endswith("cls") else 96, 96 - 32 * name.endswith("cls")), "ultralytics")
+    for name in ["yolov5n"]
+    + [f"yolo{version}n{task}" for version in ("v8", "11", "26") for task in ("", "-seg", "-pose", "-cls", "-obb")]
+]
+_OTHERS = [
+    Architecture("yolox_nano", _own("detectors", "yolox_nano"), (1, 3, 96, 96)),
+    Architecture("nanodet_plus_m", _own("detectors", "nanodet_plus_m"), (1, 3, 128, 128)),
+    Architecture("mobilenetv2", _timm("mobilenetv2_100"), (1, 3, 96, 96)),
+    Architecture("mobilenetv2_same", _timm("mobilenetv2_100", pad_type="same"), (1, 3, 96, 96)),
+    Architecture("mobilenetv2_torchvision", _torchvision("mobilenet_v2"), (1, 3, 96, 96)),
+    Architecture("mobilenetv3", _timm("mobilenetv3_small_100"), (1, 3, 96, 96)),
+    Architecture("resnet18", _torchvision("resnet18"), (1, 3, 96, 96)),
+    Architecture("resnet50", _torchvision("resnet50"), (1, 3, 96, 96)),
+    Architecture("resnet20", _cifar_resnet(20), (1, 3, 32, 32)),
+    Architecture("resnet56", _cifar_resnet(56), (1, 3, 32, 32)),
+    Architecture("squeezenet", _torchvision("squeezenet1_1"), (1, 3, 96, 96)),
+    Architecture("efficientnet_b0", _timm("efficientnet_b0"), (1, 3, 96, 96)),
+    Architecture("mobilevit_xs", _timm("mobilevit_xs"), (1, 3, 128, 128)),
+    Architecture("deit_tiny", _timm("deit_tiny_patch16_224", img_size=96), (1, 3, 96, 96)),
+    Architecture("deit_tiny_distilled", _timm("deit_tiny_distilled_patch16_224", img_size=96), (1, 3, 96, 96)),
+    Architecture("vit_tiny", _timm("vit_tiny_patch16_224", img_size=96), (1, 3, 96, 96)),
+    Architecture("vit_b_32", _torchvision("vit_b_32"), (1, 3, 224, 224)),
+    Architecture("swin_tiny", _timm("swin_tiny_patch4_window7_224", img_size=112), (1, 3, 112, 112)),
+    Architecture("swin_t_torchvision", _torchvision("swin_t"), (1, 3, 112, 112)),
+    Architecture("midas_small", _own("depth_nets", "midas_small"), (1, 3, 96, 96)),
+    Architecture("depth_anything_small", _own("depth_nets", "depth_anything_small"), (1, 3, 84, 84)),
+]
+ARCHITECTURES = {a.name: a for a in _YOLOS + _OTHERS}
