@@ -126,9 +126,7 @@ def channel_bounds(
     return [_sum(total, bias) for total, bias in zip(sums, biases, strict=True)]
 
 
-def _biases(
-    graph: Graph, bias: o.Value | None, channels: int, bound: Callable[[o.Value], Interval]
-) -> list[Interval]:
+def _biases(graph: Graph, bias: o.Value | None, channels: int, bound: Callable[[o.Value], Interval]) -> list[Interval]:
     if bias is None:
         return [(0, 0)] * channels
     levels = constant_levels(graph, bias)
