@@ -88,21 +88,24 @@ class Density:
         edges = statistics.histogram.edges[first : last + 2]
         edges = np.clip(edges, statistics.minimum, statistics.maximum)
         counts = statistics.histogram.counts[first : last + 1].astype(np.float64)
-        y = f(edges)
+        y = np.nan_to_num(f(edges), nan=0.0, posinf=0.0, neginf=0.0)  # at the ends of empty bins f may have no value
         left, right = y[:-1], y[1:]
         means = np.stack([np.ones_like(left), (left + right) / 2, (left**2 + left * right + right**2) / 3])
-        running = np.cumsum(np.where(counts > 0, means * counts, 0.0), axis=1)
+        running = np.cumsum(means * counts, axis=1)
         return cls(edges, counts, left, right - left, np.concatenate([np.zeros((3, 1)), running], axis=1))
 
-    def moments_below(self, x: FloatArray) -> FloatArray:
-        """[3, *x.shape]: sums of 1, y and y**2 over the values below x."""
+    def moments_below(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Sums of 1, y and y**2 over the values below x (any shape)."""
         k = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.counts) - 1)
-        width = np.maximum(self.edges[k + 1] - self.edges[k], _NARROWEST)
-        t = np.clip((x - self.edges[k]) / width, 0.0, 1.0)
-        left, rise, count = self.left[k], self.rise[k], self.counts[k]
-        square = t * t
-        part = np.stack([t, left * t + rise * square / 2, left**2 * t + left * rise * square + rise**2 * square * t / 3])
-        return self.moments[:, k] + np.where(count > 0, part * count, 0.0)
+        lower = self.edges[k]
+        t = np.clip((x - lower) / np.maximum(self.edges[k + 1] - lower, _NARROWEST), 0.0, 1.0)
+        count, left, rise = self.counts[k] * t, self.left[k], self.rise[k] * t
+        number, total, squares = (running[k] for running in self.moments)
+        return (
+            number + count,
+            total + count * (left + rise / 2),
+            squares + count * (left * (left + rise) + rise * rise / 3),
+        )
 
 
 def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatArray:
@@ -115,8 +118,11 @@ def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatA
     scale, zero_point = grid[0][:, None], grid[1][:, None]
     levels = (np.arange(format.low, format.high + 1) - zero_point) * scale
     below = density.moments_below(levels[:, :-1] + scale / 2)
-    ends = np.broadcast_to(density.moments[:, [0, -1]][:, None], (3, len(levels), 2))
-    number, total, squares = np.diff(np.concatenate([ends[..., :1], below, ends[..., 1:]], axis=2), axis=2)
+    number, total, squares = (
+        np.diff(moment, axis=1, prepend=0.0, append=running[-1])
+        for moment, running in zip(below, density.moments, strict=True)
+    )
     y = f(levels)
-    error = np.where(number > 0, y * y * number - 2 * y * total + squares, 0.0).sum(axis=1)
-    return np.maximum(np.nan_to_num(error, nan=np.inf), 0.0)
+    error = np.where(number > 0, y * (y * number - 2 * total) + squares, 0.0).sum(axis=1)
+    finite: FloatArray = np.maximum(np.nan_to_num(error, nan=np.inf), 0.0)
+    return finite

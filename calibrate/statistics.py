@@ -230,6 +230,6 @@ def _check_arrays(arrays: Mapping[str, Array], values: int) -> None:
     if sound:
         channels = int(arrays["channels"].sum())
         shapes |= {"channel_minimum": (channels,), "channel_maximum": (channels,)}
-        sound = bool((arrays["channels"] > 0).all() and (arrays["count"] > 0).all())
+        sound = bool(all(arrays[name].min(initial=1) > 0 for name in ("channels", "count")))
     if not (sound and all(arrays[name].shape == shape for name, shape in shapes.items())):
         raise DataError("these arrays are not calibration statistics")

@@ -40,8 +40,8 @@ def along(numbers: npt.ArrayLike, axis: int | None, dimensions: int) -> FloatArr
 
 def _rows(array: Array, axis: int | None) -> FloatArray:
     """[channels, elements of a channel] as float64."""
-    array = np.asarray(array, dtype=np.float64)
-    return array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    wide: FloatArray = np.asarray(array, dtype=np.float64)
+    return wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
 
 
 def _check(array: Array, format: Format, where: object) -> None:
@@ -66,7 +66,7 @@ def _reach(format: Format) -> tuple[float, float]:
 def _largest_scales(rows: FloatArray, format: Format) -> FloatArray:
     """float64 [channels]: the smallest scale at which no element of the channel is clipped; 0 for a zero channel."""
     down, up = _reach(format)
-    positive = rows.max(axis=1, initial=0.0) / up
+    positive: FloatArray = rows.max(axis=1, initial=0.0) / up
     return positive if down == 0 else np.maximum(positive, -rows.min(axis=1, initial=0.0) / down)
 
 
@@ -93,7 +93,8 @@ def _on_grid(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray
 
 def _squared_errors(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray:
     wide = scales[:, None]
-    return np.square(decode(format, encode(format, rows / wide)) * wide - rows).sum(axis=1)
+    errors: FloatArray = np.square(decode(format, encode(format, rows / wide)) * wide - rows).sum(axis=1)
+    return errors
 
 
 def _clipped(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray:
@@ -131,7 +132,9 @@ def weight_type(
 
 def quantize_weight(array: Array, type_: Type) -> IntArray:
     """Codes (int64) of the levels of `type_` nearest to `array`, ties to even, saturating."""
-    return encode(type_.format, array / along(type_.scale, type_.axis, array.ndim), type_.zero_point)
+    return encode(
+        type_.format, np.asarray(array, dtype=np.float64) / along(type_.scale, type_.axis, array.ndim), type_.zero_point
+    )
 
 
 def dequantize_weight(codes: IntArray, type_: Type) -> npt.NDArray[np.float32]:
