@@ -1,0 +1,264 @@
+"""An ONNX graph under construction, and how each value of our graph is seen in it.
+
+A value's tensor has the value's own name: uint8 or int8 codes for values with 8-bit codes, float32 for every other
+number (accumulators and wide codes are printed as the reals they stand for). `real` gives the float view that a
+reader needs; for codes that is a DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgeq.formats import INT8, INT32, Int, code_range, decode, level_range
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph, Type
+
+Runtime = Literal["tensorrt", "onnxruntime"]
+Tensor = str
+AttributeValue = int | float | str | Sequence[int]
+
+FIRST_OPSET = 13
+"""The first with per-channel QuantizeLinear; operators that came later are in SINCE."""
+
+SINCE = {"LayerNormalization": 17}
+
+
+def is_codes(type_: Type) -> bool:
+    """Whether a value of this type is codes with a scale."""
+    return bool(type_.scale)
+
+
+def is_narrow(type_: Type) -> bool:
+    """Whether a value of this type is printed as 8-bit codes."""
+    return is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits <= 8
+
+
+def same_numbers(a: Type, b: Type) -> bool:
+    """Whether codes of `a` mean what the same codes of `b` mean."""
+    return (a.format, a.scale, a.zero_point, a.axis) == (b.format, b.scale, b.zero_point, b.axis)
+
+
+def reals_of(codes: Array, type_: Type) -> Array:
+    """float32 reals of constant codes."""
+    scale = np.asarray(type_.scale, dtype=np.float32)
+    if type_.axis is not None and len(scale) > 1:
+        scale = scale.reshape([-1 if axis == type_.axis else 1 for axis in range(len(type_.shape))])
+    return (decode(type_.format, codes, type_.zero_point).astype(np.float32) * scale).astype(np.float32)
+
+
+def storage(type_: Type) -> type[np.int8] | type[np.uint8]:
+    """The 8-bit type that holds codes of `type_` (at most eight bits)."""
+    return np.int8 if code_range(type_.format)[0] < 0 else np.uint8
+
+
+class Writer:
+    """Collects nodes and initializers; equal initializers are stored once, names never clash."""
+
+    def __init__(self, graph: Graph, runtime: Runtime) -> None:
+        self.graph, self.runtime = graph, runtime
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[Tensor, TensorProto] = {}
+        self.opset = FIRST_OPSET
+        self.tensors: dict[o.Value, Tensor] = {name: name for name in graph.inputs}
+        self._names = set(graph.types)
+        self._stored: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
+        self._same_as: dict[o.Value, o.Value] = {}
+        self._float_views: dict[o.Value, Tensor] = {}
+
+    # --- tensors and nodes ----------------------------------------------------------------------------------
+
+    def fresh(self, name: str) -> Tensor:
+        """`name`, or `name.1`, `name.2` … if it is taken."""
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}.{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def node(
+        self,
+        kind: str,
+        inputs: Iterable[Tensor],
+        out: Tensor | Sequence[Tensor],
+        **attributes: AttributeValue | None,
+    ) -> Tensor:
+        """Append a node, without the attributes that are None, and return its first output."""
+        outputs = [out] if isinstance(out, str) else list(out)
+        node = helper.make_node(kind, list(inputs), outputs, name=f"{kind}:{outputs[0]}")
+        for name, content in sorted(attributes.items()):
+            if content is not None:
+                node.attribute.append(helper.make_attribute(name, content))
+        self.nodes.append(node)
+        self.opset = max(self.opset, SINCE.get(kind, FIRST_OPSET))
+        return outputs[0]
+
+    def constant(self, array: Array, hint: str) -> Tensor:
+        """An initializer with the content of `array`, called `hint` or like it."""
+        array = np.ascontiguousarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._stored:
+            name = self.fresh(hint)
+            self._stored[key] = name
+            self.initializers[name] = numpy_helper.from_array(array, name)
+        return self._stored[key]
+
+    def integers(self, numbers: Iterable[int], hint: str) -> Tensor:
+        """An int64 vector, as shapes, axes and pads are given."""
+        return self.constant(np.array(list(numbers), dtype=np.int64), hint)
+
+    def scalar(self, number: float, hint: str) -> Tensor:
+        """A float32 scalar."""
+        return self.constant(np.array(number, dtype=np.float32), hint)
+
+    def rename(self, tensor: Tensor, name: Tensor) -> None:
+        """Give the result of a node another name, everywhere."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [name if known == tensor else known for known in names]
+        self.tensors = {value: name if known == tensor else known for value, known in self.tensors.items()}
+        self._float_views = {value: name if known == tensor else known for value, known in self._float_views.items()}
+
+    # --- values ---------------------------------------------------------------------------------------------
+
+    def type(self, value: o.Value) -> Type:
+        """Type of a value of our graph."""
+        return self.graph.types[value]
+
+    def same_as(self, value: o.Value, other: o.Value) -> None:
+        """From here on `value` is printed as `other`: they stand for the same reals."""
+        self._same_as[value] = self.source(other)
+        source = self._same_as[value]
+        if source in self.tensors and not is_narrow(self.type(source)):
+            self.tensors[value] = self.tensors[source]
+
+    def source(self, value: o.Value) -> o.Value:
+        """The value that `value` is printed as."""
+        return self._same_as.get(value, value)
+
+    def real(self, value: o.Value) -> Tensor:
+        """The float32 (or index, or truth) tensor of a value, dequantized where it is codes."""
+        value = self.source(value)
+        if value not in self._float_views:
+            if value in self.graph.constants:
+                self._float_views[value] = self._constant_view(value)
+            elif is_narrow(self.type(value)):
+                self._float_views[value] = self.dequantize(self.tensors[value], self.type(value), f"{value}.dq")
+            else:
+                self._float_views[value] = self.tensors[value]
+        return self._float_views[value]
+
+    def codes(self, value: o.Value) -> Tensor:
+        """The 8-bit tensor of a value."""
+        value = self.source(value)
+        if value in self.graph.constants:
+            codes, _ = self.stored(value)
+            return self.constant(codes, value)
+        return self.tensors[value]
+
+    def stored(self, value: o.Value) -> tuple[Array, Type]:
+        """The 8-bit array, and its type, by which the file holds a constant whose levels fit; see `is_storable`."""
+        array, type_ = self.graph.constants[value], self.type(value)
+        if is_narrow(type_):
+            return array.astype(storage(type_)), type_
+        return decode(type_.format, array).astype(np.int8), replace(type_, format=INT8)
+
+    def is_storable(self, value: o.Value) -> bool:
+        """Whether a constant can be kept as 8-bit codes: integer codes, or any format whose levels fit in int8."""
+        type_ = self.type(value)
+        if not is_codes(type_) or is_narrow(type_):
+            return is_codes(type_)
+        low, high = level_range(type_.format, type_.zero_point)
+        return low >= INT8.low and high <= INT8.high
+
+    def _constant_view(self, value: o.Value) -> Tensor:
+        array, type_ = self.graph.constants[value], self.type(value)
+        if not is_codes(type_):
+            return self.constant(array.astype(np.float32) if type_.is_real else array, value)
+        if self.is_storable(value):
+            return self.dequantize(self.codes(value), self.stored(value)[1], f"{value}.dq")
+        if self.runtime == "onnxruntime" and type_.format == INT32:
+            return self._int32(array, type_, value)
+        return self.constant(reals_of(array, type_), f"{value}.r")
+
+    def _int32(self, codes: Array, type_: Type, name: str) -> Tensor:
+        """A bias in the accumulator's own units, the form that ONNX Runtime fuses without rounding it again."""
+        (scale, _), axis = self.parameters(replace(type_, format=INT8), name)
+        inputs = [self.constant(codes.astype(np.int32), name), scale]
+        return self.node("DequantizeLinear", inputs, self.fresh(f"{name}.dq"), axis=axis)
+
+    def transposed(self, value: o.Value) -> Tensor:
+        """The float view of a weight [out, in] as [in, out]."""
+        if value not in self.graph.constants:
+            return self.node("Transpose", [self.real(value)], self.fresh(f"{value}.transposed"), perm=(1, 0))
+        if not self.is_storable(value):
+            array = self.graph.constants[value]
+            reals = reals_of(array, self.type(value)) if is_codes(self.type(value)) else array.astype(np.float32)
+            return self.constant(reals.T, f"{value}.transposed")
+        codes, type_ = self.stored(value)
+        turned = replace(type_, shape=type_.shape[::-1], axis=None if type_.axis is None else 1 - type_.axis)
+        return self.dequantize(self.constant(codes.T, f"{value}.transposed"), turned, f"{value}.transposed.dq")
+
+    def fold(self, value: o.Value) -> None:
+        """From here on view a constant as Cast and Mul, which ONNX Runtime folds where it keeps DequantizeLinear."""
+        codes, type_ = self.stored(value)
+        shape = [-1 if axis == type_.axis else 1 for axis in range(codes.ndim)]
+        levels = decode(type_.format, codes, type_.zero_point)
+        fits = levels.size == 0 or (levels.min() >= INT8.low and levels.max() <= INT8.high)
+        stored = self.constant(levels.astype(np.int8 if fits else np.int16), value)
+        scale = self.constant(np.array(type_.scale, dtype=np.float32).reshape(shape), f"{value}.scale")
+        cast = self.node("Cast", [stored], self.fresh(f"{value}.cast"), to=TensorProto.FLOAT)
+        self._float_views[value] = self.node("Mul", [cast, scale], self.fresh(f"{value}.folded"))
+
+    # --- codes and reals ------------------------------------------------------------------------------------
+
+    def parameters(self, type_: Type, hint: str) -> tuple[list[Tensor], int | None]:
+        """Scale and zero point of `type_` as initializers, and the axis they lie along."""
+        channels = len(type_.scale) > 1 and type_.axis is not None
+        scale = np.array(type_.scale if channels else type_.scale[0], dtype=np.float32)
+        zero_point = np.full(scale.shape, type_.zero_point, dtype=storage(type_))
+        names = [self.constant(scale, f"{hint}.scale"), self.constant(zero_point, f"{hint}.zero_point")]
+        return names, type_.axis if channels else None
+
+    def quantize(self, reals: Tensor, value: o.Value, low: int | None = None, high: int | None = None) -> None:
+        """Codes of `value` from reals, kept between the codes `low` and `high` (its format's own by default)."""
+        parameters, axis = self.parameters(self.type(value), value)
+        reals = self.clamp(reals, self.type(value), low, high, self.fresh(f"{value}.clamped"))
+        self.tensors[value] = self.node("QuantizeLinear", [reals, *parameters], value, axis=axis)
+
+    def clamp(self, reals: Tensor, type_: Type, low: int | None, high: int | None, name: str) -> Tensor:
+        """`reals` kept between two codes of `type_`; `reals` itself where its storage saturates there anyway."""
+        bottom, top = code_range(type_.format)
+        low, high = bottom if low is None else low, top if high is None else high
+        ends = (np.iinfo(storage(type_)).min, np.iinfo(storage(type_)).max) if is_narrow(type_) else (bottom, top)
+        free_below, free_above = low <= ends[0], high >= ends[1]
+        if free_below and free_above:
+            return reals
+        if low == type_.zero_point and free_above:
+            return self.node("Relu", [reals], name)
+        limits = [
+            "" if free else self.scalar((code - type_.zero_point) * type_.scale[0], f"{name}.{end}")
+            for free, code, end in ((free_below, low, "min"), (free_above, high, "max"))
+        ]
+        return self.node("Clip", [reals, *limits] if limits[1] else [reals, limits[0]], name)
+
+    def dequantize(self, codes: Tensor, type_: Type, name: str) -> Tensor:
+        """Reals of a tensor of 8-bit codes."""
+        parameters, axis = self.parameters(type_, name.removesuffix(".dq"))
+        return self.node("DequantizeLinear", [codes, *parameters], self.fresh(name), axis=axis)
+
+    def result_name(self, value: o.Value) -> Tensor:
+        """Where an operator writes the reals of its result: the value itself, or the input of its quantizer."""
+        return self.fresh(f"{value}.r") if is_narrow(self.type(value)) else value
+
+    def finish(self, value: o.Value, reals: Tensor) -> None:
+        """Record that `reals` holds the reals of `value`, quantizing them where it has 8-bit codes."""
+        if is_narrow(self.type(value)):
+            self.quantize(reals, value)
+        else:
+            self.tensors[value] = reals

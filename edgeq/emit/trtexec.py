@@ -1,0 +1,78 @@
+"""The script that builds a TensorRT engine from the ONNX file, on the board that will run it.
+
+Engines do not travel between TensorRT versions or GPUs, so the folder carries the recipe instead. Up to TensorRT 10 a
+Q/DQ file still needs the flag --int8; from 11 on a network is strongly typed and the precision flags are gone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Literal
+
+BUILD_SCRIPT = "build_engine.sh"
+
+_FLAGS = {"int8": "--int8 --fp16", "fp16": "--fp16", "fp32": ""}
+
+_SCRIPT = r"""#!/bin/sh
+# Builds @ENGINE@ from @ONNX@ with the trtexec of this machine, then measures it.
+# Usage: sh build_engine.sh [more options for the build, e.g. --useDLACore=0]
+# Writes @ENGINE@, @ENGINE@.json (what built it), latency.json and layers.json beside this script.
+set -eu
+cd "$(dirname "$0")"
+
+fail() { echo "build_engine.sh: $1" >&2; exit "$2"; }
+
+trtexec=${TRTEXEC:-$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)}
+[ -x "$trtexec" ] || fail "trtexec not found; install TensorRT or set TRTEXEC to its path" 7
+
+# trtexec calls version 8.6.1 "v8601" and version 10.3.0 "v100300".
+help=$("$trtexec" --help 2>&1 || true)
+number=$(printf '%s\n' "$help" | sed -n 's/.*TensorRT v\([0-9][0-9]*\).*/\1/p' | head -n 1)
+[ -n "$number" ] || fail "$trtexec does not say its TensorRT version" 7
+if [ "$number" -ge 10000 ]; then major=$((number / 10000)); else major=$((number / 1000)); fi
+
+if [ "$major" -le 10 ]; then precision="@FLAGS@"; else precision="@STRONG@"; fi
+[ "$precision" != "unavailable" ] || fail \
+    "TensorRT $major takes its precision from the file; build with TensorRT 10 or export for jetson-int8" 3
+case $help in *--skipInference*) build_only=--skipInference ;; *) build_only=--buildOnly ;; esac
+
+trap 'rm -f @PART@' EXIT
+# shellcheck disable=SC2086  # the precision flags are separate words
+"$trtexec" --onnx=@ONNX@ --saveEngine=@PART@ --profilingVerbosity=detailed $precision $build_only "$@"
+mv @PART@ @ENGINE@
+
+board=$(tr -d '\000"\\' 2>/dev/null < /proc/device-tree/model || uname -m)
+cat > @ENGINE@.json <<END
+{
+  "engine_sha256": "$(sha256sum @ENGINE@ | cut -d ' ' -f 1)",
+  "onnx_sha256": "$(sha256sum @ONNX@ | cut -d ' ' -f 1)",
+  "tensorrt": "$number",
+  "flags": "$precision",
+  "board": "$board",
+  "built": "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+}
+END
+
+"$trtexec" --loadEngine=@ENGINE@ --exportTimes=latency.json
+"$trtexec" --loadEngine=@ENGINE@ --exportProfile=layers.json --exportLayerInfo=layer_info.json \
+    --profilingVerbosity=detailed --separateProfileRun
+echo "built @ENGINE@ with TensorRT $number"
+"""
+
+
+def build_script(onnx_name: str, stem: str, precision: Literal["fp32", "fp16", "int8"]) -> str:
+    """A POSIX shell script that turns `onnx_name`, beside it, into `<stem>.engine`.
+
+    It ends with 7 where there is no usable trtexec and with 3 where its TensorRT cannot give this precision.
+    """
+    names = {
+        "ONNX": shlex.quote(onnx_name),
+        "ENGINE": shlex.quote(f"{stem}.engine"),
+        "PART": shlex.quote(f"{stem}.engine.partial"),
+        "FLAGS": _FLAGS[precision],
+        "STRONG": "unavailable" if precision == "fp16" else "",
+    }
+    script = _SCRIPT
+    for key, text in names.items():
+        script = script.replace(f"@{key}@", text)
+    return script
