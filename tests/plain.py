@@ -1,10 +1,13 @@
-"""The meaning of lowered graphs once more, in plain Python integers and loops.
+"""The rounding rules and number formats once more, in plain Python integers; tests/plain_graph.py runs graphs on them.
 
-Nothing here uses torch, numpy arithmetic or the code under test: values are flat lists of int, every operator
-is the formula of its docstring written as nested loops, and the rounding rules follow the published C.
+Nothing here uses torch, numpy or the code under test. The rounding rules follow the published C.
 """
 
 from __future__ import annotations
+
+from fractions import Fraction
+
+from edgeq.formats import Codebook, Fixed, Float, Format, Int
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -54,9 +57,16 @@ def half_away(numerator: int, shift: int) -> int:
 
 
 def to_significant(n: int, bits: int) -> int:
-    """n rounded to `bits` significant bits, ties to even, as float32 (24) or double (53) store it."""
+    """n rounded to `bits` significant bits, ties to even, as float32 (24) or double (53) stores it."""
     excess = max(abs(n).bit_length() - bits, 0)
     return half_even(n, excess) << excess
+
+
+def float32(x: Fraction | float) -> Fraction:
+    """x rounded to float32 (24 significant bits, ties to even; not for subnormal or overflowing numbers)."""
+    x = Fraction(x)
+    scale = 1 << 200
+    return Fraction(to_significant(round(x * scale), 24), scale)
 
 
 def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
@@ -74,3 +84,58 @@ def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
         product = to_significant(to_significant(x, 53) * multiplier, 53)
         return half_away(product, 31 - shift)
     raise ValueError(rounding)
+
+
+def minifloat_value(format_: Float, code: int) -> Fraction:
+    """Real value of a minifloat code with the scale that makes the smallest subnormal 1, from its bit fields."""
+    mantissa = code & ((1 << format_.mantissa) - 1)
+    exponent = (code >> format_.mantissa) & ((1 << format_.exponent) - 1)
+    negative = format_.signed and bool(code >> (format_.mantissa + format_.exponent))
+    implicit = 1 if exponent else 0
+    magnitude = (Fraction(mantissa, 1 << format_.mantissa) + implicit) * Fraction(2) ** max(exponent, 1)
+    smallest = Fraction(2, 1 << format_.mantissa)
+    return (-1 if negative else 1) * magnitude / smallest
+
+
+def level(format_: Format, code: int, zero_point: int) -> int:
+    """The level that a code stands for."""
+    match format_:
+        case Int():
+            return code - zero_point
+        case Fixed():
+            return code
+        case Float():
+            return int(minifloat_value(format_, code))
+        case Codebook():
+            return format_.table[code]
+        case _:
+            raise ValueError(format_)
+
+
+def all_codes(format_: Format) -> list[int]:
+    """Every code, in order."""
+    match format_:
+        case Int() | Fixed():
+            lowest = -(1 << (format_.bits - 1)) if format_.signed else 0
+            narrow = isinstance(format_, Int) and format_.narrow
+            return list(range(lowest + int(narrow), lowest + (1 << format_.bits)))
+        case Float():
+            return list(range(1 << format_.bits))
+        case Codebook():
+            return list(range(len(format_.table)))
+        case _:
+            raise ValueError(format_)
+
+
+def encoded(format_: Format, x: Fraction, zero_point: int = 0) -> int:
+    """The code of the level nearest to x. Ties: even level or code; of a codebook the smaller magnitude, then lower."""
+    codes = all_codes(format_)
+    if isinstance(format_, Int | Fixed):
+        return min(max(round(x) + zero_point, codes[0]), codes[-1])
+    distance = {code: abs(level(format_, code, 0) - x) for code in codes}
+    nearest = [code for code in codes if distance[code] == min(distance.values())]
+    if len({level(format_, code, 0) for code in nearest}) == 1:
+        return nearest[0]
+    if isinstance(format_, Float):
+        return next(code for code in nearest if code % 2 == 0)
+    return min(nearest, key=lambda code: (abs(level(format_, code, 0)), level(format_, code, 0)))
