@@ -69,10 +69,7 @@ def _input_type(info: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> Typ
     if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
         raise UnsupportedError("an input is not a tensor of known rank", where=info.name)
     kind = number_kind(tensor.elem_type)
-    sizes = [
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value != -1 else None
-        for dim in tensor.shape.dim
-    ]
+    sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value != -1 else None for dim in tensor.shape.dim]
     if given is not None and len(given) != len(sizes):
         raise UsageError(
             "the given shape has the wrong rank", where=info.name, value=given, allowed=f"{len(sizes)} sizes"
@@ -120,9 +117,7 @@ def _live_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return live[::-1]
 
 
-def _translate(
-    builder: Builder, nodes: Sequence[onnx.NodeProto], opset: int, problems: list[Problem]
-) -> None:
+def _translate(builder: Builder, nodes: Sequence[onnx.NodeProto], opset: int, problems: list[Problem]) -> None:
     for node in nodes:
         op_type = node.op_type if node.domain in _STANDARD else f"{node.domain}:{node.op_type}"
         where = node.name or (node.output[0] if node.output else op_type)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgeq.formats import BOOL, INDEX, REAL, Format
 from edgeq.ir import fit
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.ir.rename import renamed
 from edgeq.reference.meaning import evaluate
 
 Numbers = npt.NDArray[Any]
@@ -45,9 +46,7 @@ def number_kind(elem_type: int) -> o.NumberKind:
         return "index"
     if name == "BOOL":
         return "bool"
-    raise UnsupportedError(
-        "unsupported element type", value=name, allowed=", ".join((*_FLOATS, *_INTEGERS, "BOOL"))
-    )
+    raise UnsupportedError("unsupported element type", value=name, allowed=", ".join((*_FLOATS, *_INTEGERS, "BOOL")))
 
 
 KIND_FORMATS: dict[o.NumberKind, Format] = {"real": REAL, "index": INDEX, "bool": BOOL}
@@ -176,9 +175,7 @@ class Builder:
     def transpose(self, x: o.Value, permutation: Iterable[int]) -> o.Value:
         """x with permuted axes, or x itself."""
         permutation = tuple(permutation)
-        return (
-            x if permutation == tuple(range(len(permutation))) else self.emit(o.Transpose(x, "", permutation))
-        )
+        return x if permutation == tuple(range(len(permutation))) else self.emit(o.Transpose(x, "", permutation))
 
     def cut(self, x: o.Value, axis: int, start: int, stop: int) -> o.Value:
         """x[start : stop] along `axis`."""
@@ -214,9 +211,7 @@ class Builder:
 
     def _check_size(self, name: o.Value) -> None:
         if math.prod(self.shape(name)) > MAX_ELEMENTS:
-            raise UnsupportedError(
-                "a value has too many elements", value=self.shape(name), allowed=MAX_ELEMENTS
-            )
+            raise UnsupportedError("a value has too many elements", value=self.shape(name), allowed=MAX_ELEMENTS)
 
     def _spend(self, op: o.Op) -> bool:
         """Whether evaluating `op` now keeps the import within its budget; if not, it stays in the graph."""
@@ -257,10 +252,8 @@ class Builder:
         graph = self.editor.graph(self.values[name] for name in names)
         for name, type_ in graph.types.items():
             if 0 in type_.shape:
-                raise UnsupportedError(
-                    "a value has no elements", where=self._hints.get(name), value=type_.shape
-                )
-        return _renamed(graph, self._final_names(graph, chosen))
+                raise UnsupportedError("a value has no elements", where=self._hints.get(name), value=type_.shape)
+        return renamed(graph, self._final_names(graph, chosen))
 
     def _final_names(self, graph: Graph, chosen: Mapping[o.Value, str]) -> dict[o.Value, str]:
         final = {value: chosen[value] for value in graph.types if value in chosen}
@@ -274,16 +267,3 @@ class Builder:
                 final[value] = name
                 taken.add(name)
         return final
-
-
-def _renamed(graph: Graph, names: Mapping[o.Value, str]) -> Graph:
-    def new_name(value: o.Value) -> o.Value:
-        return names[value]
-
-    return replace(
-        graph,
-        outputs=tuple(map(new_name, graph.outputs)),
-        ops=tuple(o.rename(op, new_name) for op in graph.ops),
-        types={new_name(value): type_ for value, type_ in graph.types.items()},
-        constants={new_name(value): array for value, array in graph.constants.items()},
-    )

@@ -25,9 +25,7 @@ def tensor_array(tensor: onnx.TensorProto, where: str) -> Array:
     try:
         array: Array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
-        raise UnsupportedError(
-            "the data of a tensor does not fit its shape", where=where, value=error
-        ) from error
+        raise UnsupportedError("the data of a tensor does not fit its shape", where=where, value=error) from error
     if array.dtype.kind not in "biu" and np.isnan(array.astype(np.float32)).any():
         raise UnsupportedError("a constant contains NaN", where=where, next_step="Check the trained weights.")
     return array
@@ -49,9 +47,7 @@ def _constant(b: Builder, n: Node) -> o.Value:
         case "value_ints":
             return b.constant(np.array(attribute.ints, np.int64))
         case _:
-            raise UnsupportedError(
-                "unsupported kind of constant", value=name, allowed="a dense tensor of numbers"
-            )
+            raise UnsupportedError("unsupported kind of constant", value=name, allowed="a dense tensor of numbers")
 
 
 def _shape(b: Builder, n: Node) -> o.Value:
@@ -66,17 +62,13 @@ def _size(b: Builder, n: Node) -> o.Value:
 
 def _generated(shape: tuple[int, ...]) -> tuple[int, ...]:
     if min(shape, default=0) < 0 or math.prod(shape) > MAX_GENERATED:
-        raise UnsupportedError(
-            "a generated constant is too large", value=shape, allowed=f"{MAX_GENERATED} elements"
-        )
+        raise UnsupportedError("a generated constant is too large", value=shape, allowed=f"{MAX_GENERATED} elements")
     return shape
 
 
 def _constant_of_shape(b: Builder, n: Node) -> o.Value:
     shape = _generated(b.integers(n.operand(0), "the shape"))
-    fill = (
-        tensor_array(n.attributes["value"].t, n.where) if "value" in n.attributes else np.zeros(1, np.float32)
-    )
+    fill = tensor_array(n.attributes["value"].t, n.where) if "value" in n.attributes else np.zeros(1, np.float32)
     return expanded(b, b.constant(fill.reshape((1,) * len(shape))), shape)
 
 
@@ -104,9 +96,7 @@ def _one_hot(b: Builder, n: Node) -> o.Value:
     spread = b.reshape(cast(b, indices, "index"), shape)
     wrapped = b.emit(o.Binary(spread, b.constant(np.int64(depth)), "", "mod"))
     inside = b.emit(o.Binary(spread, b.constant(np.int64(-depth)), "", "greater_equal"))
-    inside = b.emit(
-        o.Binary(inside, b.emit(o.Binary(spread, b.constant(np.int64(depth)), "", "less")), "", "and")
-    )
+    inside = b.emit(o.Binary(inside, b.emit(o.Binary(spread, b.constant(np.int64(depth)), "", "less")), "", "and"))
     hit = b.emit(o.Binary(b.emit(o.Binary(wrapped, b.constant(steps), "", "equal")), inside, "", "and"))
     off, on = (b.cut(n.operand(2), 0, k, k + 1) for k in (0, 1))
     return b.emit(o.Where(hit, b.reshape(on, ()), b.reshape(off, ()), ""))

@@ -171,16 +171,9 @@ def _minimum(b: Builder, x: o.Value, y: o.Value) -> o.Value:
 def _extreme(b: Builder, x: o.Value, y: o.Value, function: o.BinaryName) -> o.Value:
     for value, limit in ((x, y), (y, x)):
         number = b.array(limit)
-        if (
-            number is not None
-            and number.size == 1
-            and number.ndim <= len(b.shape(value))
-            and b.kind(value) == "real"
-        ):
+        if number is not None and number.size == 1 and number.ndim <= len(b.shape(value)) and b.kind(value) == "real":
             low, high = (
-                (float(number.flat[0]), INFINITY)
-                if function == "maximum"
-                else (-INFINITY, float(number.flat[0]))
+                (float(number.flat[0]), INFINITY) if function == "maximum" else (-INFINITY, float(number.flat[0]))
             )
             return clipped(b, value, low, high)
     return b.emit(o.Binary(x, y, "", function))

@@ -46,9 +46,7 @@ def _flatten(b: Builder, n: Node) -> o.Value:
 def _squeeze(b: Builder, n: Node) -> o.Value:
     x, axes = n.operand(0), given_axes(b, n, 1)
     shape = b.shape(x)
-    dropped = (
-        {b.axis(x, k) for k in axes} if axes is not None else {k for k, size in enumerate(shape) if size == 1}
-    )
+    dropped = {b.axis(x, k) for k in axes} if axes is not None else {k for k, size in enumerate(shape) if size == 1}
     if any(shape[k] != 1 for k in dropped):
         raise UnsupportedError("only axes of size 1 can be squeezed", value=shape)
     return b.reshape(x, (size for k, size in enumerate(shape) if k not in dropped))
@@ -93,9 +91,7 @@ def _tile(b: Builder, n: Node) -> o.Value:
         return expanded(b, x, [times * size for times, size in zip(repeats, shape, strict=True)])
     split = [length for size in shape for length in (1, size)]
     wide = [length for times, size in zip(repeats, shape, strict=True) for length in (times, size)]
-    return b.reshape(
-        expanded(b, b.reshape(x, split), wide), [t * s for t, s in zip(repeats, shape, strict=True)]
-    )
+    return b.reshape(expanded(b, b.reshape(x, split), wide), [t * s for t, s in zip(repeats, shape, strict=True)])
 
 
 def _concat(b: Builder, n: Node) -> o.Value:
@@ -179,18 +175,14 @@ def _depth_to_space(b: Builder, n: Node) -> o.Value:
         split, order = (batch, s, s, channels // (s * s), height, width), (0, 3, 4, 1, 5, 2)
     else:
         split, order = (batch, channels // (s * s), s, s, height, width), (0, 1, 4, 2, 5, 3)
-    return b.reshape(
-        b.transpose(b.reshape(x, split), order), (batch, channels // (s * s), height * s, width * s)
-    )
+    return b.reshape(b.transpose(b.reshape(x, split), order), (batch, channels // (s * s), height * s, width * s))
 
 
 def _space_to_depth(b: Builder, n: Node) -> o.Value:
     x, s = n.operand(0), n.integer("blocksize", 1)
     batch, channels, height, width = b.shape(x)
     split = b.reshape(x, (batch, channels, height // s, s, width // s, s))
-    return b.reshape(
-        b.transpose(split, (0, 3, 5, 1, 2, 4)), (batch, channels * s * s, height // s, width // s)
-    )
+    return b.reshape(b.transpose(split, (0, 3, 5, 1, 2, 4)), (batch, channels * s * s, height // s, width // s))
 
 
 def _trilu(b: Builder, n: Node) -> o.Value:

@@ -120,9 +120,7 @@ def _transposed_padding(
     mode, wanted = n.text("auto_pad", "NOTSET"), n.integers("output_shape")
     if wanted is None and mode not in ("SAME_UPPER", "SAME_LOWER"):
         return (*padding(n, size, (1,) * len(size), stride, (1,) * len(size)), extra)
-    target = (
-        wanted[-len(size) :] if wanted else [length * step for length, step in zip(size, stride, strict=True)]
-    )
+    target = wanted[-len(size) :] if wanted else [length * step for length, step in zip(size, stride, strict=True)]
     crop = [have - want for have, want in zip(full, target, strict=True)]
     if min(crop) < 0:
         # The wanted size is larger than what the kernel covers: the rest is output padding.
@@ -147,11 +145,7 @@ def _row(b: Builder, bias: o.Value, size: int) -> o.Value | None:
     array = b.array(bias)
     if array is None or any(length != 1 for length in array.shape[:-1]) or array.size not in (1, size):
         return None
-    return (
-        b.reshape(bias, (size,))
-        if array.size == size
-        else b.constant(np.broadcast_to(array.reshape(-1), (size,)))
-    )
+    return b.reshape(bias, (size,)) if array.size == size else b.constant(np.broadcast_to(array.reshape(-1), (size,)))
 
 
 def _matmul(b: Builder, n: Node) -> o.Value:
@@ -166,9 +160,7 @@ def matmul(b: Builder, left: o.Value, right: o.Value) -> o.Value:
         wide_right = b.reshape(right, (*c, 1)) if len(c) == 1 else right
         y = matmul(b, wide_left, wide_right)
         shape = b.shape(y)
-        return b.reshape(
-            y, (*shape[:-2], *(shape[-2:-1] if len(a) > 1 else ()), *(shape[-1:] if len(c) > 1 else ()))
-        )
+        return b.reshape(y, (*shape[:-2], *(shape[-2:-1] if len(a) > 1 else ()), *(shape[-1:] if len(c) > 1 else ())))
     if a[-1] != c[-2]:
         raise UnsupportedError("matrices do not fit", value=f"{a} and {c}")
     if b.array(right) is not None and c == (1,) * (len(c) - 2) + c[-2:] and len(c) <= len(a):
@@ -178,9 +170,7 @@ def matmul(b: Builder, left: o.Value, right: o.Value) -> o.Value:
 
 
 def _einsum(b: Builder, n: Node) -> o.Value:
-    terms, result = _equation(
-        n.text("equation", ""), [len(b.shape(n.operand(k))) for k in range(len(n.inputs))]
-    )
+    terms, result = _equation(n.text("equation", ""), [len(b.shape(n.operand(k))) for k in range(len(n.inputs))])
     if len(terms) != len(n.inputs):
         raise UnsupportedError("the einsum equation does not fit its operands", value=n.text("equation", ""))
     x, labels = n.operand(0), terms[0]
@@ -195,9 +185,7 @@ def _equation(equation: str, ranks: list[int]) -> tuple[list[list[str]], list[st
     """Labels of every operand and of the result, with `...` replaced by labels "0", "1" …"""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    dots = max(
-        (rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=False) if "..." in term), default=0
-    )
+    dots = max((rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=False) if "..." in term), default=0)
     if not arrow:
         letters = left.replace(",", "").replace(".", "")
         right = ("..." if dots else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
@@ -208,9 +196,7 @@ def _equation(equation: str, ranks: list[int]) -> tuple[list[list[str]], list[st
         middle = [str(k) for k in range(dots - count, dots)] if has_dots else []
         labels = [*head, *middle, *tail]
         if len(set(labels)) != len(labels) or (rank is not None and len(labels) != rank):
-            raise UnsupportedError(
-                "unsupported einsum equation", value=equation, next_step="Use matmul and transpose."
-            )
+            raise UnsupportedError("unsupported einsum equation", value=equation, next_step="Use matmul and transpose.")
         found.append(labels)
     return found[:-1], found[-1]
 
@@ -238,9 +224,7 @@ def _contract(
         raise UnsupportedError("einsum operands that broadcast", next_step="Use matmul.")
 
     def matrix(x: o.Value, labels: list[str], *groups: list[str]) -> o.Value:
-        x = b.transpose(
-            x, (labels.index(label) for label in [*batch, *(label for g in groups for label in g)])
-        )
+        x = b.transpose(x, (labels.index(label) for label in [*batch, *(label for g in groups for label in g)]))
         merged = (int(np.prod([size[label] for label in group], dtype=np.int64)) for group in groups)
         return b.reshape(x, (*(size[label] for label in batch), *merged))
 

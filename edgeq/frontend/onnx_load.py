@@ -129,12 +129,7 @@ def _external_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             available = status.st_size - offset
-            if (
-                not stat.S_ISREG(status.st_mode)
-                or offset < 0
-                or length > available
-                or available > MAX_MODEL_BYTES
-            ):
+            if not stat.S_ISREG(status.st_mode) or offset < 0 or length > available or available > MAX_MODEL_BYTES:
                 raise ValueError(f"bytes {offset}…{offset + length} of {status.st_size}")
             file.seek(offset)
             return file.read(length if length >= 0 else available)
@@ -146,12 +141,7 @@ def _confined(location: str, folder: Path) -> Path:
     """`folder`/`location`, which must be a plain file below `folder` reached without `..` or links."""
     relative, root = Path(location), Path(os.path.realpath(folder))
     path = root / relative
-    if (
-        not location
-        or relative.is_absolute()
-        or ".." in relative.parts
-        or os.path.realpath(path) != str(path)
-    ):
+    if not location or relative.is_absolute() or ".." in relative.parts or os.path.realpath(path) != str(path):
         raise ValueError(f"{location!r} is outside the model's folder or a link")
     return path
 
@@ -206,6 +196,4 @@ def _check_function_growth(model: onnx.ModelProto) -> None:
 
     total = size(model.graph.node, 0)
     if total > MAX_NODES:
-        raise UnsupportedError(
-            "the model's functions expand to too many nodes", value=total, allowed=MAX_NODES
-        )
+        raise UnsupportedError("the model's functions expand to too many nodes", value=total, allowed=MAX_NODES)

@@ -140,9 +140,7 @@ def _group_normalization(b: Builder, n: Node) -> o.Value:
     x, groups = n.operand(0), n.integer("num_groups", 1)
     channels = b.shape(x)[1]
     if groups < 1 or channels % groups:
-        raise UnsupportedError(
-            "groups do not divide the channels", value=groups, allowed=f"divisors of {channels}"
-        )
+        raise UnsupportedError("groups do not divide the channels", value=groups, allowed=f"divisors of {channels}")
     gamma, beta = (_per_channel(b, n.operand(k), channels) for k in (1, 2))
     return b.emit(o.GroupNorm(x, gamma, beta, "", groups, n.real("epsilon", 1e-5)))
 
@@ -169,9 +167,7 @@ def _lp_normalization(b: Builder, n: Node) -> o.Value:
     axes = (b.axis(x, n.integer("axis", -1)),)
     norm = _l1(b, x, axes) if n.integer("p", 2) == 1 else _l2(b, x, axes)
     # A zero vector stays zero.
-    return b.emit(
-        o.Binary(x, b.apply(norm, "clip", float(np.finfo(np.float32).tiny), float("inf")), "", "div")
-    )
+    return b.emit(o.Binary(x, b.apply(norm, "clip", float(np.finfo(np.float32).tiny), float("inf")), "", "div"))
 
 
 REDUCE: dict[str, Handler] = {

@@ -43,9 +43,7 @@ def _ceil_padding(size: int, kernel: int, stride: int, dilation: int, before: in
 
 def _max_pool(b: Builder, n: Node) -> o.Value:
     if n.uses_output(1):
-        raise UnsupportedError(
-            "the indices output is not supported", next_step="Export without return_indices."
-        )
+        raise UnsupportedError("the indices output is not supported", next_step="Export without return_indices.")
     x = n.operand(0)
     kernel, stride, dilation, before, after, extra = _window(b, n, x)
     pads = quad(before, tuple(map(sum, zip(after, extra, strict=True))))
@@ -96,9 +94,7 @@ def _pad(b: Builder, n: Node) -> o.Value:
     return _padded(b, x, before, after, value, mode)
 
 
-def _padded(
-    b: Builder, x: o.Value, before: list[int], after: list[int], value: float, mode: _PadMode
-) -> o.Value:
+def _padded(b: Builder, x: o.Value, before: list[int], after: list[int], value: float, mode: _PadMode) -> o.Value:
     if any(min(pair) < 0 for pair in zip(before, after, strict=True)):
         shape = b.shape(x)
         starts = tuple(max(-amount, 0) for amount in before)
@@ -141,13 +137,9 @@ def _resize(b: Builder, n: Node) -> o.Value:
     if name == "half_pixel_symmetric" and not exact:
         raise UnsupportedError("half_pixel_symmetric with a fractional size", value=size)
     if n.integer("antialias", 0) and mode != "nearest" and any(s < 1 for s in scale):
-        raise UnsupportedError(
-            "antialiased downsampling is not supported", next_step="Export with antialias=False."
-        )
+        raise UnsupportedError("antialiased downsampling is not supported", next_step="Export with antialias=False.")
     if mode == "cubic" and (n.real("cubic_coeff_a", -0.75) != -0.75 or n.integer("exclude_outside", 0)):
-        raise UnsupportedError(
-            "this cubic kernel is not supported", allowed="a = -0.75 without exclude_outside"
-        )
+        raise UnsupportedError("this cubic kernel is not supported", allowed="a = -0.75 without exclude_outside")
     moving = [k for k, length in enumerate(b.shape(x)) if size[k] != length or scale[k] != 1]
     # Resampling is separable: two axes at a time.
     for first in range(0, len(moving), 2):
@@ -200,9 +192,7 @@ def _resize_target(b: Builder, n: Node, x: o.Value) -> tuple[_Sizes, tuple[float
 
 def _check_count(numbers: tuple[int, ...] | tuple[float, ...], axes: list[int]) -> None:
     if len(numbers) != len(axes):
-        raise UnsupportedError(
-            "scales or sizes do not fit the operand", value=numbers, allowed=f"{len(axes)} numbers"
-        )
+        raise UnsupportedError("scales or sizes do not fit the operand", value=numbers, allowed=f"{len(axes)} numbers")
 
 
 def _ratios(policy: str, sizes: tuple[int, ...], shape: list[int]) -> list[float]:
