@@ -24,12 +24,13 @@ LAYERS = (
     ("ir",),
     ("reference",),
     ("target", "recipe", "report", "progress"),
-    ("frontend", "passes", "quantize"),
+    ("frontend", "zoo", "passes", "quantize"),
     ("emit", "lint"),
     ("flow", "inspection", "doctor"),
     ("cli", "__init__", "__main__"),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+VERSION = "edgeq.__version__"  # files carry it, so every module may read it
 SATELLITES = {"calibrate", "runtimes", "boards", "datasets"}
 HEAVY = {
     "torch", "torchvision", "onnx", "onnxruntime", "cv2", "scipy", "pycocotools", "matplotlib", "timm",
@@ -69,7 +70,7 @@ def imported_by(module: str) -> Iterator[tuple[str, int]]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*above, node.module or ""]).rstrip(".") if node.level else (node.module or "")
             inner = [f"{base}.{alias.name}" for alias in node.names]
-            names = [name if is_module(name) else base for name in inner]
+            names = [name if is_module(name) else base for name in inner if name != VERSION]
         else:
             continue
         yield from ((name, node.lineno) for name in names if name.split(".")[0] == "edgeq")

@@ -81,9 +81,7 @@ def test_the_top_level_holds_only_the_known_folders() -> None:
 
 
 def test_scripts_can_be_executed() -> None:
-    scripts = [
-        path for path in tracked() if path.startswith(("scripts/", ".ci/")) and "." not in Path(path).name
-    ]
+    scripts = [path for path in tracked() if path.startswith(("scripts/", ".ci/")) and "." not in Path(path).name]
     assert {"scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run"} <= set(scripts)
     assert all(tracked()[path] == "100755" for path in scripts)
 
