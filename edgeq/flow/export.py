@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import Artifact, output_folder
 from edgeq.emit.onnx import emit
 from edgeq.errors import UsageError
-from edgeq.flow.check import accuracy, agreement, apply_budgets, latency
+from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -22,7 +23,7 @@ from edgeq.flow.inputs import (
     task_of,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import choose_ranges, collect_statistics
+from edgeq.flow.ranges import ChosenRange, choose_ranges, collect_statistics
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.inspection import coverage
@@ -34,7 +35,6 @@ from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.assign import assign
-from edgeq.quantize.plan import Plan
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
@@ -91,7 +91,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(request, target, rule, task)
     report.notes += _data_notes(calibration, data)
 
-    lowered, plan, chosen = graph, None, []
+    lowered, chosen = graph, list[ChosenRange]()
     if calibration is not None:
         statistics = collect_statistics(
             graph, target, recipe, calibration, model, progress, use_cache=not request.no_cache
@@ -102,12 +102,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         lowered = lower(graph, plan)
         verify(lowered)
     report.layers = [item.document() for item in chosen]
-    report.manifest = manifest_of(request, model, target, rule, calibration, lowered, chosen)
+    report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request))
     folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
     artifact = emit(lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest)
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
-    _check(report, request, graph, lowered, plan, artifact, target, model, rule, calibration, data, progress)
+    _check(report, request, graph, lowered, artifact, target, model, rule, calibration, data, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
 
@@ -126,6 +126,12 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
     if request.calib is None or not target.is_integer:
         return None
     return calibration_set(request.calib, request.calib_images, rule, task)
+
+
+def _options(request: ExportRequest) -> dict[str, Any]:
+    """The options that decide what is written; places and gates are left out."""
+    names = ("calib_images", "estimator", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    return {name: getattr(request, name) for name in names}
 
 
 def _costs(graph: Graph) -> list[Row]:
@@ -169,7 +175,6 @@ def _check(
     request: ExportRequest,
     graph: Graph,
     lowered: Graph,
-    plan: Plan | None,
     artifact: Artifact,
     target: Target,
     model: Model,
@@ -180,11 +185,12 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(lowered, artifact, target, samples, request.seed, request.threads, progress)
-    report.rows += latency(artifact, request.threads)
+    report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, model, rule, data, request.threads, progress)
-    apply_budgets(report, target, request.max_drop)
+        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, request.threads, progress)
+    apply_accuracy_budget(report, request.max_drop)
+    apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact)
 
 

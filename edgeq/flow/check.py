@@ -1,0 +1,249 @@
+"""Is the artifact what was meant? Agreement with the reference, accuracy, latency, and the budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import torch
+
+from edgeq.datasets.dataset import Dataset, Metric
+from edgeq.datasets.evaluate import Evaluation, prepare
+from edgeq.emit.artifact import Artifact
+from edgeq.emit.onnx import build_model, to_bytes
+from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.formats import Int
+from edgeq.frontend.model import Model
+from edgeq.ir.graph import Array, Graph, Type
+from edgeq.ir.ops import Value
+from edgeq.progress import Progress
+from edgeq.reference.interpret import Interpreter, is_codes
+from edgeq.report import OutputAgreement, Report, Row
+from edgeq.runtimes.onnxruntime import OnnxRuntime
+from edgeq.target import Target
+
+AGREEMENT_IMAGES = 4
+EXIT_BUDGET = 4
+EXIT_AGREEMENT = 5
+LOWER_IS_BETTER = ("absrel", "rmse")
+FP32, REFERENCE, ARTIFACT = "fp32", "reference", "artifact"
+
+Run = Callable[[Array], list[Array]]
+
+
+@dataclass
+class _Difference:
+    """Running comparison of two tensors, in codes of `step`."""
+
+    step: float
+    equal: int = 0
+    count: int = 0
+    largest_code: int = 0
+    largest: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Array, artifact: Array) -> None:
+        wanted, found = reference.astype(np.float64), artifact.astype(np.float64)
+        error = np.abs(found - wanted)
+        codes = np.abs(np.rint(found / self.step) - np.rint(wanted / self.step))
+        self.equal += int((codes == 0).sum())
+        self.count += codes.size
+        self.largest_code = max(self.largest_code, int(codes.max(initial=0)))
+        self.largest = max(self.largest, float(error.max(initial=0.0)))
+        self.signal += float((wanted**2).sum())
+        self.noise += float((error**2).sum())
+
+    @property
+    def signal_to_noise_db(self) -> float:
+        if self.noise == 0.0:
+            return math.inf
+        return 10 * math.log10(max(self.signal, 1e-300) / self.noise)
+
+
+@dataclass
+class _Comparison:
+    outputs: dict[Value, _Difference] = field(default_factory=dict)
+    layers: dict[Value, _Difference] = field(default_factory=dict)
+
+
+def agreement(
+    lowered: Graph,
+    artifact: Artifact,
+    samples: CalibrationSet | InputRule,
+    seed: int,
+    threads: int | None,
+    progress: Progress,
+) -> list[OutputAgreement]:
+    """The artifact in its own runtime beside the reference: every output, and every value of 8-bit codes in the file.
+
+    An output has no codes of its own: it is compared in steps of 1/255 of the reference's range on the first image.
+    """
+    runtime = OnnxRuntime(artifact.primary, threads=threads)
+    watched = {v: t for v, t in artifact.tensors.items() if _has_narrow_codes(lowered.types.get(v))}
+    inside = runtime.watching(watched.values()) if watched else runtime
+    reference = Interpreter(lowered)
+    found = _Comparison()
+    for done, inputs in enumerate(_sample_inputs(lowered, samples, seed), start=1):
+        progress("comparing with the reference", done, AGREEMENT_IMAGES)
+        codes: dict[Value, Array] = {}
+
+        def keep(name: Value, tensor: torch.Tensor, codes: dict[Value, Array] = codes) -> None:
+            if name in watched:
+                codes[name] = tensor.numpy()
+
+        with torch.no_grad():
+            wanted = {name: tensor.numpy() for name, tensor in reference(inputs, keep).items()}
+        results = runtime.run(inputs)
+        for name, array in wanted.items():
+            step = max(float(np.ptp(array)) / 255, 1e-12)
+            found.outputs.setdefault(name, _Difference(step)).add(array, results[name])
+        seen = inside.run(inputs)
+        for name, array in codes.items():
+            found.layers.setdefault(name, _Difference(1.0)).add(array, seen[watched[name]])
+    return [
+        *(_agreement(name, "output", d) for name, d in found.outputs.items()),
+        *(_agreement(name, "layer", d) for name, d in found.layers.items()),
+    ]
+
+
+def _has_narrow_codes(type_: Type | None) -> bool:
+    return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits == 8
+
+
+def _agreement(name: Value, kind: str, d: _Difference) -> OutputAgreement:
+    return OutputAgreement(
+        name,
+        "output" if kind == "output" else "layer",
+        d.equal / max(d.count, 1),
+        d.largest_code,
+        d.largest,
+        d.signal_to_noise_db,
+        d.count,
+    )
+
+
+def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule, seed: int) -> Iterator[dict[Value, Array]]:
+    (name,) = graph.inputs
+    if isinstance(samples, CalibrationSet):
+        for tensor in islice(samples.tensors(), AGREEMENT_IMAGES):
+            yield {name: tensor}
+        return
+    rng = np.random.default_rng(seed)
+    for _ in range(AGREEMENT_IMAGES):
+        noise = rng.integers(0, 256, (*samples.preprocess.size, 3), dtype=np.uint8)
+        yield {name: samples.preprocess.apply(noise)}
+
+
+def interpreter_run(graph: Graph) -> Run:
+    """The reference as a function from one input to the list of outputs."""
+    interpreter = Interpreter(graph)
+    (name,) = graph.inputs
+
+    def run(tensor: Array) -> list[Array]:
+        with torch.no_grad():
+            return [output.numpy() for output in interpreter({name: tensor}).values()]
+
+    return run
+
+
+def onnx_run(runtime: OnnxRuntime) -> Run:
+    """A loaded ONNX file as a function from one input to the list of outputs."""
+    return lambda tensor: list(runtime.run({runtime.inputs[0]: tensor}).values())
+
+
+def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
+    """The real graph in ONNX Runtime: the fp32 baseline."""
+    model, _ = build_model(graph, "onnxruntime")
+    return OnnxRuntime(to_bytes(model), threads=threads)
+
+
+def measure(
+    data: Dataset, rule: InputRule, metadata: Mapping[str, str], runs: Mapping[str, Run], progress: Progress
+) -> list[Row]:
+    """One pass over the images: every metric at every place."""
+    evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
+    total = len(data.samples)
+    for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
+        evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
+        progress("measuring accuracy", done, total)
+    return [_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics]
+
+
+def _row(metric: Metric, where: str, data: str) -> Row:
+    return Row(metric.name, metric.value, metric.unit, metric.n, where, f"on {data}")
+
+
+def accuracy(
+    graph: Graph,
+    lowered: Graph,
+    artifact: Artifact,
+    target: Target,
+    model: Model,
+    rule: InputRule,
+    data: Dataset,
+    threads: int | None,
+    progress: Progress,
+) -> list[Row]:
+    """Accuracy of fp32, reference and artifact on the same images with the same code."""
+    runs: dict[str, Run] = {FP32: onnx_run(float_runtime(graph, threads))}
+    if target.is_integer:
+        runs[REFERENCE] = interpreter_run(lowered)
+    runs[ARTIFACT] = onnx_run(OnnxRuntime(artifact.primary, threads=threads))
+    return measure(data, rule, model.metadata, runs, progress)
+
+
+def latency_rows(runtime: OnnxRuntime, where: str, runs: int = 20) -> list[Row]:
+    """Latency of a loaded file on this machine, on random input."""
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.random(shape, dtype=np.float32) for name, shape in runtime.input_shapes.items()}
+    measured = runtime.latency(inputs, runs=runs)
+    how = f"ONNX Runtime on this machine, {measured.threads} threads, {measured.runs} runs"
+    return [
+        Row("latency_p50_ms", measured.p50_ms, "ms", measured.runs, where, how),
+        Row("latency_p90_ms", measured.p90_ms, "ms", measured.runs, where, how),
+    ]
+
+
+def latency(graph: Graph, artifact: Artifact, threads: int | None) -> list[Row]:
+    """Latency of the float graph and of the artifact here; a Jetson's own figures need its engine."""
+    return [
+        *latency_rows(float_runtime(graph, threads), FP32),
+        *latency_rows(OnnxRuntime(artifact.primary, threads=threads), ARTIFACT),
+    ]
+
+
+def loss_in_points(metric: str, base: float, value: float) -> float:
+    """How much worse `value` is than `base`, in hundredths; errors count upward.
+
+    >>> round(loss_in_points("map50-95", 0.36, 0.35), 6)
+    1.0
+    """
+    return 100 * ((value - base) if metric in LOWER_IS_BETTER else (base - value))
+
+
+def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None:
+    """Set the report's exit code to 4 when a metric of the artifact lies further below fp32 than allowed."""
+    for metric, allowed in max_drop.items():
+        base, value = report.value(metric, FP32), report.value(metric, ARTIFACT)
+        if base is None or value is None:
+            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == ARTIFACT))
+            report.notes.append(f"budget missed: {metric} was not measured (measured: {known})")
+            report.exit = EXIT_BUDGET
+        elif (lost := loss_in_points(metric, base, value)) > allowed:
+            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points, allowed {allowed:g}")
+            report.exit = EXIT_BUDGET
+
+
+def apply_agreement_promise(report: Report, target: Target) -> None:
+    """Set the report's exit code to 5 when an output is further from the reference than the target promises."""
+    for item in report.agreement:
+        if item.kind == "output" and item.signal_to_noise_db < target.agreement.signal_to_noise_db:
+            report.notes.append(
+                f"agreement broken: {item.value} is {item.signal_to_noise_db:.1f} dB from the reference,"
+                f" {target.name} promises {target.agreement.signal_to_noise_db:g} dB"
+            )
+            report.exit = EXIT_AGREEMENT

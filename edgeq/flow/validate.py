@@ -1,0 +1,80 @@
+"""`edgeq validate`: accuracy and latency of an artifact in its own runtime, beside the float model if one is named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeq.errors import UnsupportedError, UsageError
+from edgeq.flow.check import ARTIFACT, FP32, Run, apply_accuracy_budget, float_runtime, latency_rows, measure, onnx_run
+from edgeq.flow.inputs import choose_preprocess, evaluation_set, task_of
+from edgeq.frontend.model import Model, open_artifact, open_model
+from edgeq.passes.simplify import simplify
+from edgeq.progress import Progress, silent
+from edgeq.report import Report
+from edgeq.runtimes.onnxruntime import OnnxRuntime
+
+
+@dataclass(frozen=True)
+class ValidateRequest:
+    """The options of `edgeq validate`."""
+
+    artifact: str
+    data: str
+    data_images: int | None = None
+    against: str | None = None
+    preprocess: str | None = None
+    max_drop: Mapping[str, float] = field(default_factory=dict)
+    imgsz: str | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+    threads: int | None = None
+
+
+def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> Report:
+    """Measure an ONNX artifact on labelled images; with `against`, also the float model and the budgets.
+
+    Raises UsageError for files that are not there and UnsupportedError for what cannot be run or measured.
+    """
+    started = time.monotonic()
+    if request.max_drop and request.against is None:
+        raise UsageError("--max-drop compares with a float model", next_step="Give --against MODEL as well.")
+    path = Path(request.artifact)
+    runtime = OnnxRuntime(_checked(path), threads=request.threads)
+    artifact = open_artifact(path, runtime.input_shapes, runtime.output_shapes)
+    report = Report("validate", artifact.metadata.get("edgeq.target"))
+    runs: dict[str, Run] = {}
+    if request.against:
+        against = open_model(
+            request.against,
+            imgsz=request.imgsz or _size(artifact),
+            arch=request.arch,
+            trust_pickle=request.trust_pickle,
+        )
+        baseline = float_runtime(simplify(against.graph), request.threads)
+        runs[FP32] = onnx_run(baseline)
+        report.rows += latency_rows(baseline, FP32)
+    runs[ARTIFACT] = onnx_run(runtime)
+    report.rows += latency_rows(runtime, ARTIFACT)
+    rule = choose_preprocess(request.preprocess, artifact)
+    data = evaluation_set(request.data, request.data_images, rule, task_of(artifact))
+    report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
+    report.rows += measure(data, rule, artifact.metadata, runs, progress)
+    apply_accuracy_budget(report, request.max_drop)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")
+    if path.suffix != ".onnx":
+        raise UnsupportedError("this kind of artifact cannot be run here", where=path, allowed=".onnx")
+    return path
+
+
+def _size(artifact: Model) -> str | None:
+    shape = artifact.graph.types[artifact.graph.inputs[0]].shape
+    return f"{shape[2]}x{shape[3]}" if len(shape) == 4 else None

@@ -1,0 +1,121 @@
+"""Opening a model, whatever it is: one graph of reals, and what its file says about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeq import zoo
+from edgeq.errors import UsageError
+from edgeq.frontend.onnx import import_onnx
+from edgeq.frontend.onnx_load import load_model
+from edgeq.ir.graph import Graph, Type
+
+ZOO = "zoo:"
+PREPROCESS_KEY = "edgeq.preprocess"
+_TORCH_SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".pt2")
+
+
+@dataclass(frozen=True)
+class Model:
+    """`graph` is real and not yet simplified; `metadata` is the file's, as text; `preprocess` what it declares."""
+
+    name: str
+    graph: Graph
+    digest: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] | None = None
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of `640` or `384x640`; raises UsageError.
+
+    >>> parse_size("640"), parse_size("384x640")
+    ((640, 640), (384, 640))
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and 0 < int(side) <= 1 << 15 for side in sides):
+        raise UsageError("cannot read the input size", value=text, allowed="640 or 384x640 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None, trust_pickle: bool = False) -> Model:
+    """The model at a path (ONNX, or what torch and Ultralytics write) or `zoo:NAME`.
+
+    Raises UsageError for what is not there, UnsupportedError for what cannot be read, UntrustedInputError for a file
+    that could run code.
+    """
+    size = parse_size(imgsz)
+    if source.startswith(ZOO):
+        path = zoo.path(source.removeprefix(ZOO))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError("no such model", where=source, next_step="Give a file, or zoo:" + "|".join(zoo.names()))
+    if path.suffix in _TORCH_SUFFIXES:
+        return _torch(path, size, arch, trust_pickle)
+    return _onnx(path.stem, path, path.read_bytes(), size)
+
+
+def open_artifact(path: Path, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> Model:
+    """An emitted ONNX file as a model without operators: its ports, which a runtime tells, and its metadata."""
+    content = path.read_bytes()
+    types = {name: Type(shape) for name, shape in {**inputs, **outputs}.items()}
+    ports = Graph(path.stem, tuple(inputs), tuple(outputs), (), types)
+    return _model(path.stem, ports, load_model(path), _sha256(content))
+
+
+def _torch(path: Path, size: tuple[int, int] | None, arch: str | None, trust_pickle: bool) -> Model:
+    from edgeq.frontend import torch_file  # torch's exporters take seconds to import
+
+    exported = torch_file.load(path, arch=arch, imgsz=size, trust_pickle=trust_pickle)
+    return _model(path.stem, import_onnx(exported.proto), exported.proto, _sha256(path.read_bytes()))
+
+
+def _onnx(name: str, path: Path, content: bytes, size: tuple[int, int] | None) -> Model:
+    proto = load_model(path)
+    graph = import_onnx(proto, input_shapes=_image_shapes(proto, size) if size else None)
+    return _model(name, graph, proto, _sha256(content))
+
+
+def _image_shapes(proto: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes [1, C, H, W] of the inputs that look like images, with the side lengths asked for."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    shapes = {}
+    for port in proto.graph.input:
+        sizes = port.type.tensor_type.shape.dim
+        if port.name not in weights and len(sizes) == 4:
+            shapes[port.name] = (1, sizes[1].dim_value or 3, *size)
+    return shapes
+
+
+def _model(name: str, graph: Graph, proto: onnx.ModelProto, digest: str) -> Model:
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return Model(name, graph, digest, metadata, _declared_preprocess(metadata))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _declared_preprocess(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the file says of its input: edgeq's own key, or Ultralytics' fixed conventions by task."""
+    if PREPROCESS_KEY in metadata:
+        try:
+            declared = json.loads(metadata[PREPROCESS_KEY])
+        except ValueError:
+            return None
+        return declared if isinstance(declared, dict) else None
+    if "stride" not in metadata or "names" not in metadata:
+        return None
+    if metadata.get("task") == "classify":
+        return {"size": [224, 224], "resize": "crop", "interpolation": "bilinear-antialias"}
+    return {"size": [640, 640]}
