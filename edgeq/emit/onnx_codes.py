@@ -26,9 +26,9 @@ from edgeq.reference.meaning import nearest_sources
 def write_op(op: o.Op, w: Writer) -> None:
     """Append one operator of a real or lowered graph."""
     match op:
-        case o.Quantize():
+        case o.Quantize() if is_narrow(w.type(op.out)):
             w.quantize(w.real(op.x), op.out)
-        case o.Dequantize():
+        case o.Quantize() | o.Dequantize():
             w.same_as(op.out, op.x)
         case o.Requantize():
             _requantize(op, w)

@@ -100,7 +100,7 @@ class Writer:
 
     def constant(self, array: Array, hint: str) -> Tensor:
         """An initializer with the content of `array`, called `hint` or like it."""
-        array = np.ascontiguousarray(array)
+        array = np.array(array, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._stored:
             name = self.fresh(hint)
