@@ -28,6 +28,7 @@ class Artifact:
 
     `tensors` names, for values of the emitted graph, the tensor of the primary file that holds them: codes where
     the value has 8-bit codes, reals otherwise. Values that the file folds into their neighbours are absent.
+    `next_commands` is what a person runs next with the folder.
     """
 
     target: str
@@ -35,6 +36,7 @@ class Artifact:
     files: Mapping[str, str]
     primary: Path
     tensors: Mapping[Value, Value] = field(default_factory=dict)
+    next_commands: list[str] = field(default_factory=list)
 
     def document(self) -> list[dict[str, object]]:
         """One JSON entry per file: path, bytes, sha256."""

@@ -7,7 +7,6 @@ Ultralytics' loader understands, and the same bytes for the same graph.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from edgeq.emit.trtexec import BUILD_SCRIPT, build_script
 from edgeq.errors import EdgeqError, UnsupportedError
 from edgeq.formats import BOOL, Format, Real
 from edgeq.ir import ops as o
+from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.target import Target
 
@@ -54,13 +54,14 @@ def emit(
     runtime = runtime_of(target)
     name = f"{stem}_int8.onnx" if target.is_integer else f"{stem}.onnx"
     model, tensors = build_model(graph, runtime)
-    set_properties(model, {**metadata, **_own_properties(target, manifest)})
+    set_properties(model, {**metadata, **_own_properties(graph, target, manifest)})
     files = {name: to_bytes(model)}
     if runtime == "tensorrt":
         files[BUILD_SCRIPT] = build_script(name, stem, target.precision).encode()
     files[MANIFEST] = to_json({**manifest, "files": digests(files)})
     write_files(folder, files, executable=frozenset({BUILD_SCRIPT}))
-    return Artifact(target.name, folder, digests(files), folder / name, tensors)
+    commands = [f"sh {folder / BUILD_SCRIPT}   # on the Jetson"] if BUILD_SCRIPT in files else []
+    return Artifact(target.name, folder, digests(files), folder / name, tensors, commands)
 
 
 def build_model(graph: Graph, runtime: Runtime) -> tuple[ModelProto, dict[o.Value, Tensor]]:
@@ -129,13 +130,12 @@ def set_properties(model: ModelProto, properties: Mapping[str, object]) -> None:
     helper.set_model_props(model, {key: str(value) for key, value in properties.items()})
 
 
-def _own_properties(target: Target, manifest: Mapping[str, object]) -> dict[str, str]:
-    document = json.dumps(manifest, sort_keys=True, ensure_ascii=False, default=str)
+def _own_properties(graph: Graph, target: Target, manifest: Mapping[str, object]) -> dict[str, str]:
     return {
         "edgeq.version": __version__,
         "edgeq.target": target.name,
-        "edgeq.manifest": document,
-        "edgeq.manifest_sha256": hashlib.sha256(document.encode()).hexdigest(),
+        "edgeq.graph_sha256": digest(graph),
+        "edgeq.manifest": json.dumps(manifest, sort_keys=True, ensure_ascii=False, default=str),
     }
 
 
