@@ -38,7 +38,7 @@ NAMES = st.sampled_from(["x", "conv", "/model.0/conv/Conv_output_0", "a:0", "w w
 def random_codes(rng: np.random.Generator, format_: Format, shape: Shape) -> Array:
     """Random codes of a format: mostly anywhere, sometimes only its two ends."""
     low, high = code_range(format_)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         return np.where(rng.random(shape) < 0.5, low, high)
     return rng.integers(low, high, shape, endpoint=True)
 

@@ -63,8 +63,14 @@ class _IntegerNet(Draws):
     def random_type(self, shape: Shape, formats: st.SearchStrategy[Format]) -> Type:
         format_ = self.draw(formats)
         scale = self.one_of(0.5, 0.0625, 0.037, 0.81) if not isinstance(format_, Fixed) else 2.0**-format_.fraction
-        zero = self.integer(*code_range(format_)) if isinstance(format_, Int) and self.chance() else 0
-        return Type(shape, format_, (scale,), zero)
+        return Type(shape, format_, (scale,), self.zero_point(format_))
+
+    def zero_point(self, format_: Format) -> int:
+        if not isinstance(format_, Int):
+            return 0
+        low, high = code_range(format_)
+        middle = (low + high + 1) // 2
+        return int(self.rng.choice([middle] * 5 + [max(low, middle - 1), min(high, middle + 3), low, high]))
 
     def add(self, op: o.Op, *types: Type) -> o.Value:
         value = self.editor.append(op, *types)
@@ -84,7 +90,7 @@ class _IntegerNet(Draws):
         return self.editor.constant(self.name(), array, type_)
 
     def input(self) -> None:
-        shape = (self.integer(1, 2), self.integer(1, 4), self.integer(1, 5), self.integer(1, 5))
+        shape = (self.one_of(1, 2), self.one_of(3, 2, 4, 1), self.one_of(4, 3, 5, 1), self.one_of(4, 5, 2, 1))
         type_, name = self.random_type(shape, FORMATS), self.name()
         if self.chance():
             self.editor.types[name] = type_
@@ -114,13 +120,16 @@ class _IntegerNet(Draws):
         """An integer type into which the levels of `x` fit, or overflow by up to a factor of 64."""
         format_ = self.draw(INTEGER_FORMATS)
         low, high = code_range(format_)
-        largest = max(self.type(x).scale) * self.peaks.get(x, peak(self.type(x))) / self.one_of(8, 1, 3, 64)
+        largest = (
+            max(self.type(x).scale)
+            * self.peaks.get(x, peak(self.type(x)))
+            / float(self.rng.choice([1, 3, 3, 8, 8, 40]))
+        )
         scale = max(largest, 1e-9) / max(1, (high - low) // 2)
         if isinstance(format_, Fixed):
             format_ = replace(format_, fraction=round(-math.log2(scale)))
             scale = 2.0**-format_.fraction
-        zero = self.integer(low, high) if isinstance(format_, Int) and self.chance() else 0
-        return Type((), format_, (scale,), zero)
+        return Type((), format_, (scale,), self.zero_point(format_))
 
     def requantize(self, x: o.Value, to: Type) -> o.Value:
         from_type = self.type(x)
@@ -129,9 +138,9 @@ class _IntegerNet(Draws):
         stored = ratios if exact else [float(np.float32(ratio)) for ratio in ratios]
         multiplier, shift = zip(*map(quantize_multiplier, stored), strict=True)
         low, high = code_range(to.format)
-        if self.chance() and to.format != INT32:
-            low = self.integer(low, high)
-            high = self.integer(low, high)
+        if to.format != INT32 and self.one_of(False, False, True):
+            middle = (low + high) // 2
+            low, high = self.integer(low, middle), self.integer(middle, high)
         bound = self.peaks.get(x, peak(from_type))
         fits = bound.bit_length() + 1 + max(0, *shift) <= 32
         rounding = self.one_of(*(rule for rule in get_args(o.Rounding) if fits or rule != "gemmlowp2"))

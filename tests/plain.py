@@ -112,30 +112,31 @@ def level(format_: Format, code: int, zero_point: int) -> int:
             raise ValueError(format_)
 
 
-def all_codes(format_: Format) -> list[int]:
-    """Every code, in order."""
+def ends(format_: Format) -> tuple[int, int]:
+    """Smallest and largest code."""
     match format_:
         case Int() | Fixed():
-            lowest = -(1 << (format_.bits - 1)) if format_.signed else 0
             narrow = isinstance(format_, Int) and format_.narrow
-            return list(range(lowest + int(narrow), lowest + (1 << format_.bits)))
+            lowest = -(2 ** (format_.bits - 1)) if format_.signed else 0
+            return lowest + int(narrow), lowest + 2**format_.bits - 1
         case Float():
-            return list(range(1 << format_.bits))
+            return 0, 2**format_.bits - 1
         case Codebook():
-            return list(range(len(format_.table)))
+            return 0, len(format_.table) - 1
         case _:
             raise ValueError(format_)
 
 
 def encoded(format_: Format, x: Fraction, zero_point: int = 0) -> int:
     """The code of the level nearest to x. Ties: even level or code; of a codebook the smaller magnitude, then lower."""
-    codes = all_codes(format_)
+    low, high = ends(format_)
     if isinstance(format_, Int | Fixed):
-        return min(max(round(x) + zero_point, codes[0]), codes[-1])
-    distance = {code: abs(level(format_, code, 0) - x) for code in codes}
-    nearest = [code for code in codes if distance[code] == min(distance.values())]
-    if len({level(format_, code, 0) for code in nearest}) == 1:
+        return min(max(round(x) + zero_point, low), high)
+    levels = {code: level(format_, code, 0) for code in range(low, high + 1)}
+    closest = min(abs(found - x) for found in levels.values())
+    nearest = [code for code, found in levels.items() if abs(found - x) == closest]
+    if len({levels[code] for code in nearest}) == 1:
         return nearest[0]
     if isinstance(format_, Float):
         return next(code for code in nearest if code % 2 == 0)
-    return min(nearest, key=lambda code: (abs(level(format_, code, 0)), level(format_, code, 0)))
+    return min(nearest, key=lambda code: (abs(levels[code]), levels[code]))

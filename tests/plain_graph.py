@@ -109,17 +109,18 @@ class Evaluator:
             case _:
                 return self.move(op)
 
-    def bias(self, name: o.Value | None, channel: int) -> int:
-        return 0 if name is None else int(self.levels(name)[(channel,)])
+    def biases(self, name: o.Value | None, channels: int) -> list[Number]:
+        return [0] * channels if name is None else self.levels(name).data
 
     def conv(self, op: o.Conv) -> Callable[[Index], Number]:
         x, weight = self.levels(op.x), self.levels(op.weight)
         outputs, inputs, height, width = weight.shape
+        biases = self.biases(op.bias, outputs)
 
         def at(index: Index) -> Number:
             n, channel, row, column = index
             first = channel // (outputs // op.groups) * inputs
-            total: Number = self.bias(op.bias, channel)
+            total = biases[channel]
             for i, k, j in indices((inputs, height, width)):
                 y = row * op.stride[0] + k * op.dilation[0] - op.padding[0]
                 z = column * op.stride[1] + j * op.dilation[1] - op.padding[1]
@@ -132,6 +133,7 @@ class Evaluator:
     def conv_transpose(self, op: o.ConvTranspose) -> Callable[[Index], Number]:
         x, weight = self.levels(op.x), self.levels(op.weight)
         inputs, outputs, height, width = weight.shape
+        biases = self.biases(op.bias, outputs * op.groups)
         totals: dict[Index, Number] = {}
         for n, i, row, column in indices(x.shape):
             for channel, k, j in indices((outputs, height, width)):
@@ -139,15 +141,16 @@ class Evaluator:
                 z = column * op.stride[1] + j * op.dilation[1] - op.padding[1]
                 target = (n, i // (inputs // op.groups) * outputs + channel, y, z)
                 totals[target] = totals.get(target, 0) + weight[i, channel, k, j] * x[n, i, row, column]
-        return lambda index: totals.get(index, 0) + self.bias(op.bias, index[1])
+        return lambda index: totals.get(index, 0) + biases[index[1]]
 
     def linear(self, op: o.Linear) -> Callable[[Index], Number]:
         x, weight = self.levels(op.x), self.levels(op.weight)
+        biases = self.biases(op.bias, weight.shape[0])
 
         def at(index: Index) -> Number:
             *rest, channel = index
             products = (weight[channel, k] * x[(*rest, k)] for k in range(weight.shape[1]))
-            return sum(products) + self.bias(op.bias, channel)
+            return sum(products) + biases[channel]
 
         return at
 
@@ -254,7 +257,7 @@ class Evaluator:
                     ratio = plain.float32(x[index] / plain.float32(to.scale[0]))
                     return plain.encoded(to.format, ratio, to.zero_point)
                 case o.Lookup():
-                    first = plain.all_codes(from_type.format)[0]
+                    first = plain.ends(from_type.format)[0]
                     return self.values[op.table][(int(x[index]) - first,)]
             level = plain.level(from_type.format, int(x[index]), from_type.zero_point)
             if isinstance(op, o.Dequantize):
