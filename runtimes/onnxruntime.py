@@ -7,7 +7,7 @@ A session for validation must compute what the file says, so matrix products wit
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)
 class OnnxRuntime:
     """A loaded file. `inputs` and `outputs` are its tensors' names in order; `threads` is what runs use.
 
-    `input_shapes` gives each input's shape, 1 where the file leaves a size open.
+    `input_shapes` and `output_shapes` have 1 where the file leaves a size open.
 
     `optimize` off executes the file node by node. Raises UsageError for a missing file and UnsupportedError for
     content that ONNX Runtime cannot execute.
@@ -39,7 +39,6 @@ class OnnxRuntime:
         self._source = source
         self._session = self._load(source)
         self.inputs = tuple(port.name for port in self._session.get_inputs())
-        self.input_shapes = {port.name: _static(port.shape) for port in self._session.get_inputs()}
         self.outputs = tuple(port.name for port in self._session.get_outputs())
         self.input_shapes = {port.name: _static(port.shape) for port in self._session.get_inputs()}
         self.output_shapes = {port.name: _static(port.shape) for port in self._session.get_outputs()}
@@ -102,10 +101,6 @@ class OnnxRuntime:
 
 def _static(shape: list[int | str | None]) -> tuple[int, ...]:
     """`shape` with dynamic sizes taken as 1."""
-    return tuple(size if isinstance(size, int) else 1 for size in shape)
-
-
-def _static(shape: Sequence[object]) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else 1 for size in shape)
 
 
