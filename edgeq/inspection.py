@@ -10,27 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.frontend.model import open_model
-from edgeq.ir import ops as o
-from edgeq.ir.cost import macs, parameters, total_macs
+from edgeq.ir.cost import parameters, total_macs
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.passes.fuse import find_attention
 from edgeq.passes.simplify import simplify
-from edgeq.quantize.structure import analyse
+from edgeq.quantize.coverage import Coverage, coverage, kind_of
 from edgeq.recipe import Recipe
-from edgeq.target import Target, find_target
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a graph runs on codes: operators, and multiply-accumulates; `real` lists the rest by kind."""
-
-    target: str
-    integer_ops: int
-    all_ops: int
-    integer_macs: int
-    all_macs: int
-    real: dict[str, int]
+from edgeq.target import find_target
 
 
 @dataclass(frozen=True)
@@ -62,27 +49,8 @@ class Inspection:
         }
 
 
-def _kind(op: o.Op) -> str:
-    return op.function.name if isinstance(op, o.Apply) else type(op).__name__
-
-
 def _operator_counts(graph: Graph) -> Counter[str]:
-    return Counter(_kind(op) for op in graph.ops)
-
-
-def coverage(graph: Graph, target: Target, recipe: Recipe) -> Coverage:
-    """Which share of a simplified real graph `target` runs on codes."""
-    structure = analyse(graph, target, recipe)
-    integer = [op for op in graph.ops if structure.runs_on_codes(op)]
-    real = Counter(_kind(op) for op in graph.ops if not structure.runs_on_codes(op))
-    return Coverage(
-        target.name,
-        len(integer),
-        len(graph.ops),
-        sum(macs(op, graph) for op in integer),
-        total_macs(graph),
-        dict(real.most_common()),
-    )
+    return Counter(kind_of(op) for op in graph.ops)
 
 
 def inspect_model(

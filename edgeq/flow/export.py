@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import Artifact, output_folder
-from edgeq.emit.onnx import emit
+from edgeq.emit.onnx import emit, runtime_of
 from edgeq.errors import UsageError
 from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
 from edgeq.flow.inputs import (
@@ -26,7 +26,6 @@ from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, choose_ranges, collect_statistics
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
-from edgeq.inspection import coverage
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
@@ -35,6 +34,7 @@ from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.assign import assign
+from edgeq.quantize.coverage import coverage
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
@@ -93,11 +93,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
 
     lowered, chosen = graph, list[ChosenRange]()
     if calibration is not None:
-        statistics = collect_statistics(
-            graph, target, recipe, calibration, model, progress, use_cache=not request.no_cache
-        )
         structure = analyse(graph, target, recipe)
-        chosen = choose_ranges(graph, structure, statistics, target, recipe, calibration, progress)
+        statistics = collect_statistics(structure, calibration, model.digest, progress, use_cache=not request.no_cache)
+        chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
         plan = assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
         lowered = lower(graph, plan)
         verify(lowered)
@@ -191,16 +189,16 @@ def _check(
         report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, request.threads, progress)
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
-    report.next_commands = _next_commands(request, artifact)
+    report.next_commands = _next_commands(request, artifact, target)
 
 
-def _next_commands(request: ExportRequest, artifact: Artifact) -> list[str]:
-    data = request.data or "DATA"
+def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
+    runtime = runtime_of(target)
     commands = [
-        f"edgeq validate {artifact.primary} --data {data} --against {request.model}",
-        f"edgeq lint {artifact.primary}",
+        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
+        f"edgeq lint {artifact.primary} --for {runtime}",
     ]
-    return commands + artifact.next_commands
+    return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 
 
 def _finished(report: Report, started: float) -> Report:

@@ -11,8 +11,8 @@ import numpy as np
 
 from edgeq import __version__
 from edgeq.calibrate import cache
-from edgeq.calibrate.choose import choose
-from edgeq.calibrate.estimators import MinMax, parse_estimator
+from edgeq.calibrate.choose import choose, parse_estimator
+from edgeq.calibrate.estimators import MinMax
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_error import Site, choose_by_output_error
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
