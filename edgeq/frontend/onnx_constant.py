@@ -26,7 +26,7 @@ def tensor_array(tensor: onnx.TensorProto, where: str) -> Array:
         array: Array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
         raise UnsupportedError("the data of a tensor does not fit its shape", where=where, value=error) from error
-    if array.dtype.kind not in "biu" and np.isnan(array.astype(np.float32)).any():
+    if array.dtype.kind not in "biu" and np.isnan(array.astype(np.float32, copy=False)).any():
         raise UnsupportedError("a constant contains NaN", where=where, next_step="Check the trained weights.")
     return array
 

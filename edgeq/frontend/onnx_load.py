@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx.inliner import inline_local_functions, inline_selected_functions
 
 from edgeq.errors import UnsupportedError, UsageError
@@ -30,15 +30,24 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     Raises UsageError if the file cannot be read, UnsupportedError if it is no valid ONNX model.
     """
     if isinstance(source, onnx.ModelProto):
-        model, folder = onnx.ModelProto(), None
-        model.CopyFrom(source)
+        content, folder, where = _serialized(source), None, "ModelProto"
     elif isinstance(source, bytes):
-        model, folder = _parse(source, "bytes"), None
+        content, folder, where = source, None, "bytes"
     else:
-        model, folder = _parse(_read(Path(source)), source), Path(source).parent
-    _read_external_data(model, folder)
-    _check(model)
+        content, folder, where = _read(Path(source)), Path(source).parent, str(source)
+    model = _parse(content, where)
+    if _read_external_data(model, folder):
+        content = _serialized(model)
+    _check(model, content)
     return model
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    try:
+        content: bytes = model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise UnsupportedError("the model is too large", value=error, allowed="2 GiB") from error
+    return content
 
 
 def _read(path: Path) -> bytes:
@@ -63,18 +72,19 @@ def _parse(content: bytes, where: object) -> onnx.ModelProto:
     return model
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _check(model: onnx.ModelProto, content: bytes) -> None:
     if len(model.graph.node) > MAX_NODES:
         raise UnsupportedError("too many nodes", value=len(model.graph.node), allowed=MAX_NODES)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(content)
     # The checker reports some broken models with plain ValueError or RuntimeError.
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise UnsupportedError("not a valid ONNX model", value=reason, next_step=_EXPORT_AGAIN) from error
 
 
-def _read_external_data(model: onnx.ModelProto, folder: Path | None) -> None:
+def _read_external_data(model: onnx.ModelProto, folder: Path | None) -> bool:
+    """Moves external data into `model`; whether there was any."""
     total = 0
     for tensor, is_initializer in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -92,6 +102,7 @@ def _read_external_data(model: onnx.ModelProto, folder: Path | None) -> None:
         tensor.raw_data = content
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
+    return total > 0
 
 
 def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

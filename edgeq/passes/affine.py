@@ -21,6 +21,7 @@ class Affine:
     x: o.Value
     scale: Numbers
     shift: Numbers
+    source: o.Value | None = None  # the constant that it came from
 
     def vectors(self, shape: tuple[int, ...], axis: int) -> tuple[Vector, Vector] | None:
         """scale and shift per index of `axis`; None if they vary along another axis."""
@@ -50,15 +51,16 @@ def _parts(s: Sweep, op: o.Op | None) -> Affine | None:
         case o.Mul() | o.Add():
             for x, other in factors(op):
                 if (array := _reals(s, other)) is not None:
-                    return Affine(x, array, _ZERO) if isinstance(op, o.Mul) else Affine(x, _ONE, array)
+                    scale, shift = (array, _ZERO) if isinstance(op, o.Mul) else (_ONE, array)
+                    return Affine(x, scale, shift, other)
         case o.Sub():
             if (array := _reals(s, op.b)) is not None:
-                return Affine(op.a, _ONE, -array)
+                return Affine(op.a, _ONE, -array, op.b)
             if (array := _reals(s, op.a)) is not None:
-                return Affine(op.b, -_ONE, array)
+                return Affine(op.b, -_ONE, array, op.a)
         case o.Binary(function="div"):
             if (array := _reals(s, op.b)) is not None and array.all():
-                return Affine(op.a, 1 / array, _ZERO)
+                return Affine(op.a, 1 / array, _ZERO, op.b)
         case o.Apply(function=o.Function("neg")):
             return Affine(op.x, -_ONE, _ZERO)
         case _:
@@ -76,7 +78,7 @@ def _channel_affine(s: Sweep, op: o.ChannelAffine) -> Affine | None:
     if scale is None or shift is None:
         return None
     along = (-1,) + (1,) * (len(s.shape(op.x)) - 2)
-    return Affine(op.x, scale.reshape(along), shift.reshape(along))
+    return Affine(op.x, scale.reshape(along), shift.reshape(along), op.shift)
 
 
 def channel_axis(s: Sweep, op: Weighted) -> int:
@@ -89,42 +91,52 @@ def has_constant_weights(s: Sweep, op: Weighted) -> bool:
     return s.array(op.weight) is not None and (op.bias is None or s.array(op.bias) is not None)
 
 
-def absorb_after(s: Sweep, op: Weighted, scale: Vector, shift: Vector, out: o.Value) -> Weighted:
-    """The operator for scale[c] op(x) + shift[c], c being the output channel."""
-    weight = s.editor.constants[op.weight].astype(np.float64)
-    bias = np.zeros_like(shift) if op.bias is None else s.editor.constants[op.bias].astype(np.float64)
+def absorb_after(s: Sweep, op: Weighted, affine: Affine, out: o.Value) -> Weighted | None:
+    """The operator for affine(op(x)); None where the map is not one per output channel."""
+    vectors = affine.vectors(s.shape(op.out), channel_axis(s, op))
+    if vectors is None:
+        return None
+    scale, shift = vectors
+    weight, bias = _weights(s, op)
     if isinstance(op, o.ConvTranspose):
         grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
         weight = (grouped * scale.reshape(op.groups, 1, -1, 1, 1)).reshape(weight.shape)
     else:
         weight = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
-    return _with_weights(s, replace(op, out=out), weight, bias * scale + shift)
+    return _with_weights(s, replace(op, out=out), weight, bias * scale + shift, affine.source)
 
 
-def absorb_before(s: Sweep, op: Weighted, x: o.Value, scale: Vector, shift: Vector) -> Weighted | None:
-    """The operator for op(scale[c] x + shift[c]), c being the input channel; None where padding forbids it."""
-    uniform = not shift.any() or isinstance(op, o.Linear) or (isinstance(op, o.Conv) and not any(op.padding))
-    if not uniform:
+def absorb_before(s: Sweep, op: Weighted, affine: Affine) -> Weighted | None:
+    """The operator for op(affine(x)); None where the map is not one per input channel, or padding forbids it."""
+    vectors = affine.vectors(s.shape(op.x), channel_axis(s, op))
+    if vectors is None:
         return None
-    weight = s.editor.constants[op.weight].astype(np.float64)
-    bias = None if op.bias is None else s.editor.constants[op.bias].astype(np.float64)
+    scale, shift = vectors
+    if shift.any() and (isinstance(op, o.ConvTranspose) or (isinstance(op, o.Conv) and any(op.padding))):
+        return None
+    weight, bias = _weights(s, op)
     match op:
         case o.Linear():
             factor, term = scale[None, :], weight @ shift
         case o.Conv():
-            per_output = np.repeat(np.arange(op.groups), weight.shape[0] // op.groups)
-            factor = scale.reshape(op.groups, -1)[per_output][:, :, None, None]
-            added = shift.reshape(op.groups, -1)[per_output][:, :, None, None]
-            term = (weight * added).sum((1, 2, 3))
+            group = np.repeat(np.arange(op.groups), weight.shape[0] // op.groups)
+            factor = scale.reshape(op.groups, -1)[group][:, :, None, None]
+            term = (weight * shift.reshape(op.groups, -1)[group][:, :, None, None]).sum((1, 2, 3))
         case o.ConvTranspose():
-            factor, term = scale[:, None, None, None], np.zeros(weight.shape[1] * op.groups)
-    if shift.any():
-        bias = term if bias is None else bias + term
-    return _with_weights(s, replace(op, x=x), weight * factor, bias)
+            factor, term = scale[:, None, None, None], np.zeros_like(bias)
+    return _with_weights(s, replace(op, x=affine.x), weight * factor, bias + term, affine.source)
 
 
-def _with_weights(s: Sweep, op: Weighted, weight: Numbers, bias: Numbers | None) -> Weighted:
-    named = f"{op.weight}.bias" if op.bias is None else op.bias
-    keep = bias is not None and (op.bias is not None or bool(bias.any()))
-    new_bias = s.constant(bias, named) if bias is not None and keep else None
+def _weights(s: Sweep, op: Weighted) -> tuple[Vector, Vector]:
+    """Weight, and bias or zeros."""
+    weight: Vector = s.editor.constants[op.weight].astype(np.float64)
+    if op.bias is not None:
+        return weight, s.editor.constants[op.bias].astype(np.float64)
+    count = weight.shape[1] * op.groups if isinstance(op, o.ConvTranspose) else weight.shape[0]
+    return weight, np.zeros(count)
+
+
+def _with_weights(s: Sweep, op: Weighted, weight: Vector, bias: Vector, source: o.Value | None) -> Weighted:
+    like = op.bias or source or f"{op.weight}.bias"
+    new_bias = s.constant(bias, like) if op.bias is not None or bias.any() else None
     return replace(op, weight=s.constant(weight, op.weight), bias=new_bias)

@@ -16,7 +16,6 @@ from edgeq.passes.affine import (
     absorb_after,
     absorb_before,
     affine_of,
-    channel_axis,
     has_constant_weights,
 )
 from edgeq.passes.rewrite import Numbers, Rule, Sweep
@@ -32,8 +31,7 @@ def affine_into_producer(s: Sweep, op: o.Op) -> o.Op | None:
     (out,), producer = o.results(op), s.made_by(affine.x)
     match producer:
         case o.Conv() | o.ConvTranspose() | o.Linear() if has_constant_weights(s, producer):
-            vectors = affine.vectors(s.shape(affine.x), channel_axis(s, producer))
-            return absorb_after(s, producer, *vectors, out) if vectors else None
+            return absorb_after(s, producer, affine, out)
         case o.LayerNorm():
             return _into_layer_norm(s, producer, affine, out)
         case o.GroupNorm():
@@ -106,8 +104,7 @@ def affine_into_consumer(s: Sweep, op: o.Op) -> o.Op | None:
     if not isinstance(op, _Weighted) or not s.is_sole(op.x) or not has_constant_weights(s, op):
         return None
     affine = affine_of(s, s.made_by(op.x))
-    vectors = affine.vectors(s.shape(op.x), channel_axis(s, op)) if affine else None
-    return absorb_before(s, op, affine.x, *vectors) if affine and vectors else None
+    return absorb_before(s, op, affine) if affine else None
 
 
 def merged_affines(s: Sweep, op: o.Op) -> o.Op | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from edgeq.ir.graph import Graph
+from edgeq.passes.attention import ATTENTION
 from edgeq.passes.fold import FOLD
 from edgeq.passes.fuse import FUSE
 from edgeq.passes.layout import LAYOUT
 from edgeq.passes.rewrite import rewrite
 
-RULES = (*LAYOUT, *FUSE, *FOLD)
+RULES = (*LAYOUT, *FUSE, *FOLD, *ATTENTION)
 
 
 def simplify(graph: Graph) -> Graph:
