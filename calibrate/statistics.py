@@ -23,6 +23,9 @@ from edgeq.formats import FloatArray, IntArray
 from edgeq.ir.graph import Array
 from edgeq.ir.ops import Value
 
+LAYOUT = 1
+"""Raised whenever stored statistics would be read differently."""
+
 MANTISSA_BITS = 8
 PER_OCTAVE = 1 << MANTISSA_BITS
 OCTAVES = 16
