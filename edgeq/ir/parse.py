@@ -24,6 +24,7 @@ from edgeq.ir.text import (
     attribute_fields,
     op_name,
     operand_fields,
+    result_fields,
     sha256,
 )
 
@@ -110,7 +111,7 @@ class _Parser:
         kind = _OPS[_one_of(line, _OPS)]
         line.skip("(")
         arguments: dict[str, Any] = self._operands(line, kind) | self._attributes(line, kind)
-        names = [field.name for field in fields(kind) if field.name.startswith("out")]
+        names = result_fields(kind)
         if len(names) != len(results):
             line.fail(f"{len(names)} results of {op_name(kind)}, not {len(results)}")
         arguments.update(zip(names, results, strict=True))

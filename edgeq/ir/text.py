@@ -59,6 +59,12 @@ def operand_fields(kind: type[o.Op]) -> dict[str, object]:
     return {name: hint for name, hint in hints if hint in _VALUE_TYPES and not name.startswith("out")}
 
 
+def result_fields(kind: type[o.Op]) -> list[str]:
+    """Names of the fields of an operator that name its results, in order."""
+    hints = _HINTS[kind.__name__].items()
+    return [name for name, hint in hints if hint in _VALUE_TYPES and name.startswith("out")]
+
+
 def attribute_fields(kind: type[o.Op]) -> dict[str, object]:
     """Types of the fields of an operator that are attributes, in order."""
     return {name: hint for name, hint in _HINTS[kind.__name__].items() if hint not in _VALUE_TYPES}
