@@ -9,18 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
 from edgeq.errors import UsageError
-from edgeq.lint.finding import SEVERITIES, Finding, Rule, Runtime, lint
+from edgeq.lint.finding import SEVERITIES, Finding, Rule, Runtime
+from edgeq.lint.net import Net
 from edgeq.lint.rules import RULES
 
 __all__ = ["RULES", "Finding", "Rule", "Runtime", "lint", "lint_file", "print_findings"]
 
 
+def lint(model: ModelProto, runtime: Runtime) -> list[Finding]:
+    """Every violation of the rules of `runtime` in `model`, errors first, then in the order of rules and nodes."""
+    net = Net(model)
+    found = [
+        Finding(rule.id, rule.severity, node, message, rule.fix)
+        for rule in RULES
+        if runtime in rule.runtimes
+        for node, message in rule.check(net)
+    ]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
 def lint_file(path: Path, runtime: Runtime) -> list[Finding]:
     """Findings on the file at `path`, the worst first. Raises UsageError if it is not an ONNX file."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from onnx import ModelProto
-
     if not path.is_file():
         raise UsageError("there is no such file", value=path)
     try:

@@ -1,15 +1,12 @@
-"""Rules, findings, and the one loop that applies the rules to a file."""
+"""What a rule is, and what it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from edgeq.lint.net import Net
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 Runtime = Literal["tensorrt", "onnxruntime"]
 Severity = Literal["error", "warning", "note"]
@@ -42,17 +39,3 @@ class Finding:
     node: str
     message: str
     fix: str
-
-
-def lint(model: ModelProto, runtime: Runtime) -> list[Finding]:
-    """Every violation of the rules of `runtime` in `model`, errors first, then in the order of rules and nodes."""
-    from edgeq.lint.rules import RULES
-
-    net = Net(model)
-    found = [
-        Finding(rule.id, rule.severity, node, message, rule.fix)
-        for rule in RULES
-        if runtime in rule.runtimes
-        for node, message in rule.check(net)
-    ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
