@@ -228,7 +228,9 @@ def _contract(
         merged = (int(np.prod([size[label] for label in group], dtype=np.int64)) for group in groups)
         return b.reshape(x, (*(size[label] for label in batch), *merged))
 
-    y = matmul(b, matrix(left, p, rows, inner), matrix(right, q, inner, columns))
+    # Without a batch, matmul takes any number of row axes.
+    row_groups = [rows] if batch else [[label] for label in rows]
+    y = matmul(b, matrix(left, p, *row_groups, inner), matrix(right, q, inner, columns))
     labels = [*batch, *rows, *columns]
     return b.reshape(y, (size[label] for label in labels)), labels
 
