@@ -5,7 +5,9 @@ Nothing here uses torch, numpy or the code under test. The rounding rules follow
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from fractions import Fraction
+from functools import cache
 
 from edgeq.formats import Codebook, Fixed, Float, Format, Int
 
@@ -127,16 +129,27 @@ def ends(format_: Format) -> tuple[int, int]:
             raise ValueError(format_)
 
 
+@cache
+def codes_by_level(format_: Format) -> dict[int, int]:
+    """The first code of every level, in the order of levels."""
+    low, high = ends(format_)
+    found: dict[int, int] = {}
+    for code in range(low, high + 1):
+        found.setdefault(level(format_, code, 0), code)
+    return dict(sorted(found.items()))
+
+
 def encoded(format_: Format, x: Fraction, zero_point: int = 0) -> int:
     """The code of the level nearest to x. Ties: even level or code; of a codebook the smaller magnitude, then lower."""
     low, high = ends(format_)
     if isinstance(format_, Int | Fixed):
         return min(max(round(x) + zero_point, low), high)
-    levels = {code: level(format_, code, 0) for code in range(low, high + 1)}
-    closest = min(abs(found - x) for found in levels.values())
-    nearest = [code for code, found in levels.items() if abs(found - x) == closest]
-    if len({levels[code] for code in nearest}) == 1:
-        return nearest[0]
+    codes = codes_by_level(format_)
+    levels = list(codes)
+    above = bisect_left(levels, x)
+    candidates = levels[max(above - 1, 0) : above + 1]
+    closest = min(abs(candidate - x) for candidate in candidates)
+    tied = [candidate for candidate in candidates if abs(candidate - x) == closest]
     if isinstance(format_, Float):
-        return next(code for code in nearest if code % 2 == 0)
-    return min(nearest, key=lambda code: (abs(levels[code]), levels[code]))
+        return codes[min(tied, key=lambda candidate: codes[candidate] % 2)]
+    return codes[min(tied, key=lambda candidate: (abs(candidate), candidate))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgeq.ir.graph import Type
 Problems = Iterator[str]
 
 WIDEST_BITS = 64
+_CODEBOOK_NAME = re.compile(r"[a-z_]+")
 
 
 def ordered(type_: Type) -> bool:
@@ -62,6 +64,8 @@ def format_problems(format_: Format) -> Problems:
             if not (1 <= format_.exponent <= 5 and format_.mantissa <= 10):
                 yield "minifloat with 1 to 5 exponent and 0 to 10 mantissa bits"
         case Codebook():
+            if not _CODEBOOK_NAME.fullmatch(format_.name):
+                yield "a codebook name of small letters and underscores"
             if not 2 <= len(format_.table) <= 1 << 16 or max(map(abs, format_.table)) >= 1 << 62:
                 yield "codebook of 2 to 65536 levels below 2^62"
         case Real():
