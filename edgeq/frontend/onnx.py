@@ -102,7 +102,7 @@ def _add_initializers(builder: Builder, graph: onnx.GraphProto) -> None:
     if graph.sparse_initializer:
         raise UnsupportedError("sparse initializers are not supported", next_step="Export dense weights.")
     for tensor in graph.initializer:
-        builder.values[tensor.name] = builder.constant(tensor_array(tensor, tensor.name), tensor.name)
+        builder.initializer(tensor.name, tensor_array(tensor, tensor.name))
 
 
 def _live_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

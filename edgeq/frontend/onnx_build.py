@@ -26,8 +26,10 @@ from edgeq.reference.meaning import evaluate
 
 Numbers = npt.NDArray[Any]
 
-MAX_ELEMENTS = (1 << 31) - 1  # of one value
-MAX_FOLDED_WORK = 1 << 32  # multiply-accumulates and elements computed while folding constants
+MAX_ELEMENTS = 1 << 28  # of one value
+MAX_FOLDED_WORK = 1 << 32  # multiply-accumulates while folding constants
+MAX_FOLDED_ELEMENTS = 1 << 26  # of all constants computed at import, besides FOLDED_PER_WEIGHT for each weight
+FOLDED_PER_WEIGHT = 4
 
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _REAL_ONLY = (
@@ -112,7 +114,7 @@ class Builder:
         self.values: dict[str, o.Value] = {name: name for name in inputs}  # ONNX name -> value
         self.hint = name  # what new values are named after
         self._hints: dict[o.Value, str] = {}
-        self._work = 0
+        self._work, self._elements = MAX_FOLDED_WORK, MAX_FOLDED_ELEMENTS
 
     def shape(self, value: o.Value) -> tuple[int, ...]:
         """Shape of `value`."""
@@ -141,9 +143,17 @@ class Builder:
         """The entries of a constant."""
         return tuple(float(entry) for entry in self.known(value, what).reshape(-1))
 
+    def initializer(self, name: str, array: Numbers) -> None:
+        """A weight of the file."""
+        self._elements += (1 + FOLDED_PER_WEIGHT) * array.size
+        self.values[name] = self.constant(array, name)
+
     def constant(self, content: npt.ArrayLike, hint: str | None = None) -> o.Value:
         """A new constant: float32, int64 or bool."""
         array = np.asarray(content)
+        self._elements -= array.size
+        if self._elements < 0:
+            raise UnsupportedError("the constants become too large", value=array.shape)
         kind: o.NumberKind = {"b": "bool", "i": "index", "u": "index"}.get(array.dtype.kind, "real")  # type: ignore[assignment]
         name = self._new(hint)
         self.editor.constants[name] = np.array(array, dtype=_KIND_DTYPES[kind], order="C")
@@ -215,7 +225,8 @@ class Builder:
 
     def _spend(self, op: o.Op) -> bool:
         """Whether evaluating `op` now keeps the import within its budget; if not, it stays in the graph."""
-        work = math.prod(self.shape(o.results(op)[0]))
+        size = sum(math.prod(self.shape(value)) for value in o.results(op))
+        work = size
         match op:
             case o.MatMul():
                 work *= self.shape(op.a)[-1]
@@ -225,9 +236,9 @@ class Builder:
                 work *= max(self.shape(op.x)[2:])
             case _:
                 pass
-        if self._work + work > MAX_FOLDED_WORK:
+        if work > self._work or size > self._elements:
             return False
-        self._work += work
+        self._work, self._elements = self._work - work, self._elements - size
         return True
 
     @torch.no_grad()

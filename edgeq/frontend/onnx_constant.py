@@ -14,7 +14,7 @@ from edgeq.frontend.onnx_layout import expanded
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array
 
-MAX_GENERATED = 1 << 27  # elements of a constant that an operator makes out of nothing
+MAX_GENERATED = 1 << 24  # elements of a constant that an operator makes out of nothing
 
 
 def tensor_array(tensor: onnx.TensorProto, where: str) -> Array:
@@ -73,12 +73,13 @@ def _constant_of_shape(b: Builder, n: Node) -> o.Value:
 
 
 def _range(b: Builder, n: Node) -> o.Value:
-    start, stop, step = (b.known(n.operand(k), "the range").reshape(-1)[0] for k in range(3))
-    if step == 0 or not np.isfinite([start, stop, step]).all():
+    dtype = b.known(n.operand(0), "the range").dtype
+    start, stop, step = (b.known(n.operand(k), "the range").item() for k in range(3))
+    if not step or not all(map(math.isfinite, (start, stop, step))):
         raise UnsupportedError("bad range", value=(start, stop, step))
     count = max(math.ceil((stop - start) / step), 0)
     _generated((count,))
-    return b.constant((start + np.arange(count) * step).astype(start.dtype))
+    return b.constant((start + np.arange(count) * step).astype(dtype))
 
 
 def _non_zero(b: Builder, n: Node) -> o.Value:
