@@ -157,6 +157,7 @@ def _output_options(command: Command) -> Command:
 @click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
 @click.option("--estimator", default="auto", show_default=True,
               help="Ranges: auto, minmax, percentile[:99.99], entropy, mse, octav.")  # fmt: skip
+@click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name.")
 @click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more.")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")

@@ -5,10 +5,12 @@ Rules are read from the top and the first whose pattern matches a value's name d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from glob import escape
 
-from edgeq.formats import Format
+from edgeq.formats import REAL, Format
 
 DEFAULT_ESTIMATOR = "auto"
 
@@ -27,6 +29,10 @@ class Recipe:
 
     estimator: str = DEFAULT_ESTIMATOR
     rules: tuple[Rule, ...] = field(default=())
+
+    def with_real(self, values: Iterable[str]) -> Recipe:
+        """This recipe with the operators that compute `values` kept real."""
+        return replace(self, rules=(*(Rule(escape(value), REAL) for value in values), *self.rules))
 
     def format_of(self, value: str) -> Format | None:
         """The format that the first matching rule gives to `value`, or None."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgeq.datasets.dataset import Dataset, Metric
@@ -31,7 +32,8 @@ EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
 FP32, REFERENCE, ARTIFACT = "fp32", "reference", "artifact"
 
-Run = Callable[[Array], list[Array]]
+Float32Array = npt.NDArray[np.float32]
+Run = Callable[[Float32Array], list[Float32Array]]
 
 
 @dataclass
@@ -143,7 +145,7 @@ def interpreter_run(graph: Graph) -> Run:
     interpreter = Interpreter(graph)
     (name,) = graph.inputs
 
-    def run(tensor: Array) -> list[Array]:
+    def run(tensor: Float32Array) -> list[Float32Array]:
         with torch.no_grad():
             return [output.numpy() for output in interpreter({name: tensor}).values()]
 
@@ -152,7 +154,7 @@ def interpreter_run(graph: Graph) -> Run:
 
 def onnx_run(runtime: OnnxRuntime) -> Run:
     """A loaded ONNX file as a function from one input to the list of outputs."""
-    return lambda tensor: list(runtime.run({runtime.inputs[0]: tensor}).values())
+    return lambda tensor: [np.asarray(array) for array in runtime.run({runtime.inputs[0]: tensor}).values()]
 
 
 def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from edgeq.flow.inputs import (
     task_of,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, choose_ranges, collect_statistics
+from edgeq.flow.ranges import ChosenRange, quantize
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -33,9 +33,8 @@ from edgeq.passes.decompose import decompose
 from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
-from edgeq.quantize.assign import assign
 from edgeq.quantize.coverage import coverage
-from edgeq.quantize.structure import analyse
+from edgeq.quantize.lift import Lift
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
 from edgeq.target import Target, find_target
@@ -53,6 +52,7 @@ class ExportRequest:
     data_images: int | None = None
     preprocess: str | None = None
     estimator: str = "auto"
+    float_share: float | None = None
     keep_real: tuple[str, ...] = ()
     max_drop: Mapping[str, float] = field(default_factory=dict)
     raw_head: bool = False
@@ -73,7 +73,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     Raises EdgeqError for anything that cannot be done; nothing is left behind then.
     """
     started = time.monotonic()
-    target = find_target(request.target)
+    target = _target(request)
     _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     graph = decompose(simplify(model.graph), target.decomposed)
@@ -93,12 +93,10 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
 
     lowered, chosen = graph, list[ChosenRange]()
     if calibration is not None:
-        structure = analyse(graph, target, recipe)
-        statistics = collect_statistics(structure, calibration, model.digest, progress, use_cache=not request.no_cache)
-        chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
-        plan = assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
-        lowered = lower(graph, plan)
+        found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        lowered, chosen = lower(graph, found.plan), found.chosen
         verify(lowered)
+        report.notes += _lift_notes(found.lifts)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request))
     folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
@@ -108,6 +106,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check(report, request, graph, lowered, artifact, target, model, rule, calibration, data, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _target(request: ExportRequest) -> Target:
+    target = find_target(request.target)
+    return target if request.float_share is None else replace(target, float_share=request.float_share)
 
 
 def _check_options(request: ExportRequest, target: Target) -> None:
@@ -128,7 +131,7 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
 
 def _options(request: ExportRequest) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = ("calib_images", "estimator", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
     return {name: getattr(request, name) for name in names}
 
 
@@ -152,6 +155,16 @@ def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())
     note = f"{found.integer_ops} of {found.all_ops} operators and {share:.1%} of the work run on integers"
     return [f"{note}; in float: {kinds}" if kinds else note]
+
+
+def _lift_notes(lifts: list[Lift]) -> list[str]:
+    if not lifts:
+        return []
+    names = ", ".join(value for lift in lifts for value in lift.operators)
+    noise, work = (sum(getattr(lift, share) for lift in lifts) for share in ("noise_share", "work_share"))
+    return [
+        f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
+    ]
 
 
 def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:

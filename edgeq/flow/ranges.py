@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from edgeq import __version__
 from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
 from edgeq.calibrate.estimators import MinMax
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_error import Site, choose_by_output_error
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
+from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.formats import Int
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
-from edgeq.quantize.structure import Structure
+from edgeq.quantize.assign import assign
+from edgeq.quantize.lift import Lift, choose_lifts
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.sensitivity import measure_noise
+from edgeq.quantize.structure import Structure, analyse
+from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 AUTO = "auto"
 AUTO_IMAGES = 8
+NOISE_IMAGES = 3
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
 
@@ -68,7 +75,7 @@ def collect_statistics(
         model=model_digest,
         preprocess=calibration.preprocess.to_dict(),
         images=list(calibration.hashes.values()),
-        settings={"values": sorted(values), "version": __version__},
+        settings={"values": sorted(values)},
     )
     if use_cache and (known := cache.load(key)) is not None:
         return known
@@ -77,7 +84,8 @@ def collect_statistics(
         graph, _inputs(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
     )
     if use_cache:
-        cache.store(key, found)
+        with suppress(OutputError):  # a cache that cannot be written costs time, not results
+            cache.store(key, found)
     return found
 
 
@@ -104,10 +112,17 @@ def choose_ranges(
     estimator: str,
     calibration: CalibrationSet,
     progress: Progress,
+    *,
+    only: frozenset[Value] | None = None,
 ) -> list[ChosenRange]:
-    """A grid for every class: by the named estimator, or for `auto` by the error measured where values are read."""
+    """A grid for every class: by the named estimator, or for `auto` by the error measured where values are read.
+
+    `only` limits the work to some classes.
+    """
     per_class = _class_statistics(structure, statistics)
-    sites = {key: _site(structure, key, target) for key in per_class}
+    sites = {key: _site(structure, key, target) for key in per_class if only is None or key in only}
+    if not sites:
+        return []
     if estimator == AUTO:
         return _by_output_error(structure, sites, per_class, calibration, progress)
     named = parse_estimator(estimator)
@@ -156,3 +171,64 @@ def _by_output_error(
         grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
         chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
     return chosen
+
+
+def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target) -> Plan:
+    """The plan that the chosen ranges make."""
+    return assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The finished decisions: the plan, the ranges behind it, and what was lifted to float and why."""
+
+    plan: Plan
+    chosen: list[ChosenRange]
+    lifts: list[Lift]
+
+
+def quantize(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
+) -> Quantization:
+    """Ranges for every value, and the most disturbed operators in float as far as the target allows."""
+    structure = analyse(graph, target, recipe)
+    statistics = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
+    chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
+    plan = plan_of(structure, chosen, target)
+    if not target.float_share:
+        return Quantization(plan, chosen, [])
+    progress("weighing the noise", 0, 0)
+    samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
+    lifts = choose_lifts(graph, plan, measure_noise(graph, plan, samples), target.float_share)
+    if not lifts:
+        return Quantization(plan, chosen, [])
+    lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
+    if _watched(lifted) - statistics.keys():
+        statistics = collect_statistics(lifted, calibration, model_digest, progress, use_cache=use_cache)
+    chosen = _kept(structure, lifted, chosen) + choose_ranges(
+        lifted, statistics, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
+    )
+    return Quantization(plan_of(lifted, chosen, target), chosen, lifts)
+
+
+def _changed(before: Structure, after: Structure) -> frozenset[Value]:
+    """Classes of `after` that are not the same values in the same format in `before`."""
+    return frozenset(
+        key
+        for key, members in after.members.items()
+        if before.members.get(key) != members
+        or before.formats[key] != after.formats[key]
+        or before.through(key) != after.through(key)
+    )
+
+
+def _kept(before: Structure, after: Structure, chosen: list[ChosenRange]) -> list[ChosenRange]:
+    changed = _changed(before, after)
+    return [item for item in chosen if item.key in after.members and item.key not in changed]

@@ -25,6 +25,11 @@ _WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
 _CLAMPS = ("relu", "clip")
 
 
+def is_weighted(op: o.Op) -> bool:
+    """Whether `op` is a convolution or matrix product."""
+    return isinstance(op, _WEIGHTED)
+
+
 def weight_of(op: o.Op) -> o.Value | None:
     """The weight operand of a weighted operator with learned weights."""
     return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
@@ -158,7 +163,18 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
         )
         if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
             found.add(result)
-    return frozenset(found)
+    return frozenset(_without_real_arithmetic(graph, found))
+
+
+def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value]:
+    """`integer` less element-wise operators whose operands real operators compute: rounding waits for their result."""
+    kept = set(integer)
+    for op in graph.ops:
+        if o.results(op)[0] in kept and isinstance(op, o.Apply | o.Mul | o.Add | o.Sub):
+            computed = [value for value in o.operands(op) if value in graph.producer]
+            if computed and not any(value in kept for value in computed):
+                kept.discard(o.results(op)[0])
+    return kept
 
 
 def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:

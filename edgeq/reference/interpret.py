@@ -51,13 +51,13 @@ def along_axis(numbers: tuple[float, ...] | tuple[int, ...], type_: Type, dtype:
 
 
 class Interpreter:
-    """Runs one graph; constants are prepared once."""
+    """Runs one graph; `constants` are its constants as tensors, prepared once."""
 
     def __init__(self, graph: Graph, device: str | torch.device = "cpu") -> None:
         self.graph = graph
         self.device = torch.device(device)
         self._bounds = level_bounds(graph) if any(map(is_codes, graph.types.values())) else {}
-        self._constants = {name: self._constant(name, array) for name, array in graph.constants.items()}
+        self.constants = {name: self._constant(name, array) for name, array in graph.constants.items()}
         self._weight_levels = {name: self._levels_of_constant(name) for name in graph.constants}
         self._last_reader = {value: op for op in graph.ops for value in o.operands(op)}
 
@@ -77,7 +77,7 @@ class Interpreter:
             for name in o.operands(op):
                 if self._last_reader[name] is op and name not in self.graph.outputs:
                     values.pop(name, None)
-        return {name: values[name] if name in values else self._constants[name] for name in self.graph.outputs}
+        return {name: values[name] if name in values else self.constants[name] for name in self.graph.outputs}
 
     def _input(self, name: o.Value, inputs: Mapping[o.Value, Tensor | Array]) -> Tensor:
         if name not in inputs:
@@ -113,7 +113,7 @@ class Interpreter:
 
     def _step(self, op: o.Op, values: dict[o.Value, Tensor]) -> tuple[Tensor, ...]:
         def value(name: o.Value) -> Tensor:
-            return values[name] if name in values else self._constants[name]
+            return values[name] if name in values else self.constants[name]
 
         types = self.graph.types
         match op:

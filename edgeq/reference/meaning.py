@@ -163,9 +163,10 @@ def interpolation_matrix(
 ) -> Tensor:
     """float64 [out, size]: the linear or cubic resampling along one axis; integers summing to 2**10 if `exact`."""
     matrix = torch.zeros(out, size, dtype=torch.float64)
-    for row, position in enumerate(source_positions(size, out, scale, coordinates).tolist()):
-        if mode == "linear":
-            position = min(max(position, 0.0), size - 1.0)
+    positions = source_positions(size, out, scale, coordinates)
+    if mode == "linear":
+        positions = np.clip(positions, 0.0, size - 1.0)
+    for row, position in enumerate(positions.tolist()):
         first = int(np.floor(position))
         fraction = float(position - first)
         taps = [(first, 1 - fraction), (first + 1, fraction)]
