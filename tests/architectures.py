@@ -1,8 +1,8 @@
 """The architectures that the frontend must read, with seeded random weights that keep every activation alive.
 
 `ARCHITECTURES` maps a name to an `Architecture`; `build()` returns the module in eval mode and an example input.
-Random weights alone make a deep network vanish or explode, so `enliven` sets the batch-norm statistics to those of a
-random batch (slightly off, so that folding them matters) and gives biases and layer scales ordinary values.
+Random weights alone make a deep network vanish or explode, so `enliven` gives every batch norm the statistics of a batch
+of random images, the first of which is the example input.
 """
 
 from __future__ import annotations
@@ -31,12 +31,21 @@ class Architecture:
         """The network in eval mode with lively weights, and an input in [0, 1); the same at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(sum(map(ord, self.name)))
-            module = enliven(self.module().eval(), self.input_shape)
-            return module, torch.rand(self.input_shape)
+            batch = images(8, self.input_shape)
+            return enliven(self.module().eval(), batch), batch[:1]
 
 
-def enliven(module: nn.Module, input_shape: tuple[int, int, int, int]) -> nn.Module:
-    """Gives batch norms, biases and layer scales values under which activations neither vanish nor explode."""
+def images(count: int, input_shape: tuple[int, int, int, int]) -> Tensor:
+    """Smooth random fields with a little noise, in [0, 1]: unlike plain noise they still vary in the deepest layers."""
+    _, channels, height, width = input_shape
+    contrast = torch.empty(count, channels, 1, 1).uniform_(0.4, 1.0)
+    coarse = contrast * torch.rand(count, channels, max(2, height // 16), max(2, width // 16))
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return 0.8 * smooth + 0.2 * torch.rand(count, channels, height, width)
+
+
+def enliven(module: nn.Module, batch: Tensor) -> nn.Module:
+    """Gives scales and biases ordinary values, and every batch norm the statistics of `batch`."""
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             continue
@@ -44,16 +53,13 @@ def enliven(module: nn.Module, input_shape: tuple[int, int, int, int]) -> nn.Mod
             nn.init.uniform_(parameter, 0.6, 1.4)
         else:
             nn.init.normal_(parameter, mean=float(parameter.numel() == 1), std=0.2)
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.train().momentum = 1.0
     with torch.no_grad():
-        module(torch.rand(8, *input_shape[1:]))
+        module(batch)
     for norm in norms:
-        assert norm.running_mean is not None and norm.running_var is not None
         norm.eval().momentum = 0.1
-        norm.running_mean += 0.1 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt()
-        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25)
     return module
 
 
@@ -111,11 +117,11 @@ def _yolo(yaml: str) -> Callable[[], nn.Module]:
     return build
 
 
-_YOLOS = [
-    Architecture(name, _yolo(f"{name}.yaml"), (1, 3, 64 if name.endswith("cls") else 96, 96 - 32 * name.endswith("cls")), "ultralytics")
-    for name in ["yolov5n"]
-    + [f"yolo{version}n{task}" for version in ("v8", "11", "26") for task in ("", "-seg", "-pose", "-cls", "-obb")]
+_YOLO_NAMES = [
+    "yolov5n",
+    *(f"yolo{version}n{task}" for version in ("v8", "11", "26") for task in ("", "-seg", "-pose", "-cls", "-obb")),
 ]
+_YOLOS = [Architecture(name, _yolo(f"{name}.yaml"), (1, 3, 96, 96), "ultralytics") for name in _YOLO_NAMES]
 _OTHERS = [
     Architecture("yolox_nano", _own("detectors", "yolox_nano"), (1, 3, 96, 96)),
     Architecture("nanodet_plus_m", _own("detectors", "nanodet_plus_m"), (1, 3, 128, 128)),

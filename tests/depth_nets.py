@@ -7,7 +7,6 @@ Encoders are timm's, decoders are written out after Ranftl et al., "Towards Robu
 from __future__ import annotations
 
 import timm
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

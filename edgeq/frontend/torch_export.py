@@ -83,7 +83,7 @@ def _module_of(program: ExportedProgram) -> nn.Module:
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str]) -> onnx.ModelProto:
     with _evaluating(module), _plain_attention():
-        shapes = [tuple(tensor.shape) for tensor in _tensors(module(*inputs))]
+        shapes = _output_shapes(module, inputs)
         outputs = [f"output{i}" for i in range(len(shapes))]
         try:
             proto = _trace(module, inputs, names, outputs)
@@ -95,12 +95,23 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str]) -> 
     return proto
 
 
+def _output_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    try:
+        return [tuple(tensor.shape) for tensor in _tensors(module(*inputs))]
+    except Exception as failure:  # the network's own code
+        raise UnsupportedError(
+            f"the network fails on its example input ({_first_line(failure)})",
+            where=type(module).__name__,
+            value=", ".join(str(list(tensor.shape)) for tensor in inputs),
+        ) from failure
+
+
 def _trace(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     torch.onnx.export(
         module,
         inputs,
-        buffer,
+        buffer,  # type: ignore[arg-type]
         input_names=names,
         output_names=outputs,
         opset_version=TRACED_OPSET,

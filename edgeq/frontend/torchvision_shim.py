@@ -23,10 +23,10 @@ def install() -> None:
     """Defines the missing operators; call before torchvision, timm or ultralytics is imported. Safe to repeat."""
     if _libraries or "torchvision" in sys.modules or not _extension_is_missing():
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define(f"nms{_SCHEMA}")
-    library.define(f"qnms{_SCHEMA}")
-    library.impl("nms", nms, "CPU")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define(f"nms{_SCHEMA}")  # type: ignore[no-untyped-call]
+    library.define(f"qnms{_SCHEMA}")  # type: ignore[no-untyped-call]
+    library.impl("nms", nms, "CPU")  # type: ignore[no-untyped-call]
     _libraries.append(library)
 
     from torchvision.ops import boxes
@@ -41,7 +41,7 @@ def _extension_is_missing() -> bool:
         return False
     for path in sorted(Path(spec.origin).parent.glob("_C.*")):
         try:
-            torch.ops.load_library(str(path))
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         except (ImportError, OSError):
             continue
         return False

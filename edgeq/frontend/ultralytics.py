@@ -7,22 +7,29 @@ Ultralytics is optional and AGPL-3.0: it is imported only here, told to stay off
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import os
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
 from edgeq.frontend import torchvision_shim
+from edgeq.frontend.safe_load import load_pickled
 from edgeq.frontend.torch_export import TRACED_OPSET, ExportedModel, to_onnx
 
 TASKS = ("detect", "segment", "pose", "classify", "obb")
+NETWORKS = ("DetectionModel", "SegmentationModel", "PoseModel", "ClassificationModel", "OBBModel")
+PARTS = ("activation", "block", "conv", "head", "transformer", "utils")
+MOVED = {
+    "ultralytics.nn.modules.block.Silence": ("torch.nn", "Identity"),  # YOLOv9e
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": ("ultralytics.nn.tasks", "DetectionModel"),
+}
 MAX_DETECTIONS = 300
 
 
@@ -41,6 +48,59 @@ def import_ultralytics() -> None:
             os.environ.pop("OMP_NUM_THREADS", None)
 
 
+def load(
+    path: Path,
+    *,
+    trust_pickle: bool = False,
+    imgsz: int | Sequence[int] | None = None,
+    end2end: bool = True,
+) -> ExportedModel:
+    """Reads an Ultralytics `.pt` checkpoint safely and exports it; options as in `export`.
+
+    Raises UntrustedInputError, UsageError and UnsupportedError as `load_pickled` and `export` do.
+    """
+    network = network_in(load_pickled(path, trust_pickle=trust_pickle, find_network=find_network))
+    if network is None:
+        raise UnsupportedError("the checkpoint holds no Ultralytics network", where=path)
+    return export(network, imgsz, end2end=end2end)
+
+
+def find_network(module: str, name: str) -> type[nn.Module] | None:
+    """The class that an Ultralytics checkpoint names, where `edgeq` reads it; None for anything else.
+
+    Raises UnsupportedError for the classes of YOLOv5's own repository and for Ultralytics networks of other kinds.
+    """
+    if module in ("models.yolo", "models.common", "models.experimental"):
+        raise UnsupportedError(
+            "a checkpoint of the YOLOv5 repository needs that repository's classes",
+            value=f"{module}.{name}",
+            next_step="Export it there (python export.py --weights yolov5n.pt --include onnx) and pass the .onnx file",
+        )
+    parts = ("ultralytics.nn.modules", *(f"ultralytics.nn.modules.{part}" for part in PARTS))
+    if module not in (*parts, "ultralytics.nn.tasks"):
+        return None
+    if module == "ultralytics.nn.tasks" and name not in (*NETWORKS, "YOLOv10DetectionModel"):
+        raise UnsupportedError("edgeq does not read this Ultralytics network", value=name, allowed=", ".join(NETWORKS))
+    import_ultralytics()
+    module, name = MOVED.get(f"{module}.{name}", (module, name))
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UnsupportedError("the installed ultralytics has no such part", value=f"{module}.{name}")
+    return found
+
+
+def network_in(checkpoint: Any) -> nn.Module | None:
+    """The network of a loaded checkpoint (the averaged one where there are two) with its training options, or None."""
+    options = checkpoint.get("train_args") if isinstance(checkpoint, dict) else None
+    network: Any = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else checkpoint
+    kind = type(network).__name__
+    if not isinstance(network, nn.Module) or kind not in NETWORKS:
+        return None
+    network.args = options if isinstance(options, dict) else {}
+    network.task = getattr(network, "task", TASKS[NETWORKS.index(kind)])
+    return network
+
+
 def export(model: nn.Module, imgsz: int | Sequence[int] | None = None, *, end2end: bool = True) -> ExportedModel:
     """Exports an Ultralytics network, which is left unchanged.
 
@@ -54,12 +114,11 @@ def export(model: nn.Module, imgsz: int | Sequence[int] | None = None, *, end2en
     if task not in TASKS:
         raise UnsupportedError("edgeq does not read this Ultralytics task", value=task, allowed=", ".join(TASKS))
     height, width = _image_size(model, imgsz)
-    model = copy.deepcopy(model).cpu().float().eval()
-    channels = int(model.yaml.get("channels", 3))
-    _set_for_export(model, end2end, height * width)
-    return to_onnx(
-        model, (torch.zeros(1, channels, height, width),), metadata=_metadata(model, (height, width), channels)
-    )
+    network: Any = copy.deepcopy(model).cpu().float().eval()
+    channels = int(network.yaml.get("channels", 3))
+    _set_for_export(network, end2end, height * width)
+    metadata = _metadata(network, (height, width), channels)
+    return to_onnx(network, (torch.zeros(1, channels, height, width),), metadata=metadata)
 
 
 def _image_size(model: nn.Module, imgsz: int | Sequence[int] | None) -> tuple[int, int]:
@@ -93,7 +152,7 @@ def _set_for_export(model: Any, end2end: bool, pixels: int) -> None:
     """Chooses the head, folds batch norms and asks every part for its deployment form, in place."""
     from ultralytics.nn.modules import C2f, Classify, Detect
 
-    head = model.model[-1]
+    head: Any = model.model[-1]
     if not isinstance(head, Detect | Classify):
         raise UnsupportedError("edgeq does not read this Ultralytics head", value=type(head).__name__)
     if isinstance(head, Detect):
@@ -104,18 +163,20 @@ def _set_for_export(model: Any, end2end: bool, pixels: int) -> None:
     model.fuse(verbose=False)
     for part in model.modules():
         if isinstance(part, C2f):
-            part.forward = part.forward_split
+            part.forward = part.forward_split  # one Split instead of slices
 
 
 def _metadata(model: Any, imgsz: tuple[int, int], channels: int) -> dict[str, object]:
-    """The keys that Ultralytics' exporter writes, from which its AutoBackend sets up prediction and validation."""
+    """The keys that Ultralytics' exporter writes, from which its AutoBackend sets up prediction and validation.
+
+    All but the date: the same checkpoint gives the same bytes.
+    """
     import ultralytics
 
     head = model.model[-1]
     metadata: dict[str, object] = {
         "description": f"Ultralytics {_title(model)} model",
         "author": "Ultralytics",
-        "date": datetime.now(UTC).isoformat(),
         "version": ultralytics.__version__,
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
