@@ -21,6 +21,7 @@ from edgeq.formats import BOOL, INDEX, REAL, Format
 from edgeq.ir import fit
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.ir.kinds import kind_problems
 from edgeq.ir.rename import renamed
 from edgeq.reference.meaning import evaluate
 
@@ -32,16 +33,13 @@ MAX_FOLDED_ELEMENTS = 1 << 26  # of all constants computed at import, besides FO
 FOLDED_PER_WEIGHT = 4
 
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
-_REAL_ONLY = (
-    o.Conv, o.ConvTranspose, o.Linear, o.ChannelAffine, o.Softmax, o.LayerNorm, o.GroupNorm, o.MaxPool,
-    o.AveragePool, o.Mean,
-)  # fmt: skip
+_TYPE_NAMES = {number: name for name, number in onnx.TensorProto.DataType.items()}
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 
 
 def number_kind(elem_type: int) -> o.NumberKind:
     """real, index or bool for an ONNX element type; raises UnsupportedError for any other."""
-    name = onnx.TensorProto.DataType.Name(elem_type)
+    name = _TYPE_NAMES.get(elem_type, str(elem_type))
     if name in _FLOATS:
         return "real"
     if name in _INTEGERS:
@@ -216,12 +214,13 @@ class Builder:
     def _check_operands(self, op: o.Op) -> None:
         for problem in fit.problems(op, self.shape):
             raise UnsupportedError(problem)
-        if isinstance(op, _REAL_ONLY) and self.kind(o.operands(op)[0]) != "real":
-            raise UnsupportedError("only floats can be used here", value=self.kind(o.operands(op)[0]))
+        for problem in kind_problems(op, lambda value: self.editor.types[value].format):
+            raise UnsupportedError(problem)
 
     def _check_size(self, name: o.Value) -> None:
-        if math.prod(self.shape(name)) > MAX_ELEMENTS:
-            raise UnsupportedError("a value has too many elements", value=self.shape(name), allowed=MAX_ELEMENTS)
+        shape = self.shape(name)
+        if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
+            raise UnsupportedError("a value has an impossible shape", value=shape, allowed=f"{MAX_ELEMENTS} elements")
 
     def _spend(self, op: o.Op) -> bool:
         """Whether evaluating `op` now keeps the import within its budget; if not, it stays in the graph."""

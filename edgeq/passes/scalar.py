@@ -127,7 +127,7 @@ def _earlier(s: Sweep, op: o.Op) -> list[o.Value]:
         seen.add(value)
         producer = s.made_by(value)
         found.append(value)
-        if _is_scalar_operator(producer):
+        if _is_scalar_operator(producer) and s.is_real(value):
             assert producer is not None
             between += 1
             curved |= isinstance(producer, o.Apply)

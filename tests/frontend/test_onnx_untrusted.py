@@ -270,10 +270,16 @@ def a_loop() -> onnx.ModelProto:
     )
 
 
+def unknown_type() -> onnx.ModelProto:
+    proto = simple()
+    proto.graph.input[0].type.tensor_type.elem_type = 99
+    return proto
+
+
 BROKEN: list[Callable[[], onnx.ModelProto]] = [
     cyclic, twice_defined, twice_initialized, without_output, not_a_number, enormous_weight, short_weight,
     negative_weight_shape, strings, sequence_input, empty_input, enormous_input, enormous_value, enormous_constant,
-    endless_range, doubling_constants, doubling_functions, recursive_function, malformed_operands, a_loop,
+    endless_range, doubling_constants, doubling_functions, recursive_function, malformed_operands, a_loop, unknown_type,
 ]  # fmt: skip
 
 
