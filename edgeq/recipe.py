@@ -12,7 +12,7 @@ from glob import escape
 
 from edgeq.formats import REAL, Format
 
-DEFAULT_ESTIMATOR = "auto"
+DEFAULT_ESTIMATOR = "mse"
 
 
 @dataclass(frozen=True)

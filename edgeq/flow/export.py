@@ -35,7 +35,7 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.recipe import Recipe, Rule
+from edgeq.recipe import DEFAULT_ESTIMATOR, Recipe, Rule
 from edgeq.report import Report, Row
 from edgeq.target import Target, find_target
 
@@ -51,7 +51,7 @@ class ExportRequest:
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
-    estimator: str = "auto"
+    estimator: str = DEFAULT_ESTIMATOR
     float_share: float | None = None
     keep_real: tuple[str, ...] = ()
     max_drop: Mapping[str, float] = field(default_factory=dict)
