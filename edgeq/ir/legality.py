@@ -57,15 +57,14 @@ class _Codes:
             case o.Lookup():
                 yield from self._lookup(op)
             case o.Quantize():
-                yield from self._all_codes(False, op.x)
-                yield from self._all_codes(True, op.out)
+                yield from self._real(op.x)
+                yield from self._codes(op.out)
             case o.Dequantize():
-                yield from self._all_codes(True, op.x)
-                yield from self._all_codes(False, op.out)
+                yield from self._codes(op.x)
+                yield from self._real(op.out)
             case o.Concat():
                 yield from self._moved(op.xs, op.out)
             case o.Where():
-                yield from self._all_codes(False, op.condition)
                 yield from self._moved((op.a, op.b), op.out)
             case o.ArgMax():
                 yield from self._compared(op.x)
@@ -78,21 +77,25 @@ class _Codes:
             case o.Reduce() if op.function in ("max", "min"):
                 yield from self._compared(op.x)
                 yield from self._moved((op.x,), op.out)
-            case o.Slice() | o.Reshape() | o.Transpose() | o.Expand() | o.Pad() | o.Resize():
-                yield from self._moved((op.x,), op.out)
-            case o.Gather() | o.GatherElements():
-                yield from self._all_codes(False, op.indices)
+            case (
+                o.Slice() | o.Reshape() | o.Transpose() | o.Expand() | o.Pad() | o.Resize()
+                | o.Gather() | o.GatherElements()
+            ):  # fmt: skip
                 yield from self._moved((op.x,), op.out)
             case _:
                 yield "has no meaning on codes; lower it to Lookup or keep it on real values"
 
-    def _all_codes(self, wanted: bool, *values: o.Value) -> Problems:
+    def _codes(self, *values: o.Value) -> Problems:
         for value in values:
-            if is_codes(self.types[value]) != wanted:
-                yield f"{value!r} must {'' if wanted else 'not '}be codes"
+            if not is_codes(self.types[value]):
+                yield f"{value!r} must be codes"
+
+    def _real(self, value: o.Value) -> Problems:
+        if not self.types[value].is_real:
+            yield f"{value!r} must be real, not {self.types[value].format}"
 
     def _one_scale(self, *values: o.Value) -> Problems:
-        yield from self._all_codes(True, *values)
+        yield from self._codes(*values)
         for value in values:
             if len(self.types[value].scale) > 1:
                 yield f"{value!r} must have one scale, not one per channel"
@@ -118,7 +121,7 @@ class _Codes:
             yield f"{out!r} has scale {found}, but its operands give {given}"
 
     def _weighted(self, op: o.Conv | o.ConvTranspose | o.Linear) -> Problems:
-        yield from self._all_codes(True, op.weight)
+        yield from self._codes(op.weight)
         yield from self._one_scale(op.x)
         weight = self.types[op.weight]
         if not is_codes(weight) or not is_codes(self.types[op.x]):
@@ -172,7 +175,7 @@ class _Codes:
             yield from self._accumulator(op.out, (self.types[op.x].scale[0] / RESIZE_FACTOR,))
 
     def _requantize(self, op: o.Requantize) -> Problems:
-        yield from self._all_codes(True, op.x)
+        yield from self._codes(op.x)
         yield from self._one_scale(op.out)
         x, out = self.types[op.x], self.types[op.out]
         if not isinstance(out.format, Int | Fixed) or not is_codes(out) or not is_codes(x):
@@ -189,7 +192,7 @@ class _Codes:
 
     def _lookup(self, op: o.Lookup) -> Problems:
         yield from self._one_scale(op.x)
-        yield from self._all_codes(True, op.out)
+        yield from self._codes(op.out)
         if not is_codes(self.types[op.x]):
             return
         low, high = code_range(self.types[op.x].format)

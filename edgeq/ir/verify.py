@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeq.errors import EdgeqError, UnsupportedError
-from edgeq.formats import BOOL, code_range
+from edgeq.formats import BOOL, INDEX, code_range
 from edgeq.ir import fit
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes, level_bounds
@@ -59,13 +59,24 @@ def _constant(value: o.Value, array: Array, type_: Type) -> Problems:
             yield f"constant {value!r} has codes outside [{low}, {high}] of {type_.format}"
 
 
+def _selectors(graph: Graph, op: o.Op) -> Problems:
+    """Operands that select are what they must be, whatever they select from."""
+    match op:
+        case o.Where() if graph.types[op.condition] != Type(graph.types[op.condition].shape, BOOL):
+            yield f"condition {op.condition!r} must be truth values"
+        case o.Gather() | o.GatherElements() if graph.types[op.indices] != Type(graph.types[op.indices].shape, INDEX):
+            yield f"indices {op.indices!r} must be 64-bit indices"
+        case _:
+            return
+
+
 def _results(graph: Graph, op: o.Op) -> Problems:
     """The operator has a result, and the types say what it is."""
 
     def shape(value: o.Value) -> tuple[int, ...]:
         return graph.types[value].shape
 
-    misfits = list(fit.problems(op, shape))
+    misfits = [*_selectors(graph, op), *fit.problems(op, shape)]
     if misfits:
         yield from misfits
         return
