@@ -35,6 +35,7 @@ class Row:
 class OutputAgreement:
     """Artifact against reference on one value: share of equal 8-bit codes, largest difference in codes and in reals.
 
+    A "layer" was given the artifact's own codes as operands, an "output" was computed from the input on.
     `signal_to_noise_db` compares reals; it is infinite (None in JSON) when they are identical.
     """
 
@@ -126,20 +127,25 @@ def _cell(row: Row, base: Row | None) -> str:
 
 
 def agreement_table(report: Report) -> Table:
-    """Agreement of the artifact with the reference, per output."""
+    """Agreement of the artifact with the reference: every output, and all layers in one line."""
     table = Table(title="artifact against reference")
-    for name, justify in (
-        ("value", "left"), ("equal codes", "right"), ("largest code difference", "right"),
-        ("largest difference", "right"), ("SNR dB", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("value", "equal codes", "largest code difference", "SNR dB"):
+        table.add_column(name, justify="left" if name == "value" else "right")
     for item in report.agreement:
         if item.kind == "output":
-            table.add_row(
-                item.value, f"{item.equal_share:.4%}", str(item.largest_code_difference),
-                f"{item.largest_difference:.3g}", f"{item.signal_to_noise_db:.1f}",
-            )  # fmt: skip
+            table.add_row(item.value, f"{item.equal_share:.2%}", str(item.largest_code_difference), _db(item))
+    layers = [item for item in report.agreement if item.kind == "layer"]
+    if layers:
+        worst = min(layers, key=lambda item: item.equal_share)
+        equal = sum(item.equal_share * item.n for item in layers) / sum(item.n for item in layers)
+        largest = max(item.largest_code_difference for item in layers)
+        table.add_row(f"{len(layers)} layers, each given the same operands", f"{equal:.4%}", str(largest), "")
+        table.add_row(f"least equal: {worst.value}", f"{worst.equal_share:.4%}", str(worst.largest_code_difference), "")
     return table
+
+
+def _db(item: OutputAgreement) -> str:
+    return f"{item.signal_to_noise_db:.1f}"
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,12 +67,6 @@ class _Difference:
         return 10 * math.log10(max(self.signal, 1e-300) / self.noise)
 
 
-@dataclass
-class _Comparison:
-    outputs: dict[Value, _Difference] = field(default_factory=dict)
-    layers: dict[Value, _Difference] = field(default_factory=dict)
-
-
 def agreement(
     lowered: Graph,
     artifact: Artifact,
@@ -80,35 +75,38 @@ def agreement(
     threads: int | None,
     progress: Progress,
 ) -> list[OutputAgreement]:
-    """The artifact in its own runtime beside the reference: every output, and every value of 8-bit codes in the file.
+    """The artifact in its own runtime beside the reference.
 
-    An output has no codes of its own: it is compared in steps of 1/255 of the reference's range on the first image.
+    Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
+    stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
+    before it, so that a difference belongs to the layer that shows it.
     """
     runtime = OnnxRuntime(artifact.primary, threads=threads)
     watched = {v: t for v, t in artifact.tensors.items() if _has_narrow_codes(lowered.types.get(v))}
     inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
-    found = _Comparison()
+    outputs: dict[Value, _Difference] = {}
+    layers: dict[Value, _Difference] = {}
     for done, inputs in enumerate(_sample_inputs(lowered, samples, seed), start=1):
-        progress("comparing with the reference", done, AGREEMENT_IMAGES)
-        codes: dict[Value, Array] = {}
+        results, seen = runtime.run(inputs), inside.run(inputs)
 
-        def keep(name: Value, tensor: torch.Tensor, codes: dict[Value, Array] = codes) -> None:
-            if name in watched:
-                codes[name] = tensor.numpy()
+        def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
+            if name not in watched:
+                return None
+            codes = seen[watched[name]]
+            layers.setdefault(name, _Difference(1.0)).add(tensor.numpy(), codes)
+            return torch.from_numpy(codes)
 
         with torch.no_grad():
-            wanted = {name: tensor.numpy() for name, tensor in reference(inputs, keep).items()}
-        results = runtime.run(inputs)
-        for name, array in wanted.items():
-            step = max(float(np.ptp(array)) / 255, 1e-12)
-            found.outputs.setdefault(name, _Difference(step)).add(array, results[name])
-        seen = inside.run(inputs)
-        for name, array in codes.items():
-            found.layers.setdefault(name, _Difference(1.0)).add(array, seen[watched[name]])
+            wanted = reference(inputs)
+            reference(inputs, compare)
+        for name, tensor in wanted.items():
+            step = max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+            outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
+        progress("comparing with the reference", done, AGREEMENT_IMAGES)
     return [
-        *(_agreement(name, "output", d) for name, d in found.outputs.items()),
-        *(_agreement(name, "layer", d) for name, d in found.layers.items()),
+        *(_agreement(name, "output", d) for name, d in outputs.items()),
+        *(_agreement(name, "layer", d) for name, d in layers.items()),
     ]
 
 
@@ -116,10 +114,10 @@ def _has_narrow_codes(type_: Type | None) -> bool:
     return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits == 8
 
 
-def _agreement(name: Value, kind: str, d: _Difference) -> OutputAgreement:
+def _agreement(name: Value, kind: Literal["output", "layer"], d: _Difference) -> OutputAgreement:
     return OutputAgreement(
         name,
-        "output" if kind == "output" else "layer",
+        kind,
         d.equal / max(d.count, 1),
         d.largest_code,
         d.largest,

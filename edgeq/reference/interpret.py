@@ -22,7 +22,8 @@ from edgeq.ir.graph import Array, Graph, Type
 from edgeq.reference.arithmetic import requantize
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, evaluate
 
-Watch = Callable[[o.Value, Tensor], None]
+Watch = Callable[[o.Value, Tensor], Tensor | None]
+"""Told every computed value (and input) by name; a tensor that it returns takes the value's place."""
 
 # NNPACK's convolutions may use Winograd transforms, which are not exact on integers.
 torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
@@ -62,22 +63,22 @@ class Interpreter:
         self._last_reader = {value: op for op in graph.ops for value in o.operands(op)}
 
     def __call__(self, inputs: Mapping[o.Value, Tensor | Array], watch: Watch | None = None) -> dict[o.Value, Tensor]:
-        """Outputs by name for `inputs` by name; `watch` is told every computed value (and every input)."""
+        """Outputs by name for `inputs` by name; see `Watch`."""
         values: dict[o.Value, Tensor] = {}
         for name in self.graph.inputs:
-            values[name] = self._input(name, inputs)
-            if watch:
-                watch(name, values[name])
+            values[name] = self._watched(name, self._input(name, inputs), watch)
         for op in self.graph.ops:
             found = self._step(op, values)
             for name, tensor in zip(o.results(op), found, strict=True):
-                values[name] = tensor
-                if watch:
-                    watch(name, tensor)
+                values[name] = self._watched(name, tensor, watch)
             for name in o.operands(op):
                 if self._last_reader[name] is op and name not in self.graph.outputs:
                     values.pop(name, None)
         return {name: values[name] if name in values else self.constants[name] for name in self.graph.outputs}
+
+    def _watched(self, name: o.Value, tensor: Tensor, watch: Watch | None) -> Tensor:
+        replacement = watch(name, tensor) if watch else None
+        return tensor if replacement is None else replacement.to(self.device, tensor.dtype)
 
     def _input(self, name: o.Value, inputs: Mapping[o.Value, Tensor | Array]) -> Tensor:
         if name not in inputs:
