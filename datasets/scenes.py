@@ -49,7 +49,7 @@ def render(seed: int, index: int, size: int = 160) -> Scene:
     rng = _stream(seed, index, size)
     stage = crowded_stage(rng)
     image, sight = photograph(stage, size, rng)
-    boxes, labels, instances = _annotate(stage, sight, size)
+    boxes, labels, instances = annotate(stage, sight, size)
     return Scene(image, boxes, labels, sight.depth.reshape(size, size), instances)
 
 
@@ -69,10 +69,10 @@ def _stream(seed: int, index: int, size: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
 
 
-def _annotate(
+def annotate(
     stage: Stage, sight: Sight, size: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int16]]:
-    """Boxes, labels and the instance map of the classed solids that are visible enough."""
+    """Boxes, labels and the instance map (see `Scene`) of the classed solids that are visible enough."""
     seen = sight.solid.reshape(size, size)
     instances = np.full((size, size), -1, np.int16)
     boxes: list[tuple[int, int, int, int]] = []

@@ -76,7 +76,7 @@ def _fraction(x: Array) -> Array:
 
 def _band(distance: Array, width: float) -> Array:
     """1 where distance < 0, falling to 0 at `width`: a soft edge."""
-    return np.clip(1 - distance / np.float32(width), 0, 1)
+    return np.asarray(np.clip(1 - distance / np.float32(width), 0, 1))
 
 
 def _tone(i: Array, j: Array, table: Array) -> Array:
@@ -90,7 +90,7 @@ def _odd(x: Array) -> Array:
 
 
 def _plain(p: Vector, table: Array) -> Array:
-    return 0.35 * noise(p[0] + p[2], p[1] + p[2], table)
+    return np.float32(0.35) * noise(p[0] + p[2], p[1] + p[2], table)
 
 
 def _cloud(p: Vector, table: Array) -> Array:
@@ -126,7 +126,8 @@ def _planks(p: Vector, table: Array) -> Array:
     along = p[1] * 0.35 + row * 0.377
     seam = np.minimum(np.abs(_fraction(p[0] * 1.6) - 0.5), 6 * np.abs(_fraction(along) - 0.5))
     streaks = noise(p[0] * 14, p[1] * 0.9, table)
-    return 0.45 * _tone(row, np.floor(along), table) + 0.25 * streaks + 0.6 * _band(0.5 - seam, 0.04) * 0.5
+    tone: Array = 0.45 * _tone(row, np.floor(along), table) + 0.25 * streaks
+    return tone + 0.6 * _band(0.5 - seam, 0.04) * 0.5
 
 
 def _bricks(p: Vector, table: Array) -> Array:

@@ -58,7 +58,7 @@ def photograph(stage: Stage, size: int, rng: np.random.Generator) -> tuple[npt.N
     )
     rays = aim(stage.camera, np.tile(column[busy], 3) + right, np.tile(row[busy], 3) + down, size)
     again = _shade(stage, rays, look(stage, rays, size), (towards[0], towards[1], towards[2]))
-    radiance[:, busy] = (radiance[:, busy] + again.reshape(3, 3, -1).sum(axis=1)) * np.float32(0.25)
+    radiance[:, busy] = (radiance[:, busy] + again.reshape(3, 3, busy.size).sum(axis=1)) * np.float32(0.25)
     return _develop(radiance, stage, size, rng), sight
 
 
@@ -92,7 +92,7 @@ def _room(stage: Stage, rays: Rays, eye: Vector) -> tuple[Array, npt.NDArray[np.
     part = np.zeros(rays.row.size, np.int16)
     for i, plane in enumerate(stage.planes):
         slope = dot(plane.normal, rays.ray)
-        height = float(dot(plane.normal, eye)) - plane.offset  # positive: the eye is inside the room
+        height = float(dot(plane.normal, eye)[0]) - plane.offset  # positive: the eye is inside the room
         t = np.float32(-height) / np.minimum(slope, np.float32(-1e-12))
         part[t < depth] = i
         depth = np.minimum(depth, t)
@@ -124,7 +124,8 @@ def _busy_pixels(radiance: Array, size: int) -> Indices:
 
 
 def _point(p: Triple) -> Vector:
-    x, y, z = (np.asarray(c, dtype=np.float32) for c in p)
+    """One point or direction as arrays of length 1, which meet any other length."""
+    x, y, z = (np.full(1, c, np.float32) for c in p)
     return (x, y, z)
 
 
@@ -220,7 +221,7 @@ def _sunlit(stage: Stage, points: Vector, normals: Vector, facing: Array, toward
     """1 where the light's point at infinity is seen, 0 in shadow, for surfaces that face it."""
     at = np.flatnonzero(facing > 0)
     x, y, z = (p[at] + n[at] * np.float32(_SHADOW_BIAS_M) for p, n in zip(points, normals, strict=True))
-    toward = lx, ly, lz = towards if towards[0].ndim == 0 else _take(towards, at)
+    toward = lx, ly, lz = towards if towards[0].size == 1 else _take(towards, at)
     u, v = x - z * (lx / lz), y - z * (ly / lz)  # where the light's ray through the point meets the floor
     open_sky = np.ones(at.size, np.float32)
     for body in stage.solids:
@@ -230,7 +231,7 @@ def _sunlit(stage: Stage, points: Vector, normals: Vector, facing: Array, toward
         some = np.flatnonzero(near)
         origin, local = (
             _enter(body, (x[some], y[some], z[some]), body.centre),
-            _enter(body, toward if lx.ndim == 0 else _take(toward, some)),
+            _enter(body, toward if lx.size == 1 else _take(toward, some)),
         )
         for piece in body.parts:
             blocked = piece.hit(origin, local) < MISS
@@ -284,4 +285,5 @@ def _develop(radiance: Array, stage: Stage, size: int, rng: np.random.Generator)
     display = np.sqrt(bright / (1 + 0.55 * bright))
     grain = rng.random((3, size * size), dtype=np.float32) + rng.random((3, size * size), dtype=np.float32) - 1
     level = (display + grain * np.float32(stage.noise)) * 255 + np.float32(0.5)
-    return np.clip(level, 0, 255).astype(np.uint8).T.reshape(size, size, 3)
+    pixels = np.asarray(np.clip(level, 0, 255), dtype=np.uint8)
+    return np.ascontiguousarray(pixels.T).reshape(size, size, 3)

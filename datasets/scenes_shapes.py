@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float32]
+Array: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 throughout; the stubs call some products wider
 Vector: TypeAlias = tuple[Array, Array, Array]
 Triple: TypeAlias = tuple[float, float, float]
 Draw: TypeAlias = Callable[[float, float], float]
@@ -28,9 +28,18 @@ BEHIND = np.float32(-1)
 NEAREST_M = np.float32(1e-4)
 
 
-def dot(a: Vector | Triple, b: Vector | Triple) -> Array:
-    """a . b, one product at a time (no BLAS, whose order of summation differs between machines)."""
-    return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2], dtype=np.float32)
+def dot(a: Vector | Triple, b: Vector) -> Array:
+    """a . b, one product after the other (BLAS sums in an order that differs between machines).
+
+    Products with an exact zero of a Triple are left out: most axes and faces have some.
+    """
+    total: Array | None = None
+    for x, y in zip(a, b, strict=True):
+        if isinstance(x, float) and x == 0.0:
+            continue
+        total = x * y if total is None else total + x * y
+    assert total is not None, "a has a length"
+    return total
 
 
 class Shape(Protocol):
@@ -151,7 +160,7 @@ class Polyhedron:
     corners: tuple[Triple, ...]
 
     def hit(self, origin: Vector, ray: Vector) -> Array:
-        enter, leave = NEAREST_M, MISS
+        enter, leave = np.full(1, NEAREST_M), np.full(1, MISS)
         for face, offset in self.faces:
             towards = dot(face, ray)
             t = (offset - dot(face, origin)) / np.where(towards == 0, np.float32(1e-12), towards)
@@ -216,14 +225,14 @@ def _end_caps(
     """The first hit on the flat ends z = -half and z = +half, each an annulus (inner, outer)."""
     (x, y, z), (dx, dy, dz) = origin, ray
     dz = np.where(dz == 0, np.float32(1e-12), dz)
-    first = MISS
+    first = np.full(1, MISS)
     for height, (inner, outer) in ((-half, below), (half, above)):
         t = (height - z) / dz
         px, py = x + t * dx, y + t * dy
         rho2 = px * px + py * py
         on_cap = (rho2 <= outer * outer) & (rho2 >= inner * inner) & (t > NEAREST_M)
         first = np.where(on_cap & (t < first), t, first)
-    return np.asarray(first)
+    return first
 
 
 def box(x: float, y: float, z: float) -> Polyhedron:

@@ -11,12 +11,12 @@ from pathlib import Path
 import onnx
 import torch
 from torch import nn
-
-from edgeq.datasets.preprocess import Preprocess
-from edgeq.datasets.scenes import CLASSES
 from zoo_data import MEAN, STD
 from zoo_models import STRIDES
 from zoo_train import Spec
+
+from edgeq.datasets.preprocess import Preprocess
+from edgeq.datasets.scenes import CLASSES
 
 OPSET = 17
 OUTPUTS = {"detect": "output0", "classify": "logits", "depth": "depth"}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
 from zoo_models import BINS, FARTHEST_M, Detector
 
 _CANDIDATES = 10  # places per object
@@ -46,7 +45,7 @@ def _placed_loss(model: Detector, bins: Tensor, scores: Tensor, boxes: Tensor, l
     score_loss = F.binary_cross_entropy_with_logits(logits, target.scores, reduction="sum") / total
     weight = target.scores.sum(dim=2) * target.chosen
     box_loss = ((1 - complete_iou(corners, target.boxes)) * weight).sum() / total
-    near, far = target.boxes.split(2, dim=2)
+    near, far = torch.split(target.boxes, 2, dim=2)
     scale = strides[None, :, None]
     sides = torch.cat([centres - near / scale, far / scale - centres], dim=2)
     bins_loss = (_bins_loss(bins, sides) * weight).sum() / total

@@ -49,13 +49,13 @@ class Partial(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, depth: int = 1) -> None:
         super().__init__()
-        self.half = outputs // 2
-        self.enter = Convolution(inputs, 2 * self.half)
-        self.stages = nn.ModuleList(Residual(self.half) for _ in range(depth))
-        self.leave = Convolution((2 + depth) * self.half, outputs)
+        self.width = outputs // 2
+        self.enter = Convolution(inputs, 2 * self.width)
+        self.stages = nn.ModuleList(Residual(self.width) for _ in range(depth))
+        self.leave = Convolution((2 + depth) * self.width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = list(self.enter(x).split((self.half, self.half), dim=1))
+        kept = list(torch.split(self.enter(x), [self.width, self.width], dim=1))
         for stage in self.stages:
             kept.append(stage(kept[-1]))
         out: Tensor = self.leave(torch.cat(kept, dim=1))
@@ -99,6 +99,9 @@ class Branches(nn.Module):
 class Detector(nn.Module):
     """images [B, 3, H, W] RGB in 0..1 -> [B, 4 + classes, N]: x y w h in pixels, then a score per class."""
 
+    centres: Tensor
+    strides: Tensor
+
     def __init__(self, classes: int = 8, side: int = 160, widths: tuple[int, ...] = (12, 24, 40, 52, 64)) -> None:
         super().__init__()
         a, b, c, d, e = widths
@@ -131,7 +134,7 @@ class Detector(nn.Module):
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Box bin logits [B, 4 * BINS, N] and class logits [B, classes, N]."""
         flat = torch.cat([x.flatten(2) for x in self.levels(images)], dim=2)
-        bins, scores = flat.split((4 * BINS, self.classes), dim=1)
+        bins, scores = torch.split(flat, [4 * BINS, self.classes], dim=1)
         return bins, scores
 
     def sides(self, bins: Tensor) -> Tensor:
@@ -143,12 +146,12 @@ class Detector(nn.Module):
 
     def corners(self, bins: Tensor) -> Tensor:
         """x0 y0 x1 y1 in pixels, [B, 4, N]."""
-        near, far = self.sides(bins).split((2, 2), dim=1)
+        near, far = torch.split(self.sides(bins), [2, 2], dim=1)
         return torch.cat([self.centres - near, self.centres + far], dim=1) * self.strides
 
     def forward(self, images: Tensor) -> Tensor:
         bins, scores = self.raw(images)
-        near, far = self.sides(bins).split((2, 2), dim=1)
+        near, far = torch.split(self.sides(bins), [2, 2], dim=1)
         low, high = self.centres - near, self.centres + far
         boxes = torch.cat([(low + high) / 2, high - low], dim=1) * self.strides
         return torch.cat([boxes, scores.sigmoid()], dim=1)

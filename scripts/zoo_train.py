@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from zoo_data import MEAN, STD, Examples
 from zoo_losses import classification_loss, depth_loss, detection_loss
 from zoo_models import Classifier, Depth, Detector
 
 _WARMUP = 0.03  # of the steps
 _AVERAGING = 0.9985
-_LAYOUT = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def train(spec: Spec, examples: Examples, epochs: int, minutes: float, device: s
     """The averaged model and how many epochs made it: `epochs`, or what `minutes` allow; the schedule fits either."""
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    model = spec.build().to(device, memory_format=_LAYOUT)
+    model = spec.build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = _optimizer(model, spec, fused=device != "cpu")
     images, *answers = (torch.from_numpy(part).to(device) for part in (examples.images, *examples.answers))
@@ -120,7 +118,7 @@ def _loss(model: nn.Module, spec: Spec, pixels: Tensor, answers: list[Tensor]) -
     pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
     if spec.task == "classify":
         return classification_loss(model(normalize(_move(pixels), spec)), answers[0])
-    images = normalize(pixels, spec).contiguous(memory_format=_LAYOUT)
+    images = normalize(pixels, spec).contiguous(memory_format=torch.channels_last)
     if spec.task == "depth":
         target = torch.where(mirrored[:, None, None], answers[0].flip(2), answers[0])
         return depth_loss(model(images), target[:, None])
