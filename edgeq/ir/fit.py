@@ -72,7 +72,7 @@ def _pool(op: o.MaxPool | o.AveragePool, x: Shape) -> Problems:
     yield from _rank("x", x, 4)
     dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
     yield from _window(op.stride, op.padding, dilation, op.kernel)
-    reach = [dilation[k % 2] * (op.kernel[k % 2] - 1) for k in range(4)]
+    reach = [dilation[k % 2] * max(op.kernel[k % 2] - 1, 0) for k in range(4)]
     if any(pad > extent for pad, extent in zip(op.padding, reach, strict=True)):
         yield f"padding {op.padding} gives windows of padding alone"
 
