@@ -70,7 +70,7 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """The JSON document (finite numbers only)."""
-        return _finite(
+        document: dict[str, Any] = _finite(
             {
                 "schema": SCHEMA,
                 "command": self.command,
@@ -86,6 +86,7 @@ class Report:
                 "exit": self.exit,
             }
         )
+        return document
 
     def to_json(self) -> str:
         """`document()` as text."""

@@ -239,11 +239,22 @@ def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None
 
 
 def apply_agreement_promise(report: Report, target: Target) -> None:
-    """Set the report's exit code to 5 when an output is further from the reference than the target promises."""
+    """Set the report's exit code to 5 when the artifact is further from the reference than the target promises."""
+    promise = target.agreement
     for item in report.agreement:
-        if item.kind == "output" and item.signal_to_noise_db < target.agreement.signal_to_noise_db:
+        far = item.equal_share < promise.equal_share or item.largest_code_difference > promise.code_difference
+        if item.kind == "layer" and far:
             report.notes.append(
-                f"agreement broken: {item.value} is {item.signal_to_noise_db:.1f} dB from the reference,"
-                f" {target.name} promises {target.agreement.signal_to_noise_db:g} dB"
+                f"agreement broken at {item.value}: {item.equal_share:.2%} equal codes, up to"
+                f" {item.largest_code_difference} apart; {target.name} promises {promise.equal_share:.0%} and"
+                f" {promise.code_difference}"
             )
             report.exit = EXIT_AGREEMENT
+            return
+        least = promise.signal_to_noise_db
+        if item.kind == "output" and least is not None and item.signal_to_noise_db < least:
+            report.notes.append(
+                f"agreement broken at {item.value}: {item.signal_to_noise_db:.1f} dB, promised {least:g} dB"
+            )
+            report.exit = EXIT_AGREEMENT
+            return
