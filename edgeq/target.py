@@ -38,7 +38,7 @@ class Target:
     runtime keeps everything narrow). `same_scale_concat` gives the operands of a concatenation one scale.
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
-    the work that may stay in float where rounding would hurt most.
+    the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Target:
     least_channels: int = 1
     decomposed: tuple[o.FunctionName, ...] = ()
     float_share: float = 0.0
+    sufficient_db: float = 50.0
     rounding: o.Rounding = "fp32rne"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
@@ -113,6 +114,7 @@ TARGETS: tuple[Target, ...] = (
         symmetric=False,
         least_channels=5,
         float_share=0.05,
+        sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
         decomposed=("silu", "hardswish"),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
@@ -150,6 +152,7 @@ def describe(target: Target) -> dict[str, object]:
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,
         "float_share": target.float_share,
+        "sufficient_db": target.sufficient_db,
         "rounding": target.rounding if target.is_integer else None,
         "agreement": vars(target.agreement),
     }

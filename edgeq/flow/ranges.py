@@ -206,7 +206,8 @@ def quantize(
         return Quantization(plan, chosen, [])
     progress("weighing the noise", 0, 0)
     samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
-    lifts = choose_lifts(graph, plan, measure_noise(graph, plan, samples), target.float_share)
+    noise = measure_noise(graph, plan, samples)
+    lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
     if not lifts:
         return Quantization(plan, chosen, [])
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))

@@ -29,15 +29,18 @@ class Lift:
     work_share: float
 
 
-def choose_lifts(graph: Graph, plan: Plan, noise: Noise, budget: float) -> list[Lift]:
-    """Steps that keep at most `budget` (a share) of the multiply-accumulates in float, the best bargain first."""
+def choose_lifts(graph: Graph, plan: Plan, noise: Noise, budget: float, sufficient_db: float) -> list[Lift]:
+    """Steps that keep at most `budget` (a share) of the multiply-accumulates in float, the best bargain first.
+
+    They end once the noise that is left lies `sufficient_db` below the signal.
+    """
     groups = {key: _operators_of(plan.structure, key) for key in noise.activations}
     work = {o.results(op)[0]: macs(op, graph) for op in graph.ops if is_weighted(op)}
     total = max(total_macs(graph), 1)
     lifted: set[o.Value] = set()
     chosen: list[Lift] = []
     left, initial, spent = noise.total, max(noise.total, 1e-300), 0
-    while True:
+    while left > 10 ** (-sufficient_db / 10):
         best: tuple[float, frozenset[o.Value], float, int] | None = None
         for group in groups.values():
             fresh = group - lifted
@@ -50,11 +53,12 @@ def choose_lifts(graph: Graph, plan: Plan, noise: Noise, budget: float) -> list[
             if best is None or gain / max(cost, 1) > best[0]:
                 best = (gain / max(cost, 1), fresh, gain, cost)
         if best is None:
-            return chosen
+            break
         _, fresh, gain, cost = best
         lifted |= fresh
         left, spent = left - gain, spent + cost
         chosen.append(Lift(tuple(sorted(fresh)), gain / initial, cost / total))
+    return chosen
 
 
 def _removed(groups: dict[o.Value, frozenset[o.Value]], noise: Noise, lifted: set[o.Value]) -> float:
