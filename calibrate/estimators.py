@@ -6,7 +6,6 @@ it minimises the error after f.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +99,7 @@ def _percentile_range(statistics: Statistics, symmetric: bool, percent: float) -
 _BINS_PER_LEVEL = 16
 _THRESHOLDS = 240
 _SMALLEST_SHARE = 1e-6
+_TINY = 1e-300
 
 
 def _entropy_range(statistics: Statistics, format: Int, symmetric: bool) -> Range:
@@ -113,16 +113,17 @@ def _entropy_range(statistics: Statistics, format: Int, symmetric: bool) -> Rang
     mass = np.diff(below, prepend=0.0, append=density.moments[0, -1])
     limits = max(-low, high) * np.linspace(1.0, 1.0 / _BINS_PER_LEVEL, _THRESHOLDS)
     lows, highs = np.maximum(low, -limits), np.minimum(high, limits)
-    return _best(lows, highs, _divergences(mass, borders, lows, highs, format, symmetric))
+    return _best(lows, highs, divergences(mass, borders, lows, highs, format, symmetric))
 
 
-def _divergences(
+def divergences(
     mass: FloatArray, borders: FloatArray, lows: FloatArray, highs: FloatArray, format: Int, symmetric: bool
 ) -> FloatArray:
-    """KL(P || Q) of each clip: P is `mass` with the clipped part in its outermost bins; Q spreads what each level
-    receives from inside the clip evenly over that level's occupied bins.
+    """KL(P || Q) of each clip [lows, highs] of the histogram `mass` over evenly spaced `borders`.
 
-    Per level, sum h log(h / q) needs only the sums of h log h and h and the number of occupied bins.
+    P is what lies inside, with all that is clipped in its outermost bins. Q spreads what a level receives from
+    inside evenly over the bins of that level which P occupies. Per level sum h log(h / q) needs only the sums of
+    h log h and h, and the number of occupied bins.
     """
     scale, zero_point = grid_of_range(lows, highs, format, symmetric=symmetric)
     codes = np.arange(format.low, format.high + 2) - zero_point[:, None] - 0.5
@@ -131,17 +132,18 @@ def _divergences(
     entropy = mass * np.log(np.where(mass > 0, mass, 1.0))
     running = np.concatenate([np.zeros((3, 1)), np.cumsum([mass, entropy, mass > 0], axis=1)], axis=1)
     level_mass, level_entropy, occupied = np.diff(running[:, cut], axis=2)
-    share = level_mass / np.maximum(occupied, 1)  # what Q gives to an occupied bin, before normalization
     inside, total = level_mass.sum(axis=1), mass.sum()
+    outside = {0: running[0, cut[:, 0]], -1: total - running[0, cut[:, -1]]}
+    outermost = {0: mass[np.minimum(cut[:, 0], len(mass) - 1)], -1: mass[np.maximum(cut[:, -1] - 1, 0)]}
+    for end in (0, -1):
+        occupied[:, end] += (outside[end] > 0) & (outermost[end] == 0)
+    share = level_mass / np.maximum(occupied, 1)  # what Q gives to an occupied bin, before normalization
     found: FloatArray = (level_entropy - level_mass * np.log(np.where(share > 0, share, 1.0))).sum(axis=1) / total
-    found += inside / total * np.log(np.maximum(inside, 1e-300) / total)
-    for end, bin_, outside in (
-        (0, cut[:, 0], running[0, cut[:, 0]]),
-        (-1, cut[:, -1] - 1, total - running[0, cut[:, -1]]),
-    ):
-        q = np.maximum(share[:, end] / np.maximum(inside, 1e-300), _SMALLEST_SHARE)
-        h = mass[np.clip(bin_, 0, len(mass) - 1)]
-        found += np.where(outside > 0, _divergence((h + outside) / total, q) - _divergence(h / total, q), 0.0)
+    found += inside / total * np.log(np.maximum(inside, _TINY) / total)
+    for end in (0, -1):
+        q = np.maximum(share[:, end] / np.maximum(inside, _TINY), _SMALLEST_SHARE)
+        p_raw, p = outermost[end] / total, (outermost[end] + outside[end]) / total
+        found += np.where(outside[end] > 0, _divergence(p, q) - _divergence(p_raw, q), 0.0)
     return found
 
 
@@ -152,36 +154,24 @@ def _divergence(p: FloatArray, q: FloatArray) -> FloatArray:
 
 # --- least squared error --------------------------------------------------------------------------------------
 
-_COARSE = np.exp2(-np.arange(0, 17) / 2)
-_FINE_ROUNDS = 3
+_COARSE = np.exp2(-np.arange(0, 9.0))
+_FINE_STEPS = (0.5, 0.25, 0.1, 0.04)
+_SIDES = np.array([-1, -0.5, 0, 0.5, 1])
 
 
 def _mse_range(statistics: Statistics, format: Int, symmetric: bool, f: Map) -> Range:
-    """Shrink both ends together, then each alone, then look around the best ever more finely."""
+    """Every pair of ends shrunk by powers of two, then ever finer changes of the best pair so far."""
     low, high = covered(statistics)
     density = Density.of(statistics, f)
+    one_end = symmetric or low == 0 or high == 0
     best = (low, high)
-    for a, b in _shrinkings(symmetric or low == 0 or high == 0):
+    for factors in (_COARSE, *(1 + step * _SIDES for step in _FINE_STEPS)):
+        a, b = (factors, factors) if one_end else (x.reshape(-1) for x in np.meshgrid(factors, factors))
         lows, highs = np.append(best[0], best[0] * a), np.append(best[1], best[1] * b)
         lows, highs = np.maximum(lows, low), np.minimum(highs, high)
         grid = grid_of_range(lows, highs, format, symmetric=symmetric)
         best = _best(lows, highs, expected_errors(density, grid, format, f))
     return best
-
-
-def _shrinkings(one_end: bool) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Factors of the two ends to try, relative to the best range so far."""
-    ones = np.ones_like(_COARSE)
-    yield _COARSE, _COARSE
-    if not one_end:
-        yield ones, _COARSE
-        yield _COARSE, ones
-    for step in 0.25 * 0.4 ** np.arange(_FINE_ROUNDS):
-        near = 1 + step * np.arange(-2, 3) / 2
-        if one_end:
-            yield near, near
-        else:
-            yield np.repeat(near, len(near)), np.tile(near, len(near))
 
 
 def _best(lows: FloatArray, highs: FloatArray, errors: FloatArray) -> Range:
@@ -218,12 +208,12 @@ def _balanced(density: Density, low: float, high: float, k: float, *, symmetric:
         above, sum_above = number - under_b, total - sum_under_b
         noise = k * (under_b - below)
         if symmetric:
-            b = (sum_above - sum_below) / max(noise + above + below, 1e-300)
+            b = (sum_above - sum_below) / max(noise + above + below, _TINY)
             a = -b
         else:
             a, b = (
-                min((sum_below + b * noise) / max(noise + below, 1e-300), 0.0),
-                max((sum_above + a * noise) / max(noise + above, 1e-300), 0.0),
+                min((sum_below + b * noise) / max(noise + below, _TINY), 0.0),
+                max((sum_above + a * noise) / max(noise + above, _TINY), 0.0),
             )
     return max(a, low), min(b, high)
 

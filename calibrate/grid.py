@@ -122,7 +122,7 @@ def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatA
         np.diff(moment, axis=1, prepend=0.0, append=running[-1])
         for moment, running in zip(below, density.moments, strict=True)
     )
-    y = f(levels)
-    error = np.where(number > 0, y * (y * number - 2 * total) + squares, 0.0).sum(axis=1)
+    y = np.where(number > 0, f(levels), 0.0)
+    error = (y * (y * number - 2 * total) + squares).sum(axis=1)
     finite: FloatArray = np.maximum(np.nan_to_num(error, nan=np.inf), 0.0)
     return finite

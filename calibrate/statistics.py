@@ -214,6 +214,8 @@ def from_arrays(arrays: Mapping[str, Array]) -> dict[Value, Statistics]:
     """The statistics that `to_arrays` wrote; raises DataError if the arrays are not its work."""
     names = [str(name) for name in arrays["values"]] if "values" in arrays else []
     _check_arrays(arrays, len(names))
+    if not names:
+        return {}
     borders = np.cumsum(arrays["channels"])[:-1].astype(np.int64)
     rows = zip(
         *(arrays[field].tolist() for field in ("count", "zeros", "total", "total_squares")),
