@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.datasets.scenes_objects import CLASSES
 from edgeq.datasets.scenes_render import Sight, photograph
-from edgeq.datasets.scenes_shapes import CLASSES
 from edgeq.datasets.scenes_stage import Stage, crowded_stage, portrait_stage
 from edgeq.errors import OutputError, UsageError
 

@@ -20,7 +20,8 @@ from edgeq.datasets.scenes_materials import (
     pick,
     wall_material,
 )
-from edgeq.datasets.scenes_shapes import CLASSES, CLUTTER, Array, Draw, Part, Triple, build
+from edgeq.datasets.scenes_objects import CLASSES, CLUTTER, build
+from edgeq.datasets.scenes_shapes import Array, Draw, Part, Triple
 
 HALF_WIDTH = 0.58  # tan of half the field of view: 60 degrees
 FARTHEST_M = 16.0

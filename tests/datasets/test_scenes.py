@@ -16,8 +16,9 @@ import pytest
 
 from edgeq.datasets.open import open_dataset
 from edgeq.datasets.scenes import CLASSES, KINDS, Scene, annotate, classification_scene, render, write_dataset
+from edgeq.datasets.scenes_objects import CLUTTER, box, build, pyramid
 from edgeq.datasets.scenes_render import Sight, aim, look
-from edgeq.datasets.scenes_shapes import CLUTTER, Frustum, Part, Polyhedron, Shape, Sphere, Tube, box, build, pyramid
+from edgeq.datasets.scenes_shapes import Frustum, Part, Polyhedron, Shape, Sphere, Tube
 from edgeq.datasets.scenes_stage import HALF_WIDTH, Solid, Stage, crowded_stage
 from edgeq.errors import OutputError, UsageError
 
