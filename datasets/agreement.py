@@ -18,9 +18,7 @@ from edgeq.datasets.detection import Detections
 from edgeq.datasets.imagenet import ranking
 from edgeq.datasets.preprocess import Placement, Preprocess
 
-_SURE = (
-    0.25  # least score at which the reference's detections count as true; Ultralytics' default for prediction
-)
+_SURE = 0.25  # least score at which the reference's detections count as true; Ultralytics' default for prediction
 
 
 class Comparison(Protocol):
@@ -71,9 +69,7 @@ class SignalComparison:
         if not self._comparable or not self._n:
             return []
         with np.errstate(divide="ignore", invalid="ignore"):
-            sqnr = (
-                float(10 * np.log10(np.float64(self._signal) / self._noise)) if self._noise else float("inf")
-            )
+            sqnr = float(10 * np.log10(np.float64(self._signal) / self._noise)) if self._noise else float("inf")
         return [
             Metric("sqnr", sqnr, "dB", self._n),
             Metric("max-error", self._largest, "output unit", self._n),
@@ -128,9 +124,7 @@ class DepthComparison:
         """Both runners' outputs for one image."""
         wanted = depth_map(reference).astype(np.float64)
         floor = max(float(np.abs(wanted).mean()) * 1e-3, 1e-9)  # a map may touch zero
-        self._errors.append(
-            float(np.mean(np.abs(depth_map(outputs) - wanted) / np.maximum(np.abs(wanted), floor)))
-        )
+        self._errors.append(float(np.mean(np.abs(depth_map(outputs) - wanted) / np.maximum(np.abs(wanted), floor))))
 
     def metrics(self) -> list[Metric]:
         """Over the images added."""

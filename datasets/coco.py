@@ -55,9 +55,7 @@ class BoxLabels:
         """The same boxes in pixels of an image of this size."""
         if not self.unit:
             return self
-        return BoxLabels(
-            self.boxes * np.array([width, height] * 2), self.classes, False, self.crowd, self.area
-        )
+        return BoxLabels(self.boxes * np.array([width, height] * 2), self.classes, False, self.crowd, self.area)
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,7 @@ def evaluate(
         protocol.params.areaRng, protocol.params.areaRngLbl = [[0, 1e10]], ["all"]
         protocol.evaluate()
         protocol.accumulate()
-    precision = protocol.eval[
-        "precision"
-    ]  # [iou, recall, class, area, detections]; -1 for a class without truth
+    precision = protocol.eval["precision"]  # [iou, recall, class, area, detections]; -1 for a class without truth
     return {"map50-95": _mean(precision), "map50": _mean(precision[:1])}
 
 
@@ -176,9 +172,7 @@ def class_map(labels: tuple[str, ...], model: tuple[str, ...], nc: int) -> npt.N
     )
 
 
-def open_coco(
-    path: Path, task: Task = "detect", images: Path | None = None, limit: int | None = None
-) -> DetectionSet:
+def open_coco(path: Path, task: Task = "detect", images: Path | None = None, limit: int | None = None) -> DetectionSet:
     """A COCO annotation file and the folder of its images, looked for around the file when not given.
 
     Label classes are the categories in the order of their ids. Raises DataError when the file is malformed
@@ -206,9 +200,7 @@ def _coco_samples(
     for annotation in content["annotations"]:
         if annotation["image_id"] in by_image:
             by_image[annotation["image_id"]].append(annotation)
-    samples = (
-        Sample(folder / entry["file_name"], _coco_labels(by_image[entry["id"]], index)) for entry in entries
-    )
+    samples = (Sample(folder / entry["file_name"], _coco_labels(by_image[entry["id"]], index)) for entry in entries)
     return tuple(str(category["name"]) for category in categories), tuple(samples)
 
 
@@ -226,9 +218,7 @@ def _coco_labels(annotations: list[Any], index: Mapping[int, int]) -> BoxLabels:
 def _image_folder(path: Path, first: str) -> Path:
     """The folder near the annotation file that holds the image `first`."""
     near = [path.parent, path.parent.parent, path.parent.parent / "images"]
-    below = [
-        child for folder in near if folder.is_dir() for child in sorted(folder.iterdir()) if child.is_dir()
-    ]
+    below = [child for folder in near if folder.is_dir() for child in sorted(folder.iterdir()) if child.is_dir()]
     for folder in near + below:
         if (folder / first).is_file():
             return folder
@@ -264,9 +254,7 @@ def _found_annotations(detections: Sequence[Detections]) -> list[dict[str, Any]]
         boxes = found.boxes.astype(np.float64)
         sizes = boxes[:, 2:] - boxes[:, :2]
         for box, size, score, label in zip(boxes, sizes, found.scores, found.classes, strict=True):
-            row = _annotation(
-                len(rows), image, [*box[:2].tolist(), *size.tolist()], int(label), float(size.prod())
-            )
+            row = _annotation(len(rows), image, [*box[:2].tolist(), *size.tolist()], int(label), float(size.prod()))
             rows.append({**row, "iscrowd": 0, "score": float(score)})
     return rows
 

@@ -123,12 +123,8 @@ def sample_map(
 
     Returns float64 `shape` and where it lies inside the input. Bilinear, edges repeated.
     """
-    y = (np.arange(shape[0]) + 0.5) * placement.image_height / shape[
-        0
-    ] * placement.ratio_y + placement.offset_y
-    x = (np.arange(shape[1]) + 0.5) * placement.image_width / shape[
-        1
-    ] * placement.ratio_x + placement.offset_x
+    y = (np.arange(shape[0]) + 0.5) * placement.image_height / shape[0] * placement.ratio_y + placement.offset_y
+    x = (np.arange(shape[1]) + 0.5) * placement.image_width / shape[1] * placement.ratio_x + placement.offset_x
     seen = ((y >= 0) & (y <= input_size[0]))[:, None] & ((x >= 0) & (x <= input_size[1]))[None]
     rows = y * values.shape[0] / input_size[0] - 0.5
     columns = x * values.shape[1] / input_size[1] - 0.5

@@ -102,17 +102,14 @@ def detect(
     UsageError when the outputs do not have the head's shape.
     """
     limits = thresholds or PROTOCOLS[head.kind]
-    rows = _rows(head, outputs)
-    if head.kind == "end2end":
-        found = Detections(rows[:, :4], rows[:, 4], np.nan_to_num(rows[:, 5]).astype(np.int64))
-    else:
-        found = _candidates(head, rows, input_size, limits)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped below
+        found = _candidates(head, _rows(head, outputs), input_size, limits)
     if head.unit_boxes:
         height, width = input_size
-        found = Detections(
-            found.boxes * np.array([width, height] * 2, np.float32), found.scores, found.classes
-        )
-    found = found[np.isfinite(found.boxes).all(axis=1) & (found.scores > limits.score)]
+        pixels = found.boxes * np.array([width, height] * 2, np.float32)
+        found = Detections(pixels, found.scores, found.classes)
+    finite = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
+    found = found[finite & (found.scores > limits.score)]
     if limits.iou is None:
         return found[np.argsort(-found.scores, kind="stable")[: limits.most]]
     return found[nms_by_class(found.boxes, found.scores, found.classes, limits.iou, limits.most)]
@@ -130,16 +127,14 @@ def _rows(head: DetectionHead, outputs: Sequence[Array]) -> Array:
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     least = {"yolov8": 4 + head.nc, "one2one": 4 + head.nc, "end2end": 6}.get(head.kind, 5 + head.nc)
     if rows.shape[1] < least:
-        raise UsageError(
-            "too few channels for the detection head", where=head, value=rows.shape[1], allowed=least
-        )
+        raise UsageError("too few channels for the detection head", where=head, value=rows.shape[1], allowed=least)
     return rows
 
 
-def _candidates(
-    head: DetectionHead, rows: Array, input_size: tuple[int, int], limits: Thresholds
-) -> Detections:
+def _candidates(head: DetectionHead, rows: Array, input_size: tuple[int, int], limits: Thresholds) -> Detections:
     """Boxes with a class above the least score, one for each such class under `multi_label`."""
+    if head.kind == "end2end":
+        return Detections(rows[:, :4], rows[:, 4], np.nan_to_num(rows[:, 5]).astype(np.int64))
     if head.kind == "yolox":
         rows = _decode_grid(rows, head.strides, input_size)
     if head.kind in ("yolov5", "yolox"):
@@ -178,8 +173,7 @@ def _decode_grid(rows: Array, strides: tuple[int, ...], input_size: tuple[int, i
     if len(grid) != len(rows):
         raise UsageError("rows do not fit the strides", where=strides, value=len(rows), allowed=len(grid))
     stride_px = grid[:, 2:]
-    with np.errstate(over="ignore"):  # a size that overflows is dropped later
-        sizes = np.exp(rows[:, 2:4]) * stride_px
+    sizes = np.exp(rows[:, 2:4]) * stride_px
     return np.concatenate([(rows[:, :2] + grid[:, :2]) * stride_px, sizes, rows[:, 4:]], axis=1)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.datasets.image_size import declared_size, is_cut_jpeg
 from edgeq.errors import DataError
 
 SUFFIXES = (
@@ -96,7 +96,7 @@ def spread(n: int, limit: int | None) -> list[int]:
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """RGB uint8 [h, w, 3], EXIF rotation applied; 16-bit values keep their high byte, alpha is dropped.
+    """RGB uint8 [h, w, 3], EXIF rotation applied; 16 bits are reduced to 8, alpha is dropped.
 
     Raises DataError naming the file when it is missing, damaged, truncated, not an image or above 2^28
     pixels.
@@ -125,9 +125,7 @@ def read_bytes(path: Path) -> bytes:
         archive = _archive_of(path)
         size = path.stat().st_size if archive is None else _member(archive, path).file_size
         if size > _MOST_BYTES:
-            raise DataError(
-                "file is too large", where=path, value=f"{size} bytes", allowed=f"{_MOST_BYTES} bytes"
-            )
+            raise DataError("file is too large", where=path, value=f"{size} bytes", allowed=f"{_MOST_BYTES} bytes")
         return path.read_bytes() if archive is None else _open_zip(archive).read(_member(archive, path))
     except (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -178,9 +176,7 @@ def class_folders(paths: Sequence[Path]) -> list[str]:
     above = sorted({parent.parent for parent in parents})
     if len(above) > 1:
         names = ", ".join(str(folder) for folder in above[:4])
-        raise DataError(
-            "class folders lie in more than one place", value=names, next_step="Give one of these."
-        )
+        raise DataError("class folders lie in more than one place", value=names, next_step="Give one of these.")
     return sorted(parent.name for parent in parents)
 
 
@@ -230,34 +226,10 @@ def _open_zip_once(path: Path, _modified_ns: int, _process: int) -> zipfile.ZipF
 
 
 def _damage(data: bytes) -> str | None:
-    """What is visibly wrong with a PNG or JPEG before it is decoded.
-
-    OpenCV up to 4.x fills the missing rest of a JPEG with grey, and both formats can declare any size.
-    """
+    """What is visibly wrong with a file before it is decoded."""
     if not data:
         return "is empty"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
-    elif data.startswith(b"\xff\xd8"):
-        size = _jpeg_size(data)
-        if size is None:
-            return "is truncated"
-        height, width = size
-    else:
-        return None
+    if is_cut_jpeg(data):
+        return "is truncated"
+    height, width = declared_size(data) or (0, 0)
     return f"declares {width}x{height} pixels, above the limit" if width * height > _MOST_PIXELS else None
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG declares, or None when it ends before its end-of-image marker."""
-    at, size = 2, (0, 0)
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            return size  # not a marker: the decoder judges
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return size if data.find(b"\xff\xd9", at) >= 0 else None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = struct.unpack(">HH", data[at + 5 : at + 9])
-        at += 1 if marker == 0xFF else 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    return None

@@ -13,9 +13,7 @@ from edgeq.datasets.yolo import label_path, open_yolo
 from edgeq.errors import DataError
 
 
-def open_dataset(
-    path: Path, task: Task | None = None, limit: int | None = None, split: str = "val"
-) -> Dataset:
+def open_dataset(path: Path, task: Task | None = None, limit: int | None = None, split: str = "val") -> Dataset:
     """The data set at `path`, with at most `limit` images spread evenly over it.
 
         data.yaml, or a folder with one       boxes in YOLO's format (the `split` of it)

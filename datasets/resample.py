@@ -53,9 +53,7 @@ def _resize_axis(image: npt.NDArray[np.uint8], length: int, axis: int, kind: str
 
 
 @lru_cache(maxsize=64)
-def _weights(
-    length_in: int, length_out: int, kind: str
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+def _weights(length_in: int, length_out: int, kind: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
     """First input index [length_out], integer weights [length_out, taps]; weights beyond the edge are 0."""
     kernel, support = _FILTERS[kind]
     step = length_in / length_out

@@ -22,9 +22,7 @@ from edgeq.errors import DataError
 _SLACK = 0.01  # coordinates this far outside the image are accepted, as by Ultralytics
 
 
-def open_yolo(
-    path: Path, task: Task = "detect", split: str = "val", limit: int | None = None
-) -> DetectionSet:
+def open_yolo(path: Path, task: Task = "detect", split: str = "val", limit: int | None = None) -> DetectionSet:
     """A data.yaml file, or a folder or list of images with labels beside them.
 
     `split` picks train, val or test of a data.yaml, or the subfolder of that name where one exists. An image
@@ -50,9 +48,7 @@ def read_description(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise DataError("not a YAML file", where=path, value=error) from error
     if not isinstance(content, dict):
-        raise DataError(
-            "not a data description", where=path, allowed="a mapping with path, train, val and names"
-        )
+        raise DataError("not a data description", where=path, allowed="a mapping with path, train, val and names")
     return content
 
 
@@ -123,8 +119,6 @@ def _sources(description: Mapping[str, Any], path: Path, split: str) -> list[Pat
     named = [e for e in entries if isinstance(e, str) and e]
     if not named or len(named) < len(entries):
         splits = [key for key in ("train", "val", "test") if description.get(key)]
-        raise DataError(
-            "the data description lacks the split", where=path, value=split, allowed=", ".join(splits)
-        )
+        raise DataError("the data description lacks the split", where=path, value=split, allowed=", ".join(splits))
     root = path.parent / str(description.get("path") or "")
     return [root / e if (root / e).exists() else path.parent / e for e in named]
