@@ -17,6 +17,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes, level_bounds
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.infer import result_kinds, result_shapes
+from edgeq.ir.kinds import kind_problems
 from edgeq.ir.legality import code_problems, overflow_problems, touches_codes
 from edgeq.ir.sound import type_problems
 
@@ -59,8 +60,11 @@ def _constant(value: o.Value, array: Array, type_: Type) -> Problems:
             yield f"constant {value!r} has codes outside [{low}, {high}] of {type_.format}"
 
 
-def _selectors(graph: Graph, op: o.Op) -> Problems:
-    """Operands that select are what they must be, whatever they select from."""
+def _kinds(graph: Graph, op: o.Op) -> Problems:
+    """Operands are numbers that the operator has a meaning on; what it does with codes is checked later."""
+    if not touches_codes(graph, op):
+        yield from kind_problems(op, lambda value: graph.types[value].format)
+        return
     match op:
         case o.Where() if graph.types[op.condition] != Type(graph.types[op.condition].shape, BOOL):
             yield f"condition {op.condition!r} must be truth values"
@@ -76,7 +80,7 @@ def _results(graph: Graph, op: o.Op) -> Problems:
     def shape(value: o.Value) -> tuple[int, ...]:
         return graph.types[value].shape
 
-    misfits = [*_selectors(graph, op), *fit.problems(op, shape)]
+    misfits = [*_kinds(graph, op), *fit.problems(op, shape)]
     if misfits:
         yield from misfits
         return

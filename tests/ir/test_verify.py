@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edgeq.errors import EdgeqError, UnsupportedError
-from edgeq.formats import INDEX, INT8, INT8_NARROW, INT32, REAL, Codebook, Fixed, Float, Int
+from edgeq.formats import BOOL, INDEX, INT8, INT8_NARROW, INT32, REAL, Codebook, Fixed, Float, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.verify import verify
@@ -192,18 +192,23 @@ def test_operators_without_a_meaning_on_codes(op: o.Op) -> None:
         verify(graph)
 
 
-@pytest.mark.parametrize(
-    ("op", "message"),
-    [
-        (o.Gather("x", "x", "y", 0), "indices 'x' must be 64-bit indices"),
-        (o.Where("x", "x", "x", "y"), "condition 'x' must be truth values"),
-    ],
-)
-def test_selectors_are_indices_and_truth_values(op: o.Op, message: str) -> None:
-    editor = Editor("select", ["x"], {"x": Type((2,))})
-    graph = editor.graph([editor.append(op)])
-    with pytest.raises(EdgeqError, match=message):
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("op", [o.Gather("x", "x", "y", 0), o.Where("x", "x", "x", "y")])
+def test_selectors_are_indices_and_truth_values(op: o.Op, codes: bool) -> None:
+    type_ = Type((2,), INT8, (0.5,)) if codes else Type((2,))
+    editor = Editor("select", ["x"], {"x": type_})
+    graph = editor.graph([editor.append(op, type_)])
+    with pytest.raises(EdgeqError, match=r"indices|condition"):
         verify(graph)
+
+
+@pytest.mark.parametrize(
+    ("op", "kind"), [(o.Softmax("x", "y", 0), INDEX), (o.Apply("x", "y", o.Function("exp")), BOOL)]
+)
+def test_operators_on_kinds_without_a_meaning(op: o.Op, kind: Int) -> None:
+    editor = Editor("kinds", ["x"], {"x": Type((2,), kind)})
+    with pytest.raises(EdgeqError, match="no meaning on"):
+        verify(editor.graph([editor.append(op)]))
 
 
 def test_real_and_index_islands_are_legal() -> None:
