@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper
 from onnx.onnx_cpp2py_export.checker import ValidationError
 from onnx.onnx_cpp2py_export.shape_inference import InferenceError
@@ -19,7 +20,7 @@ from onnx.shape_inference import infer_shapes
 from edgeq import __version__
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.onnx_codes import write_op
-from edgeq.emit.onnx_writer import Runtime, Tensor, Writer
+from edgeq.emit.onnx_writer import Runtime, Tensor, Writer, is_narrow, storage
 from edgeq.emit.trtexec import BUILD_SCRIPT, build_script
 from edgeq.errors import EdgeqError, UnsupportedError
 from edgeq.formats import BOOL, Format, Real
@@ -30,12 +31,6 @@ from edgeq.target import Target
 
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
 LARGEST_FILE_BYTES = (1 << 31) - 1
-_RUNTIMES: dict[str, Runtime] = {"jetson": "tensorrt", "onnx": "onnxruntime"}
-
-
-def runtime_of(target: Target) -> Runtime:
-    """Whose taste the file is written to, by the board in the target's name."""
-    return _RUNTIMES[target.name.partition("-")[0]]
 
 
 def emit(
@@ -45,17 +40,18 @@ def emit(
     stem: str,
     metadata: Mapping[str, object],
     manifest: Mapping[str, object],
+    more_files: Mapping[str, bytes] | None = None,
 ) -> Artifact:
     """Write `<stem>_int8.onnx` (float baselines: `<stem>.onnx`), manifest.json and, for a Jetson, build_engine.sh.
 
-    `metadata` becomes the file's properties, each value as str() of it. Raises UnsupportedError for what ONNX cannot
+    `metadata` becomes the file's properties, each value as str() of it; `more_files` go into the folder. Raises UnsupportedError for what ONNX cannot
     hold, naming the value, and OutputError if the folder cannot be written; nothing is left behind then.
     """
-    runtime = runtime_of(target)
+    runtime = target.runtime
     name = f"{stem}_int8.onnx" if target.is_integer else f"{stem}.onnx"
     model, tensors = build_model(graph, runtime)
     set_properties(model, {**metadata, **_own_properties(graph, target, manifest)})
-    files = {name: to_bytes(model)}
+    files = {name: to_bytes(model), **(more_files or {})}
     if runtime == "tensorrt":
         files[BUILD_SCRIPT] = build_script(name, stem, target.precision).encode()
     files[MANIFEST] = to_json({**manifest, "files": digests(files)})
@@ -98,15 +94,18 @@ def _element(format: Format) -> int:
 
 def _port(name: o.Value, graph: Graph) -> ValueInfoProto:
     type_ = graph.types[name]
+    if is_narrow(type_):
+        element = TensorProto.INT8 if storage(type_) is np.int8 else TensorProto.UINT8
+        return helper.make_tensor_value_info(name, element, type_.shape)
     if type_.scale:
-        raise UnsupportedError("graph inputs and outputs must be real", where=name, value=type_.format)
+        raise UnsupportedError("inputs and outputs are real or 8-bit codes", where=name, value=type_.format)
     return helper.make_tensor_value_info(name, _element(type_.format), type_.shape)
 
 
 def _name_outputs(w: Writer) -> None:
     """Give each output of the graph its own name, where its tensor is that of another value."""
     for output in w.graph.outputs:
-        tensor = w.real(output)
+        tensor = w.codes(output) if is_narrow(w.type(output)) else w.real(output)
         if tensor == output:
             continue
         fixed = tensor in w.graph.inputs or tensor in w.initializers or tensor in w.graph.outputs

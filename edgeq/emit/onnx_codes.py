@@ -16,15 +16,22 @@ from dataclasses import replace
 import numpy as np
 
 from edgeq.emit.onnx_functions import write_function
-from edgeq.emit.onnx_reals import Movement, write_movement, write_reals
-from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_numbers
-from edgeq.formats import code_range, encode
+from edgeq.emit.onnx_reals import Movement, write_max_pool, write_movement, write_reals
+from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_numbers, storage
+from edgeq.errors import UnsupportedError
+from edgeq.formats import Fixed, Int, code_range, encode
 from edgeq.ir import ops as o
 from edgeq.reference.meaning import nearest_sources
 
 
 def write_op(op: o.Op, w: Writer) -> None:
-    """Append one operator of a real or lowered graph."""
+    """Append one operator of a real or lowered graph. Raises UnsupportedError for formats without ONNX quantizer."""
+    for value in o.results(op):
+        type_ = w.type(value)
+        if is_codes(type_) and not isinstance(type_.format, Int | Fixed):
+            raise UnsupportedError(
+                "ONNX quantizes activations to integers only", where=value, value=type_.format, allowed="int2 … int16"
+            )
     match op:
         case o.Quantize() if is_narrow(w.type(op.out)):
             w.quantize(w.real(op.x), op.out)
@@ -68,11 +75,11 @@ def _is_left_to_concat(op: o.Requantize, w: Writer) -> bool:
 
 def _write_for_onnx_runtime(op: o.Op, w: Writer) -> None:
     match op:
-        case o.MaxPool():
-            _on_codes_max_pool(op, w)
+        case o.MaxPool() if is_narrow(w.type(op.x)):
+            _max_pool(op, w)
         case o.Slice() | o.Pad() | o.Reshape() | o.Transpose() | o.Expand() | o.Gather() | o.Concat() if _moves(op, w):
             _move(op, w)
-        case o.Resize() if op.mode == "nearest":
+        case o.Resize() if op.mode == "nearest" and is_narrow(w.type(op.x)):
             _move(op, w)
         case o.Linear() if _has_integer_weight(op, w):
             _linear(op, w)
@@ -103,19 +110,14 @@ def _move(op: Movement, w: Writer) -> None:
     if isinstance(op, o.Pad):
         type_ = w.type(op.x)
         code = encode(type_.format, [op.value / type_.scale[0]], type_.zero_point)
-        fill = w.constant(code.astype(_dtype(op.x, w)).reshape(()), f"{op.out}.value")
+        fill = w.constant(code.astype(storage(type_)).reshape(()), f"{op.out}.value")
     w.tensors[op.out] = write_movement(op, op.out, inputs, w, fill)
 
 
-def _dtype(value: o.Value, w: Writer) -> type[np.int8] | type[np.uint8]:
-    return np.int8 if code_range(w.type(value).format)[0] < 0 else np.uint8
-
-
-def _on_codes_max_pool(op: o.MaxPool, w: Writer) -> None:
-    w.tensors[op.out] = w.node(
-        "MaxPool", [w.codes(op.x)], op.out,
-        kernel_shape=op.kernel, strides=op.stride, pads=op.padding, dilations=op.dilation,
-    )  # fmt: skip
+def _max_pool(op: o.MaxPool, w: Writer) -> None:
+    type_ = w.type(op.x)
+    lowest = w.constant(np.array(code_range(type_.format)[0], dtype=storage(type_)), f"{op.out}.lowest")
+    w.tensors[op.out] = write_max_pool(op, op.out, w.codes(op.x), lowest, w)
 
 
 def _whole_factors(op: o.Resize, w: Writer) -> o.Pair | None:

@@ -57,10 +57,7 @@ def _write(op: o.Op, out: Tensor, others: list[Tensor], w: Writer) -> None:
         case o.GroupNorm():
             _group_norm(op, out, w)
         case o.MaxPool():
-            w.node(
-                "MaxPool", [w.real(op.x)], out,
-                kernel_shape=op.kernel, strides=op.stride, pads=op.padding, dilations=op.dilation,
-            )  # fmt: skip
+            write_max_pool(op, out, w.real(op.x), w.scalar(float("-inf"), f"{out}.lowest"), w)
         case o.AveragePool():
             w.node(
                 "AveragePool", [w.real(op.x)], out,
@@ -119,6 +116,18 @@ def write_movement(op: Movement, out: Tensor, inputs: list[Tensor], w: Writer, f
             return _resize(op, out, inputs[0], w)
         case o.Gather() | o.GatherElements():
             return w.node(type(op).__name__, inputs, out, axis=op.axis)
+
+
+def write_max_pool(op: o.MaxPool, out: Tensor, x: Tensor, lowest: Tensor, w: Writer) -> Tensor:
+    """MaxPool on tensors of any kind; `lowest` never wins against an element."""
+    pads, kernel = op.padding, (*op.kernel, *op.kernel)
+    if any(pad >= size for pad, size in zip(pads, kernel, strict=True)):
+        # ONNX Runtime refuses so much padding (it takes a dilated window to need it).
+        around = w.integers((0, 0, *pads[:2], 0, 0, *pads[2:]), f"{out}.pads")
+        x, pads = w.node("Pad", [x, around, lowest], w.fresh(f"{out}.padded"), mode="constant"), (0, 0, 0, 0)
+    return w.node(
+        "MaxPool", [x], out, kernel_shape=op.kernel, strides=op.stride, pads=pads, dilations=op.dilation
+    )  # fmt: skip
 
 
 def _operands(values: Iterable[o.Value | None], w: Writer) -> list[Tensor]:
@@ -229,8 +238,9 @@ def _slice(op: o.Slice, out: Tensor, x: Tensor, w: Writer) -> Tensor:
 def _resize(op: o.Resize, out: Tensor, x: Tensor, w: Writer) -> Tensor:
     size = w.type(op.x).shape[2:]
     scales = np.array([1.0, 1.0, *op.scale], dtype=np.float32)
-    # Runtimes floor(size * scale) in float32; where that misses the size, the size itself must carry the scale.
-    if tuple(int(np.floor(np.float32(n) * s)) for n, s in zip(size, scales[2:], strict=True)) == op.size:
+    # Runtimes take floor(size * scale), in either precision; where that misses, the size must carry the scale.
+    sizes = {tuple(np.floor(np.asarray(size, kind) * scales[2:].astype(kind)).tolist()) for kind in ("f4", "f8")}
+    if sizes == {op.size}:
         geometry = ["", w.constant(scales, f"{out}.scales")]
     elif np.allclose(np.array(op.size) / np.array(size), op.scale, rtol=1e-6):
         geometry = ["", "", w.integers([*w.type(op.x).shape[:2], *op.size], f"{out}.sizes")]

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeq.formats import INT8, INT32, Int, code_range, decode, level_range
+from edgeq.formats import INT8, INT32, Fixed, Int, code_range, decode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 
@@ -35,7 +35,7 @@ def is_codes(type_: Type) -> bool:
 
 def is_narrow(type_: Type) -> bool:
     """Whether a value of this type is printed as 8-bit codes."""
-    return is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits <= 8
+    return is_codes(type_) and isinstance(type_.format, Int | Fixed) and type_.format.bits <= 8
 
 
 def same_numbers(a: Type, b: Type) -> bool:
