@@ -25,10 +25,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to quantize: the range estimator, and exceptions by value name."""
+    """How to quantize: the range estimator, exceptions by value name, and whether outputs are left as codes."""
 
     estimator: str = DEFAULT_ESTIMATOR
     rules: tuple[Rule, ...] = field(default=())
+    output_codes: bool = False
 
     def with_real(self, values: Iterable[str]) -> Recipe:
         """This recipe with the operators that compute `values` kept real."""

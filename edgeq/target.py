@@ -14,6 +14,7 @@ from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
 from edgeq.ir import ops as o
 
 Emitter = Literal["onnx"]
+Runtime = Literal["tensorrt", "onnxruntime"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -44,6 +45,7 @@ class Target:
     name: str
     summary: str
     emitter: Emitter
+    runtime: Runtime
     precision: Precision
     agreement: Agreement
     weight: Int = INT8_NARROW
@@ -83,6 +85,7 @@ TARGETS: tuple[Target, ...] = (
         "jetson-int8",
         "ONNX with TensorRT-legal INT8 Q/DQ (8.6, 10.x, 11) and an engine build script",
         emitter="onnx",
+        runtime="tensorrt",
         precision="int8",
         agreement=Agreement(),
         float_share=0.05,
@@ -93,6 +96,7 @@ TARGETS: tuple[Target, ...] = (
         "jetson-fp16",
         "ONNX in float with a script that builds an FP16 engine",
         emitter="onnx",
+        runtime="tensorrt",
         precision="fp16",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
@@ -100,6 +104,7 @@ TARGETS: tuple[Target, ...] = (
         "jetson-fp32",
         "ONNX in float with a script that builds an FP32 engine",
         emitter="onnx",
+        runtime="tensorrt",
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
@@ -107,6 +112,7 @@ TARGETS: tuple[Target, ...] = (
         "onnx-int8",
         "ONNX with UINT8 activations, INT8 weights, for ONNX Runtime on x86",
         emitter="onnx",
+        runtime="onnxruntime",
         precision="int8",
         agreement=Agreement(),
         narrow=UINT8,
@@ -123,6 +129,7 @@ TARGETS: tuple[Target, ...] = (
         "onnx-fp32",
         "ONNX in float for ONNX Runtime",
         emitter="onnx",
+        runtime="onnxruntime",
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
@@ -145,6 +152,7 @@ def describe(target: Target) -> dict[str, object]:
         "name": target.name,
         "summary": target.summary,
         "emitter": target.emitter,
+        "runtime": target.runtime,
         "precision": target.precision,
         "aliases": list(target.aliases),
         "weight": str(target.weight) if target.is_integer else target.precision,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -21,8 +21,9 @@ from edgeq.formats import Int
 from edgeq.frontend.model import Model
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
+from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
-from edgeq.reference.interpret import Interpreter, is_codes
+from edgeq.reference.interpret import Interpreter, is_codes, real_of
 from edgeq.report import OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.target import Target
@@ -101,7 +102,7 @@ def agreement(
             wanted = reference(inputs)
             reference(inputs, compare)
         for name, tensor in wanted.items():
-            step = max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+            step = 1.0 if is_codes(lowered.types[name]) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
         progress("comparing with the reference", done, AGREEMENT_IMAGES)
     return [
@@ -185,15 +186,32 @@ def accuracy(
     model: Model,
     rule: InputRule,
     data: Dataset,
+    head: SplitHead | None,
     threads: int | None,
     progress: Progress,
 ) -> list[Row]:
-    """Accuracy of fp32, reference and artifact on the same images with the same code."""
+    """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: onnx_run(float_runtime(graph, threads))}
     if target.is_integer:
         runs[REFERENCE] = interpreter_run(lowered)
     runs[ARTIFACT] = onnx_run(OnnxRuntime(artifact.primary, threads=threads))
+    if head is not None:
+        types = [lowered.types[value] for value in lowered.outputs]
+        runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
     return measure(data, rule, model.metadata, runs, progress)
+
+
+def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:
+    """`run`, whose outputs are codes of `types`, followed by the real graph `decode`."""
+    interpreter = Interpreter(decode)
+
+    def decoded(tensor: Float32Array) -> list[Float32Array]:
+        reals = [real_of(torch.from_numpy(codes), type_) for codes, type_ in zip(run(tensor), types, strict=True)]
+        with torch.no_grad():
+            found = interpreter(dict(zip(decode.inputs, reals, strict=True)))
+        return [output.numpy() for output in found.values()]
+
+    return decoded
 
 
 def latency_rows(runtime: OnnxRuntime, where: str, runs: int = 20) -> list[Row]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
-from edgeq.emit.artifact import Artifact, output_folder
-from edgeq.emit.onnx import emit, runtime_of
+from edgeq.emit.artifact import Artifact, output_folder, to_json
+from edgeq.emit.onnx import emit
 from edgeq.errors import UsageError
 from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
 from edgeq.flow.inputs import (
@@ -27,9 +27,12 @@ from edgeq.flow.ranges import ChosenRange, quantize
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
+from edgeq.ir.file import to_bytes
 from edgeq.ir.graph import Graph
+from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
 from edgeq.passes.decompose import decompose
+from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
@@ -76,8 +79,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
-    graph = decompose(simplify(model.graph), target.decomposed)
-    recipe = Recipe(request.estimator, tuple(Rule(pattern, REAL) for pattern in request.keep_real))
+    whole = simplify(model.graph)
+    head = split_head(whole) if request.raw_head else None
+    graph = decompose(head.trunk if head else whole, target.decomposed)
+    rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
+    recipe = Recipe(request.estimator, rules, output_codes=request.raw_head)
     report = Report("export", target.name)
     report.rows += _costs(graph)
     if target.is_integer:
@@ -100,10 +106,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request))
     folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
-    artifact = emit(lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest)
+    artifact = emit(
+        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
+    )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
-    _check(report, request, graph, lowered, artifact, target, model, rule, calibration, data, progress)
+    _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
 
@@ -192,6 +200,7 @@ def _check(
     rule: InputRule,
     calibration: CalibrationSet | None,
     data: Dataset | None,
+    head: SplitHead | None,
     progress: Progress,
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
@@ -199,14 +208,25 @@ def _check(
     report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
     report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, request.threads, progress)
+        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)
 
 
+def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
+    """The decode that a raw head leaves out, as data: a description, and the graph in its text and file forms."""
+    if head is None:
+        return {}
+    types = dict(zip((item.value for item in head.outputs), (lowered.types[v] for v in lowered.outputs), strict=True))
+    return {
+        "head.json": to_json(head.document(types, to_text(head.decode))),
+        "decode.edgeq": to_bytes(head.decode),
+    }
+
+
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
-    runtime = runtime_of(target)
+    runtime = target.runtime
     commands = [
         f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
         f"edgeq lint {artifact.primary} --for {runtime}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -173,9 +173,10 @@ def _by_output_error(
     return chosen
 
 
-def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target) -> Plan:
+def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target, recipe: Recipe) -> Plan:
     """The plan that the chosen ranges make."""
-    return assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
+    plan = assign(structure, {item.key: (item.scale, item.zero_point) for item in chosen}, target)
+    return replace(plan, output_codes=recipe.output_codes)
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def quantize(
     structure = analyse(graph, target, recipe)
     statistics = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
     chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
-    plan = plan_of(structure, chosen, target)
+    plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
         return Quantization(plan, chosen, [])
     progress("weighing the noise", 0, 0)
@@ -216,7 +217,7 @@ def quantize(
     chosen = _kept(structure, lifted, chosen) + choose_ranges(
         lifted, statistics, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
     )
-    return Quantization(plan_of(lifted, chosen, target), chosen, lifts)
+    return Quantization(plan_of(lifted, chosen, target, recipe), chosen, lifts)
 
 
 def _changed(before: Structure, after: Structure) -> frozenset[Value]:

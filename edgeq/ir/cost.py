@@ -37,6 +37,4 @@ def parameters(graph: Graph) -> int:
 
 def constant_bytes(graph: Graph) -> int:
     """Bytes of all constants in their formats, densely packed."""
-    return sum(
-        (graph.types[name].size * bits_of(graph.types[name].format) + 7) // 8 for name in graph.constants
-    )
+    return sum((graph.types[name].size * bits_of(graph.types[name].format) + 7) // 8 for name in graph.constants)

@@ -84,19 +84,26 @@ def _entries(graph: Graph) -> Iterator[tuple[str, bytes]]:
         yield _entry_name(index), _npy(graph.constants[value])
 
 
+def to_bytes(graph: Graph) -> bytes:
+    """The file of `graph`, the same bytes for the same graph. Raises what verify raises for an illegal one."""
+    verify(graph)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name, entry in _entries(graph):
+            archive.writestr(zipfile.ZipInfo(name, _EARLIEST_TIME), entry)
+    return content.getvalue()
+
+
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write `graph` to `path`; what is there is replaced once the new file is complete.
 
     Raises EdgeqError or UnsupportedError for a graph that verify refuses, OutputError if it cannot be written.
     """
-    verify(graph)
-    path = Path(path)
+    content, path = to_bytes(graph), Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-                for name, content in _entries(graph):
-                    archive.writestr(zipfile.ZipInfo(name, _EARLIEST_TIME), content)
+            partial.write_bytes(content)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -45,7 +45,10 @@ class _Lowering:
                 self._integer(op)
             else:
                 self._real(op)
-        return self.editor.graph([self.real(value) for value in self.graph.outputs])
+        return self.editor.graph([self._output(value) for value in self.graph.outputs])
+
+    def _output(self, value: o.Value) -> o.Value:
+        return self.code(value) if self.plan.output_codes and value in self.codes else self.real(value)
 
     # --- values ---------------------------------------------------------------------------------------------
 
@@ -269,7 +272,7 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
 
 
 def lower(graph: Graph, plan: Plan) -> Graph:
-    """The integer graph of a simplified real `graph` under `plan`; inputs and outputs stay real."""
+    """The integer graph of a simplified real `graph` under `plan`; inputs stay real, outputs unless the plan says codes."""
     return _widened(_Lowering(graph, plan).run())
 
 

@@ -14,7 +14,7 @@ from edgeq.quantize.structure import Structure
 class Plan:
     """Types of the quantized activations by value, and of weights by the result of the operator that reads them.
 
-    `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w.
+    `output_codes` leaves the graph's outputs as codes. `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w.
     """
 
     structure: Structure
@@ -22,3 +22,4 @@ class Plan:
     weights: Mapping[Value, Type]
     biases: Mapping[Value, Array]
     rounding: Rounding
+    output_codes: bool = False

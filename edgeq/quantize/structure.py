@@ -215,6 +215,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         quantized.update(dict.fromkeys(_activations(op)))
         if any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ())):
             quantized[o.results(op)[0]] = None
+    outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
+    quantized.update(dict.fromkeys(sorted(outputs)))
     values = [value for value in quantized if value not in held]
     classes = _Classes(values)
     for op in integer_ops:
@@ -225,6 +227,7 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
     narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
+    narrow |= {classes.find(value) for value in outputs}
     formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
     return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held)
 
