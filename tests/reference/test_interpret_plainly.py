@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from edgeq.formats import INT32, Float, Int
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Editor, Graph, Type
+from edgeq.ir.verify import verify
 from edgeq.reference.interpret import run
 from tests.draws import random_inputs
 from tests.nets import integer_graphs
 from tests.plain_graph import Number, evaluate
+
+FINE = Float(4, 7)
 
 
 def plainly(graph: Graph, inputs: dict[o.Value, Array]) -> dict[o.Value, list[Number]]:
@@ -43,3 +49,36 @@ def test_every_value_of_random_graphs() -> None:
     check()
     assert sum(count >= 4 for count in distinct) > len(distinct) // 3
     assert max(distinct) > 50
+
+
+@pytest.mark.parametrize("kind", ["linear", "matmul", "mul"])
+def test_levels_beyond_53_bits(kind: str) -> None:
+    """Products of e5m2 and e4m7 levels do not fit a double; they are exact all the same."""
+    rng = np.random.default_rng(0)
+    types = {"a": Type((1, 6, 5), Float(5, 2), (1.0,)), "b": Type((1, 5, 6), FINE, (1.0,))}
+    editor = Editor(kind, ["a", "b"], types)
+    b_codes = rng.integers(0, 1 << 12, (6, 5))
+    if kind == "linear":
+        weight = editor.constant("w", b_codes, Type((6, 5), FINE, (1.0,)))
+        bias = editor.constant("bias", rng.integers(-(1 << 52), 1 << 52, 6), Type((6,), Int(64), (1.0,)))
+        op: o.Op = o.Linear("a", weight, bias, "acc")
+    elif kind == "matmul":
+        op = o.MatMul("a", "b", "acc")
+    else:
+        op = o.Mul("a", editor.append(o.Transpose("b", "turned", (0, 2, 1)), Type((1, 6, 5), FINE, (1.0,))), "acc")
+    shape = (1, 6, 5) if kind == "mul" else (1, 6, 6)
+    acc = editor.append(op, Type(shape, Int(64), (1.0,)))
+    requantize = o.Requantize(acc, "y", (1717986919,), (-30,), "single", -(1 << 31), (1 << 31) - 1)
+    graph = editor.graph([acc, editor.append(requantize, Type(shape, INT32, (1.25 * 2.0**30,)))])
+    verify(graph)
+    inputs: dict[o.Value, Array] = {
+        name: rng.integers(0, 1 << type_.format.bits, type_.shape)  # type: ignore[union-attr]
+        for name, type_ in types.items()
+        if name in graph.inputs
+    }
+    for name, codes in inputs.items():
+        codes[0, 0, 0] = (1 << (graph.types[name].format.bits - 1)) - 1  # type: ignore[union-attr]
+    expected = plainly(graph, inputs)
+    assert max(abs(int(x)) for x in expected["acc"]) > 1 << 53
+    for name, found in run(graph, inputs).items():
+        assert numbers(found) == expected[name]
