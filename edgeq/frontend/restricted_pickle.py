@@ -77,7 +77,12 @@ class Shell(type):
 
 def shell_of(network: type[nn.Module]) -> Shell:
     """A stand-in whose instances are bare instances of `network`, ready for the pickle's BUILD step."""
-    return Shell("Shell", (), {"network": network, "__new__": lambda cls, *args: object.__new__(network)})
+    members = {
+        "network": network,
+        "__new__": lambda cls, *args: object.__new__(network),
+        "dump_patches": False,  # torch asks when it reads the format before 1.6
+    }
+    return Shell("Shell", (), members)
 
 
 def trusting_unpickler(find_network: ClassFinder) -> type[pickle.Unpickler]:
@@ -139,8 +144,8 @@ def check_opcodes(path: Path, stream: IO[bytes], size: int) -> None:
 
 
 def _forward_method(owner: object, name: str) -> object:
-    """`getattr` as old networks use it: a class's forward method, or a network's own."""
-    if owner is Ignored or isinstance(owner, Ignored):
+    """`getattr` as old networks use it: a class's forward method, a network's own, or a member of an ignored enum."""
+    if owner is Ignored and name.isupper():
         return Ignored()
     if name in FORWARDS and isinstance(owner, Shell) and hasattr(owner.network, name):
         return getattr(owner.network, name)

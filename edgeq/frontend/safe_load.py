@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import types
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,12 +41,14 @@ def load_pickled(path: Path, *, trust_pickle: bool = False, find_network: ClassF
     try:
         _check_layout(path, data)
         unpickler = trusting_unpickler(find_network) if trust_pickle else restricted_unpickler(path, find_network)
-        return torch.load(
-            io.BytesIO(data),  # not the path: torch unpacks a tar archive onto the disk when it is given a real file
-            map_location="cpu",
-            pickle_module=_as_module(unpickler),
-            weights_only=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sources that changed since a network was saved
+            return torch.load(
+                io.BytesIO(data),  # not the path: torch unpacks a tar archive onto the disk when given a real file
+                map_location="cpu",
+                pickle_module=_as_module(unpickler),
+                weights_only=False,
+            )
     except EdgeqError:
         raise
     except ModuleNotFoundError as missing:

@@ -124,9 +124,10 @@ def _export_program(
     module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], refusal: Exception
 ) -> onnx.ModelProto:
     try:
+        program = torch.export.export(module, inputs)  # given a module, torch.onnx would try several ways, slowly
         exported = torch.onnx.export(
-            module,
-            inputs,
+            program,
+            (),
             input_names=names,
             output_names=outputs,
             opset_version=PROGRAM_OPSET,

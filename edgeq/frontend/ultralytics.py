@@ -10,7 +10,6 @@ import copy
 import importlib
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
+from edgeq.errors import EdgeqError, MissingDependencyError, UnsupportedError, UsageError
 from edgeq.frontend import torchvision_shim
 from edgeq.frontend.safe_load import load_pickled
 from edgeq.frontend.torch_export import TRACED_OPSET, ExportedModel, to_onnx
@@ -38,7 +37,8 @@ def import_ultralytics() -> None:
     torchvision_shim.install()
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "edgeq-ultralytics"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(cache))
     try:
         import ultralytics  # noqa: F401
     except ModuleNotFoundError as missing:
@@ -92,13 +92,13 @@ def find_network(module: str, name: str) -> type[nn.Module] | None:
 def network_in(checkpoint: Any) -> nn.Module | None:
     """The network of a loaded checkpoint (the averaged one where there are two) with its training options, or None."""
     options = checkpoint.get("train_args") if isinstance(checkpoint, dict) else None
-    network: Any = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else checkpoint
-    kind = type(network).__name__
-    if not isinstance(network, nn.Module) or kind not in NETWORKS:
+    held = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else checkpoint
+    kind = type(held).__name__
+    if not isinstance(held, nn.Module) or kind not in NETWORKS:
         return None
-    network.args = options if isinstance(options, dict) else {}
-    network.task = getattr(network, "task", TASKS[NETWORKS.index(kind)])
-    return network
+    vars(held)["args"] = options if isinstance(options, dict) else {}
+    vars(held).setdefault("task", TASKS[NETWORKS.index(kind)])
+    return held
 
 
 def export(model: nn.Module, imgsz: int | Sequence[int] | None = None, *, end2end: bool = True) -> ExportedModel:
@@ -107,17 +107,23 @@ def export(model: nn.Module, imgsz: int | Sequence[int] | None = None, *, end2en
     `imgsz` is a side or (height, width) in pixels, by default the size it was trained at. The input `images` is
     [1, channels, height, width], RGB in 0..1; `output0` (and `output1`, the mask prototypes) are as Ultralytics
     documents them. A network with a one-to-one head gives [1, 300, 6 + extra] detections without NMS, or with
-    `end2end=False` the one-to-many head's undecided anchors.
+    `end2end=False` the one-to-many head's [1, 4 + classes, anchors] before NMS.
     Raises UnsupportedError for a task or head that edgeq does not read, UsageError for a size the strides do not divide.
     """
     task = str(getattr(model, "task", None))
     if task not in TASKS:
         raise UnsupportedError("edgeq does not read this Ultralytics task", value=task, allowed=", ".join(TASKS))
-    height, width = _image_size(model, imgsz)
-    network: Any = copy.deepcopy(model).cpu().float().eval()
-    channels = int(network.yaml.get("channels", 3))
-    _set_for_export(network, end2end, height * width)
-    metadata = _metadata(network, (height, width), channels)
+    try:
+        height, width = _image_size(model, imgsz)
+        network: Any = copy.deepcopy(model).cpu().float().eval()
+        channels = int(network.yaml.get("channels", 3))
+        _set_for_export(network, end2end, height * width)
+        metadata = _metadata(network, (height, width), channels)
+    except EdgeqError:
+        raise
+    except Exception as broken:  # a checkpoint can lack or replace any part of its network
+        reason = f"{type(broken).__name__} {str(broken)[:120]}"
+        raise UnsupportedError("not a working Ultralytics network", value=reason) from broken
     return to_onnx(network, (torch.zeros(1, channels, height, width),), metadata=metadata)
 
 
@@ -153,17 +159,18 @@ def _set_for_export(model: Any, end2end: bool, pixels: int) -> None:
     from ultralytics.nn.modules import C2f, Classify, Detect
 
     head: Any = model.model[-1]
-    if not isinstance(head, Detect | Classify):
+    detects = isinstance(head, Detect)
+    if not detects and not isinstance(head, Classify):
         raise UnsupportedError("edgeq does not read this Ultralytics head", value=type(head).__name__)
-    if isinstance(head, Detect):
+    if detects:
         head.end2end = end2end and getattr(head, "one2one_cv2", None) is not None
         head.max_det = min(MAX_DETECTIONS, sum(pixels // int(s) ** 2 for s in model.stride.tolist()))
         head.dynamic, head.xyxy, head.agnostic_nms, head.shape = False, False, False, None
     head.export, head.format = True, "onnx"
     model.fuse(verbose=False)
-    for part in model.modules():
-        if isinstance(part, C2f):
-            part.forward = part.forward_split  # one Split instead of slices
+    splitting: list[Any] = [part for part in model.modules() if isinstance(part, C2f)]
+    for part in splitting:
+        part.forward = part.forward_split  # one Split instead of slices
 
 
 def _metadata(model: Any, imgsz: tuple[int, int], channels: int) -> dict[str, object]:
