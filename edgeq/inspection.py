@@ -13,7 +13,7 @@ from edgeq.frontend.model import open_model
 from edgeq.ir.cost import parameters, total_macs
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
-from edgeq.passes.fuse import find_attention
+from edgeq.passes.attention import find_attention
 from edgeq.passes.simplify import simplify
 from edgeq.quantize.coverage import Coverage, coverage, kind_of
 from edgeq.recipe import Recipe
