@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -110,12 +112,14 @@ class CalibrationSet:
 
 
 def _rendered(option: str, task: Task | None, count: int, seed: int, size: tuple[int, int]) -> Path:
-    """A folder of rendered scenes; `option` is scenes or scenes:COUNT."""
+    """A folder of rendered scenes, there until the program ends; `option` is scenes or scenes:COUNT."""
     _, _, number = option.partition(":")
-    if number and not (number.isdigit() and 0 < int(number) <= 1_000_000):
+    if number and not (number.isascii() and number.isdigit() and 0 < int(number) <= 1_000_000):
         raise UsageError("cannot read the number of scenes", value=option, allowed="scenes or scenes:64")
     kind = task if task in ("detect", "classify", "depth") else "detect"
-    folder = Path(tempfile.mkdtemp(prefix="edgeq-scenes-")) / kind
+    temporary = tempfile.mkdtemp(prefix="edgeq-scenes-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    folder = Path(temporary) / kind
     write_dataset(folder, int(number or count), seed, max(size), kind)
     return folder
 

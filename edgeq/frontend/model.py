@@ -42,9 +42,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() and 0 < int(side) <= 1 << 15 for side in sides):
+    if len(sides) > 2 or not all(_is_side(side) for side in sides):
         raise UsageError("cannot read the input size", value=text, allowed="640 or 384x640 (height x width)")
     return int(sides[0]), int(sides[-1])
+
+
+def _is_side(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= 1 << 15
 
 
 def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None, trust_pickle: bool = False) -> Model:
