@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "edgeq.toml"
 EXIT_INTERRUPTED = 130
+ARGUMENTS = "edgeq.arguments"
 
 Command = Callable[..., Any]
 
@@ -41,34 +42,41 @@ class Commands(click.Group):
             ctx.fail(f"No such command {name!r}. {hint or 'Commands: ' + ', '.join(sorted(self.commands))}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        with _errors_in_one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _errors_in_one_line():
             return super().invoke(ctx)
-        except EdgeqError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted", EXIT_INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except EdgeqError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("EDGEQ_TRACEBACK"):
             raise
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except Exception as error:
-            if os.environ.get("EDGEQ_TRACEBACK"):
-                raise
-            where = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
+        where = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if "--json" in sys.argv[1:]:
-        arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        document = {
-            "schema": "edgeq.error/1",
-            "command": (arguments or [""])[0],
-            "error": message,
-            "exit": code,
-        }
+    arguments: tuple[str, ...] = click.get_current_context().meta[ARGUMENTS]
+    if "--json" in arguments:
+        command = next((argument for argument in arguments if argument in main.commands), "")
+        document = {"schema": "edgeq.error/1", "command": command, "error": message, "exit": code}
         click.echo(json.dumps(document, indent=2))
     click.echo(f"error: {message}", err=True)
     sys.exit(code)
@@ -85,21 +93,37 @@ def _configured(ctx: click.Context, _: click.Parameter, path: Path | None) -> No
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError("the configuration cannot be read", where=path, value=error) from error
-    known = {parameter.name for command in main.commands.values() for parameter in command.params}
-    for table, options in tables.items():
-        for option in options if isinstance(options, dict) else ():
-            if option.replace("-", "_") not in known:
-                raise UsageError(
-                    "unknown option in the configuration",
-                    where=f"{path} [{table}]",
-                    value=option,
-                    next_step=did_you_mean(option, [name for name in known if name]),
-                )
-    ctx.default_map = {
-        table: {option.replace("-", "_"): value for option, value in options.items()}
-        for table, options in tables.items()
-        if isinstance(options, dict)
+    ctx.default_map = {table: _defaults(path, table, options) for table, options in tables.items()}
+
+
+def _defaults(path: Path, table: str, options: object) -> dict[str, object]:
+    """The options of one table by the names of their parameters."""
+    if table not in main.commands or not isinstance(options, dict):
+        raise UsageError(
+            "the configuration holds one table of options per command",
+            where=path,
+            value=table,
+            allowed=", ".join(main.commands),
+            next_step=did_you_mean(table, main.commands),
+        )
+    parameters = {
+        name.removeprefix("--"): parameter
+        for parameter in main.commands[table].params
+        for name in parameter.opts
+        if name.startswith("--") and parameter.name
     }
+    defaults: dict[str, object] = {}
+    for option, value in options.items():
+        parameter = parameters.get(option.replace("_", "-"))
+        if parameter is None or parameter.name is None:
+            raise UsageError(
+                "unknown option in the configuration",
+                where=f"{path} [{table}]",
+                value=option,
+                next_step=did_you_mean(option, parameters),
+            )
+        defaults[parameter.name] = [value] if parameter.multiple and isinstance(value, str) else value
+    return defaults
 
 
 @click.group(
