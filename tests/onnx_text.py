@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,10 +19,14 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 def model(
     body: str, weights: Mapping[str, npt.ArrayLike] | None = None, *, opset: int = 17, more: str = ""
 ) -> onnx.ModelProto:
-    """The model `main body`, such as `(float[1,3] x) => (float[1,3] y) { y = Relu(x) }`, with `weights`."""
+    """The model `main body`, such as `(float[1,3] x) => (float[1,3] y) { y = Relu(x) }`, with those of `weights`
+    that it names."""
     header = f'<ir_version: 8, opset_import: ["" : {opset}, "own" : 1]>\nmain '
     proto = onnx.parser.parse_model(header + body + more)
+    used = set(re.findall(r"\w+", body))
     for name, content in (weights or {}).items():
+        if name not in used:
+            continue
         array = np.asarray(content)
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
@@ -33,6 +38,7 @@ def runtime_outputs(proto: onnx.ModelProto | str, inputs: Arrays) -> Arrays:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     source = proto if isinstance(proto, str) else proto.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -245,7 +245,10 @@ class Builder:
         self.editor.ops.pop()
         found = evaluate(op, lambda value: torch.from_numpy(self.editor.constants[value]))
         for name, tensor in zip(o.results(op), found, strict=True):
-            self.editor.constants[name] = tensor.contiguous().numpy()
+            array = tensor.contiguous().numpy()
+            if array.dtype != _KIND_DTYPES[self.kind(name)]:
+                raise UnsupportedError("no meaning on this kind of number", value=array.dtype)
+            self.editor.constants[name] = array
 
     def graph(self, outputs: Iterable[str]) -> Graph:
         """The finished graph: live values only, under their ONNX names where they have one."""

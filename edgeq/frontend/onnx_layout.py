@@ -165,6 +165,8 @@ def _gather_elements(b: Builder, n: Node) -> o.Value:
         if chosen.size and not (-size <= chosen.min() and chosen.max() < size):
             raise UnsupportedError("an index is out of range", allowed=f"{-size}…{size - 1}")
         indices = b.constant(np.where(chosen < 0, chosen + size, chosen))
+    if any(i > n for k, (i, n) in enumerate(zip(b.shape(indices), b.shape(x), strict=True)) if k != axis):
+        raise UnsupportedError("the indices do not fit the operand", value=b.shape(indices), allowed=b.shape(x))
     return b.emit(o.GatherElements(x, indices, "", axis))
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.affine import has_constant_weights
+from edgeq.passes.affine import Affine, absorb_after, has_constant_weights
 from edgeq.passes.rewrite import Rule, Sweep, factors
 
 Move = o.Reshape | o.Transpose | o.Slice
@@ -56,10 +58,9 @@ def scale_into_layer(s: Sweep, op: o.Op) -> o.Op | None:
     layer = s.made_by(way[-1].x)
     if not isinstance(layer, o.Conv | o.ConvTranspose | o.Linear) or not has_constant_weights(s, layer):
         return None
-    (out,) = o.results(op)
-    factor = next(value for value in o.operands(op) if value != found[0])
-    x = s.emit(o.Mul(way[-1].x, factor, ""), out)
-    return replace(way[0], x=_moved(s, x, way[1:], out), out=out)
+    scale, (out,) = np.full((), found[1]), o.results(op)
+    scaled = absorb_after(s, layer, Affine(layer.out, scale, np.zeros(())), out)
+    return replace(way[0], x=_moved(s, s.emit(scaled, out), way[1:], out), out=out) if scaled else None
 
 
 def scale_after_product(s: Sweep, op: o.Op) -> o.Op | None:

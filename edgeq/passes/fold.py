@@ -51,7 +51,7 @@ def _into_layer_norm(s: Sweep, norm: o.LayerNorm, affine: Affine, out: o.Value) 
     scale, shift = (np.broadcast_to(a.reshape(a.shape[-rank:]), shape) for a in (affine.scale, affine.shift))
     new_gamma = scale if gamma is None else gamma.astype(np.float64) * scale
     new_beta = shift if beta is None else beta.astype(np.float64) * scale + shift
-    return _normalized(s, norm, new_gamma, new_beta, out)
+    return _normalized(s, norm, (new_gamma, new_beta), affine.source, out)
 
 
 def _into_group_norm(s: Sweep, norm: o.GroupNorm, affine: Affine, out: o.Value) -> o.Op | None:
@@ -62,14 +62,20 @@ def _into_group_norm(s: Sweep, norm: o.GroupNorm, affine: Affine, out: o.Value) 
     scale, shift = vectors
     new_gamma = scale if gamma is None else gamma.astype(np.float64) * scale
     new_beta = shift if beta is None else beta.astype(np.float64) * scale + shift
-    return _normalized(s, norm, new_gamma, new_beta, out)
+    return _normalized(s, norm, (new_gamma, new_beta), affine.source, out)
 
 
 def _normalized(
-    s: Sweep, norm: o.LayerNorm | o.GroupNorm, gamma: Numbers, beta: Numbers, out: o.Value
+    s: Sweep,
+    norm: o.LayerNorm | o.GroupNorm,
+    vectors: tuple[Numbers, Numbers],
+    source: o.Value | None,
+    out: o.Value,
 ) -> o.LayerNorm | o.GroupNorm:
-    new_gamma = s.constant(gamma, norm.gamma or f"{norm.out}.gamma")
-    new_beta = s.constant(beta, norm.beta or f"{norm.out}.beta") if norm.beta or beta.any() else None
+    """`norm` with other gamma and beta, which keep their names or take that of the constant they came from."""
+    gamma, beta = vectors
+    new_gamma = s.constant(gamma, norm.gamma or source or f"{norm.out}.gamma")
+    new_beta = s.constant(beta, norm.beta or source or f"{norm.out}.beta") if norm.beta or beta.any() else None
     return replace(norm, gamma=new_gamma, beta=new_beta, out=out)
 
 
@@ -111,7 +117,7 @@ def merged_affines(s: Sweep, op: o.Op) -> o.Op | None:
     """Two affine maps in a row are one."""
     outer = affine_of(s, op)
     inner = affine_of(s, s.made_by(outer.x)) if outer else None
-    if outer is None or inner is None or not s.is_sole(outer.x):
+    if outer is None or inner is None or not s.is_sole(outer.x) or _is_rounded(s, o.results(op)[0]):
         return None
     scale, shift = outer.scale * inner.scale, outer.scale * inner.shift + outer.shift
     (out,), shape = o.results(op), s.shape(inner.x)

@@ -102,7 +102,7 @@ def _tidy(number: float) -> float:
 
 def as_scalar_function(s: Sweep, op: o.Op) -> o.Op | None:
     """`op` as a known function of an earlier value, if it is one and not already spelled so."""
-    if not isinstance(op, o.Mul | o.Binary | o.Add | o.Apply) or not s.is_real(o.results(op)[0]):
+    if not _is_scalar_operator(op) or not s.is_real(o.results(op)[0]):
         return None
     (out,) = o.results(op)
     for x in _earlier(s, op):
@@ -118,7 +118,7 @@ def as_scalar_function(s: Sweep, op: o.Op) -> o.Op | None:
 def _earlier(s: Sweep, op: o.Op) -> list[o.Value]:
     """Values that `op` is computed from by at least two scalar operators, nearest first; none if it cannot matter."""
     waiting, found, between = list(o.operands(op)), [], 1
-    curved = isinstance(op, o.Apply)
+    curved = _is_curved(op)
     seen: set[o.Value] = set()
     while waiting and between < MAX_OPERATORS:
         value = waiting.pop(0)
@@ -130,9 +130,13 @@ def _earlier(s: Sweep, op: o.Op) -> list[o.Value]:
         if _is_scalar_operator(producer) and s.is_real(value):
             assert producer is not None
             between += 1
-            curved |= isinstance(producer, o.Apply)
+            curved |= _is_curved(producer)
             waiting.extend(o.operands(producer))
     return [x for x in found if x in seen and not _is_direct(op, x)] if curved and between > 1 else []
+
+
+def _is_curved(op: o.Op) -> bool:
+    return isinstance(op, o.Apply) or (isinstance(op, o.Binary) and op.function in ("maximum", "minimum"))
 
 
 def _is_direct(op: o.Op, x: o.Value) -> bool:

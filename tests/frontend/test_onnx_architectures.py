@@ -1,0 +1,76 @@
+"""Whole networks: the imported and the simplified graph compute what ONNX Runtime computes.
+
+Detectors that end in TopK may order equal scores differently: their rows are compared as a set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeq.frontend.onnx import import_onnx
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.ir.verify import verify
+from edgeq.passes.simplify import simplify
+from tests.architectures import ARCHITECTURES
+from tests.onnx_text import Arrays, graph_outputs, largest_difference, runtime_outputs
+
+QUICK = ("yolo26n", "resnet20", "mobilenetv3", "deit_tiny", "mobilevit_xs")
+AGREEMENT = 1e-4
+
+
+def images(graph: Graph) -> Arrays:
+    """Random images in [0, 1)."""
+    rng = np.random.default_rng(0)
+    return {name: rng.random(graph.types[name].shape, dtype=np.float32) for name in graph.inputs}
+
+
+def unmatched_rows(found: np.ndarray, expected: np.ndarray) -> float:
+    """The share of rows [box, score, class …] of a ranking that the other ranking does not hold."""
+    size = np.abs(expected).max(axis=(0, 1)) + 1e-9
+    distances = np.abs(found[0][:, None] - expected[0][None]) / size
+    return float((distances.max(axis=2).min(axis=0) > AGREEMENT).mean())
+
+
+def assert_agreement(graph: Graph, found: Arrays, expected: Arrays) -> None:
+    ranked = {name for name, array in expected.items() if array.ndim == 3} if has_ranking(graph) else set()
+    for name in ranked:
+        assert unmatched_rows(found[name], expected[name]) < 0.02
+    rest = [name for name in expected if name not in ranked]
+    assert largest_difference({n: found[n] for n in rest}, {n: expected[n] for n in rest}) < AGREEMENT
+
+
+def has_ranking(graph: Graph) -> bool:
+    return any(isinstance(op, o.TopK) for op in graph.ops)
+
+
+def check(source: onnx.ModelProto | str) -> None:
+    graph = import_onnx(source)
+    small = simplify(graph)
+    inputs = images(graph)
+    expected = runtime_outputs(source, inputs)
+    assert all(len(np.unique(array)) > 5 for array in expected.values())
+    for candidate in (graph, small):
+        verify(candidate)
+        assert candidate.outputs == graph.outputs
+        assert_agreement(graph, graph_outputs(candidate, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
+)
+def test_architectures(name: str) -> None:
+    from edgeq.frontend.torch_export import to_onnx
+
+    module, example = ARCHITECTURES[name].build()
+    check(to_onnx(module, (example,)).proto)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["yolov5n", "yolox_nano_416"])
+def test_real_models(real: Path, name: str) -> None:
+    check(str(real / "models" / f"{name}.onnx"))
