@@ -227,7 +227,7 @@ def latency_rows(runtime: OnnxRuntime, where: str, runs: int = 20) -> list[Row]:
 
 
 def latency(graph: Graph, artifact: Artifact, threads: int | None) -> list[Row]:
-    """Latency of the float graph and of the artifact here; a Jetson's own figures need its engine."""
+    """Latency of the float graph and of the artifact on this machine."""
     return [
         *latency_rows(float_runtime(graph, threads), FP32),
         *latency_rows(OnnxRuntime(artifact.primary, threads=threads), ARTIFACT),

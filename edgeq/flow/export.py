@@ -206,7 +206,8 @@ def _check(
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
     report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
-    report.rows += latency(graph, artifact, request.threads)
+    if target.runtime == "onnxruntime":  # a Jetson's own figures need its engine
+        report.rows += latency(graph, artifact, request.threads)
     if data is not None:
         report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
     apply_accuracy_budget(report, request.max_drop)
