@@ -7,8 +7,10 @@ of random images, the first of which is the example input.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ def enliven(module: nn.Module, batch: Tensor) -> nn.Module:
     return module
 
 
-def _timm(name: str, **kwargs: object) -> Callable[[], nn.Module]:
+def _timm(name: str, **kwargs: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import timm
 
@@ -94,8 +96,6 @@ def _cifar_resnet(depth: int) -> Callable[[], nn.Module]:
 
 def _own(file: str, name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        import importlib
-
         module: nn.Module = getattr(importlib.import_module(f"tests.{file}"), name)()
         return module
 
@@ -109,9 +109,7 @@ def _yolo(yaml: str) -> Callable[[], nn.Module]:
         from edgeq.frontend.ultralytics import import_ultralytics
 
         import_ultralytics()
-        from ultralytics import YOLO
-
-        module: nn.Module = YOLO(yaml, verbose=False).model
+        module: nn.Module = importlib.import_module("ultralytics").YOLO(yaml, verbose=False).model
         return module
 
     return build

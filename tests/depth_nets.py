@@ -6,6 +6,8 @@ Encoders are timm's, decoders are written out after Ranftl et al., "Towards Robu
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,9 +45,10 @@ class MidasSmall(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = timm.create_model("tf_efficientnet_lite3", features_only=True, out_indices=(1, 2, 3, 4))
+        encoder: Any = timm.create_model("tf_efficientnet_lite3", features_only=True, out_indices=(1, 2, 3, 4))
+        self.encoder = encoder
         widths = (64, 128, 256, 512)
-        channels = self.encoder.feature_info.channels()
+        channels = encoder.feature_info.channels()
         self.adapt = nn.ModuleList(
             nn.Conv2d(c, w, 3, padding=1, bias=False) for c, w in zip(channels, widths, strict=True)
         )
@@ -91,7 +94,8 @@ class DepthAnythingSmall(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.encoder.forward_intermediates(
+        encoder: Any = self.encoder
+        tokens = encoder.forward_intermediates(
             x, indices=[2, 5, 8, 11], norm=True, intermediates_only=True, output_fmt="NLC"
         )
         skips = []

@@ -93,7 +93,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, name: str, save: Callable[[
     assert marker.exists()  # the file was live
 
 
-OPCODES = {
+OPCODES: dict[str, Callable[[bytes], bytes]] = {
     "inst": lambda code: b"(" + code + b"ios\nsystem\n.",
     "obj": lambda code: b"(cos\nsystem\n" + code + b"o.",
     "newobj": lambda code: b"\x80\x02csubprocess\nPopen\n(" + code + b"t\x81.",
@@ -184,7 +184,7 @@ def test_tensors_outside_their_storage_are_refused(
     tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...], offset: int
 ) -> None:
     storage = torch.arange(24.0).untyped_storage()
-    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)  # type: ignore[no-untyped-call]
     rebuild = Calls(torch._utils._rebuild_tensor_v2, typed, offset, size, stride, False, OrderedDict())
     save_zip({"a": rebuild}, tmp_path / "model.pt")
     with pytest.raises(UsageError, match="not a readable torch checkpoint"):

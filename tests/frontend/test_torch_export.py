@@ -152,7 +152,8 @@ def test_what_tracing_refuses_goes_through_torch_export() -> None:
 
 class Eigenvalues(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.eigvals(x).real
+        values: Tensor = torch.linalg.eigvals(x).real
+        return values
 
 
 def test_what_no_exporter_can_express_is_named() -> None:

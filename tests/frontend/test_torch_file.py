@@ -87,4 +87,4 @@ def test_weights_that_do_not_fit_are_named_with_the_architecture(tmp_path: Path)
 def test_real_weights_open(real: Path, name: str, arch: str, classes: int) -> None:
     exported = torch_file.load(real / "models" / name, arch=arch)
     size = exported.metadata["imgsz"]
-    assert run(exported, torch.rand(1, 3, *size)).shape == (1, classes)  # type: ignore[misc]
+    assert run(exported, torch.rand(1, 3, *size)).shape == (1, classes)
