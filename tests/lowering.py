@@ -41,7 +41,7 @@ def ranges_on(structure: Structure, target: Target, inputs: Mapping[o.Value, Arr
             low = min(0.0, *(float(value.min()) for value in values))
             high = max(1e-3, *(float(value.max()) for value in values))
             if target.symmetric:
-                headroom = 4 if high_code > 127 else 1  # wide values must not saturate: files print them as reals
+                headroom = 2 if high_code > 127 else 1  # wide values must not saturate: files print them as reals
                 ranges[key] = float(np.float32(headroom * max(-low, high) / high_code)), 0
             else:
                 scale = float(np.float32((high - low) / (high_code - low_code)))

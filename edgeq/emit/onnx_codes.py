@@ -5,8 +5,8 @@ bits is nothing at all. TensorRT gets DequantizeLinear, operator, QuantizeLinear
 - operators that only move elements work on the codes themselves;
 - a matrix product of codes is a Gemm over rows, which becomes QGemm;
 - a 1x1 convolution whose result stays real is the same Gemm, the only integer kernel with a float result;
-- weights of convolutions that cannot be fused are Cast and Mul, which the runtime folds (it never folds
-  DequantizeLinear) and then lays out for its float kernels.
+- weights of other convolutions whose result stays real are Cast and Mul, which the runtime folds (it never folds
+  DequantizeLinear) and then lays out for its float kernels; before a quantizer it would round them a second time.
 """
 
 from __future__ import annotations
@@ -83,12 +83,9 @@ def _write_for_onnx_runtime(op: o.Op, w: Writer) -> None:
             _move(op, w)
         case o.Linear() if _has_integer_weight(op, w):
             _linear(op, w)
-        case o.Conv() if _stays_real(op, w):
-            if _is_pointwise(op, w) and _has_integer_weight(op, w):
-                _pointwise(op, w)
-            else:
-                _with_folded_weight(op, w)
-        case o.ConvTranspose():
+        case o.Conv() if _stays_real(op, w) and _is_pointwise(op, w) and _has_integer_weight(op, w):
+            _pointwise(op, w)
+        case o.Conv() | o.ConvTranspose() if _stays_real(op, w):
             _with_folded_weight(op, w)
         case _:
             write_reals(op, w)
@@ -148,7 +145,7 @@ def _has_integer_weight(op: o.Conv | o.Linear, w: Writer) -> bool:
     return op.weight in w.graph.constants and w.is_storable(op.weight) and is_narrow(w.type(w.source(op.x)))
 
 
-def _stays_real(op: o.Conv, w: Writer) -> bool:
+def _stays_real(op: o.Conv | o.ConvTranspose, w: Writer) -> bool:
     """Whether nothing ever rounds the accumulator to codes."""
     return all(isinstance(reader, o.Dequantize) for reader in w.graph.consumers.get(op.out, ()))
 

@@ -17,6 +17,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import INDEX
 from edgeq.ir import ops as o
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _INT64_MIN = -(1 << 63)
 _CASTS = {"real": TensorProto.FLOAT, "index": TensorProto.INT64, "bool": TensorProto.BOOL}
 _REDUCTIONS = {"max": "ReduceMax", "min": "ReduceMin", "l2": "ReduceL2"}
@@ -103,7 +104,7 @@ def write_movement(op: Movement, out: Tensor, inputs: list[Tensor], w: Writer, f
             return _slice(op, out, inputs[0], w)
         case o.Pad():
             constant = op.mode == "constant"
-            value = [fill or w.scalar(op.value, f"{out}.value")] if constant else []
+            value = [fill or w.scalar(_pad_value(op, w), f"{out}.value")] if constant else []
             pads = w.integers([*op.before, *op.after], f"{out}.pads")
             return w.node("Pad", [inputs[0], pads, *value], out, mode=op.mode)
         case o.Reshape():
@@ -116,6 +117,12 @@ def write_movement(op: Movement, out: Tensor, inputs: list[Tensor], w: Writer, f
             return _resize(op, out, inputs[0], w)
         case o.Gather() | o.GatherElements():
             return w.node(type(op).__name__, inputs, out, axis=op.axis)
+
+
+def _pad_value(op: o.Pad, w: Writer) -> float:
+    # ONNX Runtime 1.31 merges a zero Pad into the MaxPool behind it, where padding never wins, negative or not.
+    pooled = any(isinstance(reader, o.MaxPool) for reader in w.graph.consumers.get(op.out, ()))
+    return SMALLEST_NORMAL if pooled and op.value == 0.0 else op.value
 
 
 def write_max_pool(op: o.MaxPool, out: Tensor, x: Tensor, lowest: Tensor, w: Writer) -> Tensor:
