@@ -58,6 +58,7 @@ def test_levels_beyond_53_bits(kind: str) -> None:
     types = {"a": Type((1, 6, 5), Float(5, 2), (1.0,)), "b": Type((1, 5, 6), FINE, (1.0,))}
     editor = Editor(kind, ["a", "b"], types)
     b_codes = rng.integers(0, 1 << 12, (6, 5))
+    b_codes[0, 0] = (1 << 11) - 1
     if kind == "linear":
         weight = editor.constant("w", b_codes, Type((6, 5), FINE, (1.0,)))
         bias = editor.constant("bias", rng.integers(-(1 << 52), 1 << 52, 6), Type((6,), Int(64), (1.0,)))
