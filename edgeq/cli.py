@@ -332,7 +332,7 @@ def _finish(ctx: click.Context, report: Report, as_json: bool, quiet: bool) -> N
     if as_json:
         click.echo(report.to_json())
     else:
-        print_report(report, Console(soft_wrap=False))
+        print_report(report, Console(soft_wrap=False), quiet=quiet)
     ctx.exit(report.exit)
 
 

@@ -149,14 +149,16 @@ def _db(item: OutputAgreement) -> str:
     return f"{item.signal_to_noise_db:.1f}"
 
 
-def print_report(report: Report, console: Console) -> None:
-    """The closing block of a command: figures, agreement, files, notes and what to run next."""
+def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
+    """The closing block of a command: figures, agreement, files, and unless `quiet` notes and what to run next."""
     if report.rows:
         console.print(metric_table(report))
     if any(item.kind == "output" for item in report.agreement):
         console.print(agreement_table(report))
     for entry in report.artifact:
         console.print(f"wrote {entry['path']} ({entry['bytes']:,} bytes)", highlight=False, soft_wrap=True)
+    if quiet:
+        return
     for note in report.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     if report.next_commands:
