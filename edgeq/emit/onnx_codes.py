@@ -113,7 +113,7 @@ def _move(op: Movement, w: Writer) -> None:
 
 def _max_pool(op: o.MaxPool, w: Writer) -> None:
     type_ = w.type(op.x)
-    lowest = w.constant(np.array(code_range(type_.format)[0], dtype=storage(type_)), f"{op.out}.lowest")
+    lowest = np.array(code_range(type_.format)[0], dtype=storage(type_))
     w.tensors[op.out] = write_max_pool(op, op.out, w.codes(op.x), lowest, w)
 
 

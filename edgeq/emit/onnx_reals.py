@@ -16,6 +16,7 @@ from edgeq.emit.onnx_writer import Tensor, Writer
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INDEX
 from edgeq.ir import ops as o
+from edgeq.ir.graph import Array
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _INT64_MIN = -(1 << 63)
@@ -58,7 +59,7 @@ def _write(op: o.Op, out: Tensor, others: list[Tensor], w: Writer) -> None:
         case o.GroupNorm():
             _group_norm(op, out, w)
         case o.MaxPool():
-            write_max_pool(op, out, w.real(op.x), w.scalar(float("-inf"), f"{out}.lowest"), w)
+            write_max_pool(op, out, w.real(op.x), np.array(-np.inf, dtype=np.float32), w)
         case o.AveragePool():
             w.node(
                 "AveragePool", [w.real(op.x)], out,
@@ -125,13 +126,15 @@ def _pad_value(op: o.Pad, w: Writer) -> float:
     return SMALLEST_NORMAL if pooled and op.value == 0.0 else op.value
 
 
-def write_max_pool(op: o.MaxPool, out: Tensor, x: Tensor, lowest: Tensor, w: Writer) -> Tensor:
+def write_max_pool(op: o.MaxPool, out: Tensor, x: Tensor, lowest: Array, w: Writer) -> Tensor:
     """MaxPool on tensors of any kind; `lowest` never wins against an element."""
     pads, kernel = op.padding, (*op.kernel, *op.kernel)
     if any(pad >= size for pad, size in zip(pads, kernel, strict=True)):
         # ONNX Runtime refuses so much padding (it takes a dilated window to need it).
         around = w.integers((0, 0, *pads[:2], 0, 0, *pads[2:]), f"{out}.pads")
-        x, pads = w.node("Pad", [x, around, lowest], w.fresh(f"{out}.padded"), mode="constant"), (0, 0, 0, 0)
+        filler = w.constant(lowest, f"{out}.lowest")
+        x = w.node("Pad", [x, around, filler], w.fresh(f"{out}.padded"), mode="constant")
+        pads = (0, 0, 0, 0)
     return w.node(
         "MaxPool", [x], out, kernel_shape=op.kernel, strides=op.stride, pads=pads, dilations=op.dilation
     )  # fmt: skip

@@ -14,10 +14,12 @@ BUILD_SCRIPT = "build_engine.sh"
 _FLAGS = {"int8": "--int8 --fp16", "fp16": "--fp16", "fp32": ""}
 
 _SCRIPT = r"""#!/bin/sh
-# Builds @ENGINE@ from @ONNX@ with the trtexec of this machine, then measures it.
+# Builds a TensorRT engine from the ONNX file beside this script with the trtexec of this machine, then measures it.
 # Usage: sh build_engine.sh [more options for the build, e.g. --useDLACore=0]
-# Writes @ENGINE@, @ENGINE@.json (what built it), latency.json and layers.json beside this script.
+# Writes <stem>.engine, <stem>.engine.json (what built it), latency.json, layers.json and layer_info.json.
 set -eu
+onnx=@ONNX@
+engine=@ENGINE@
 cd "$(dirname "$0")"
 
 fail() { echo "build_engine.sh: $1" >&2; exit "$2"; }
@@ -36,16 +38,16 @@ if [ "$major" -le 10 ]; then precision="@FLAGS@"; else precision="@STRONG@"; fi
     "TensorRT $major takes its precision from the file; build with TensorRT 10 or export for jetson-int8" 3
 case $help in *--skipInference*) build_only=--skipInference ;; *) build_only=--buildOnly ;; esac
 
-trap 'rm -f @PART@' EXIT
+trap 'rm -f "./$engine.partial"' EXIT
 # shellcheck disable=SC2086  # the precision flags are separate words
-"$trtexec" --onnx=@ONNX@ --saveEngine=@PART@ --profilingVerbosity=detailed $precision $build_only "$@"
-mv @PART@ @ENGINE@
+"$trtexec" --onnx="$onnx" --saveEngine="$engine.partial" --profilingVerbosity=detailed $precision $build_only "$@"
+mv "./$engine.partial" "./$engine"
 
 board=$(tr -d '\000"\\' 2>/dev/null < /proc/device-tree/model || uname -m)
-cat > @ENGINE@.json <<END
+cat > "./$engine.json" <<END
 {
-  "engine_sha256": "$(sha256sum @ENGINE@ | cut -d ' ' -f 1)",
-  "onnx_sha256": "$(sha256sum @ONNX@ | cut -d ' ' -f 1)",
+  "engine_sha256": "$(sha256sum "./$engine" | cut -d ' ' -f 1)",
+  "onnx_sha256": "$(sha256sum "./$onnx" | cut -d ' ' -f 1)",
   "tensorrt": "$number",
   "flags": "$precision",
   "board": "$board",
@@ -53,10 +55,10 @@ cat > @ENGINE@.json <<END
 }
 END
 
-"$trtexec" --loadEngine=@ENGINE@ --exportTimes=latency.json
-"$trtexec" --loadEngine=@ENGINE@ --exportProfile=layers.json --exportLayerInfo=layer_info.json \
+"$trtexec" --loadEngine="$engine" --exportTimes=latency.json
+"$trtexec" --loadEngine="$engine" --exportProfile=layers.json --exportLayerInfo=layer_info.json \
     --profilingVerbosity=detailed --separateProfileRun
-echo "built @ENGINE@ with TensorRT $number"
+echo "built $engine with TensorRT $number"
 """
 
 
@@ -68,7 +70,6 @@ def build_script(onnx_name: str, stem: str, precision: Literal["fp32", "fp16", "
     names = {
         "ONNX": shlex.quote(onnx_name),
         "ENGINE": shlex.quote(f"{stem}.engine"),
-        "PART": shlex.quote(f"{stem}.engine.partial"),
         "FLAGS": _FLAGS[precision],
         "STRONG": "unavailable" if precision == "fp16" else "",
     }
