@@ -1,8 +1,8 @@
 """Box accuracy as COCO defines it, and data sets in COCO's JSON.
 
 Whatever the labels came from, they become COCO structures in memory and pycocotools computes the figure: at
-most 100 detections in an image, 101 recall points, IoU 0.50 to 0.95. Classes are the model's indices
-throughout; COCO's ids with gaps (80 classes in 1..90) exist only in the file.
+most 100 detections of a class in an image, 101 recall points, IoU 0.50 to 0.95. Classes are the model's
+indices throughout; COCO's ids with gaps (80 classes in 1..90) exist only in the file.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class BoxMeter:
         head = self._reader.head
         if head is None:
             raise DataError("no image was evaluated", where=self._dataset.name)
-        to_model = class_map(self._dataset.names, head.names, head.nc)
+        names = self._dataset.names
+        seen = 1 + max((int(c) for truth in self._truths for c in truth.classes), default=0)
+        to_model = class_map(names, head.names, head.nc or len(names) or seen)
         truths = [_with_classes(truth, to_model, self._dataset.name) for truth in self._truths]
         accuracy = evaluate(truths, self._detections, to_model.tolist())
         return [Metric(name, value, "fraction", len(truths)) for name, value in accuracy.items()]
@@ -154,16 +156,15 @@ def evaluate(
 def class_map(labels: tuple[str, ...], model: tuple[str, ...], nc: int) -> npt.NDArray[np.int64]:
     """Model class index for each label class: by name where both are named, else by position.
 
-    Unnamed models with 80 classes are COCO's. Raises DataError when the classes cannot be matched. `nc` 0
-    (an end-to-end head without names) leaves the positions as they are.
+    Unnamed models with 80 classes are COCO's. Raises DataError when the classes cannot be matched.
     """
     plain_labels = [name.strip().lower() for name in labels]
     plain_model = [name.strip().lower() for name in model or (COCO_NAMES if nc == 80 else ())]
     named = len(set(plain_model)) == len(plain_model) and set(plain_labels) <= set(plain_model)
     if named and plain_labels:
         return np.array([plain_model.index(name) for name in plain_labels], np.int64)
-    if nc in (0, len(labels)) or not labels:
-        return np.arange(len(labels) or nc)
+    if not labels or len(labels) == nc:
+        return np.arange(nc)
     missing = tuple(name for name in plain_labels if name not in plain_model)
     raise DataError(
         "the data's classes are not the model's",
