@@ -199,10 +199,10 @@ def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArra
     codes = np.asarray(codes, dtype=np.int64)
     match format:
         case Float() | Codebook():
-            levels: IntArray = level_table(format)[codes]
+            levels: IntArray = np.asarray(level_table(format)[codes])
             return levels
         case _:
-            return codes - zero_point
+            return np.asarray(codes - zero_point)  # of no dimension, the difference would be a number
 
 
 @lru_cache(maxsize=64)
