@@ -193,7 +193,7 @@ def _output_options(command: Command) -> Command:
 @_model_options
 @_output_options
 @click.pass_context
-def export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+def export(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """Quantize MODEL for a target, write the artifact, and check it against the reference."""
     from edgeq.flow import ExportRequest, export_model
     from edgeq.report import parse_budget
@@ -216,7 +216,7 @@ def export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, 
 @_model_options
 @_output_options
 @click.pass_context
-def validate(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+def validate(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """Accuracy and latency of ARTIFACT in its own runtime on labelled images."""
     from edgeq.flow import ValidateRequest, validate_artifact
     from edgeq.report import parse_budget
@@ -235,7 +235,7 @@ def validate(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None
 @_model_options
 @_output_options
 @click.pass_context
-def inspect(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+def inspect(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """What is inside MODEL: operators, sizes, head, attention, and a target's coverage."""
     from edgeq.inspection import inspect_model, print_inspection
 

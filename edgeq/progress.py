@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
 
-T = TypeVar("T")
-
-
-class Progress(Protocol):
-    """Called as work goes on: `progress(stage, done, total)`, total 0 when unknown."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+Progress = Callable[[str, int, int], None]
+"""Called as work goes on with the stage, how much is done, and the total (0 when unknown)."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def track(items: Iterable[T], stage: str, total: int, progress: Progress) -> Iterator[T]:
-    """`items`, reporting each one to `progress`."""
-    progress(stage, 0, total)
-    for done, item in enumerate(items, start=1):
-        yield item
-        progress(stage, done, total)
-
-
 @contextmanager
-def progress_on_terminal(hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
+def progress_on_terminal(hidden: bool) -> Iterator[Progress]:
     """Progress bars on stderr, or nothing when `hidden`."""
     if hidden:
         yield silent

@@ -19,11 +19,12 @@ from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.formats import Int
 from edgeq.frontend.model import Model
+from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
-from edgeq.reference.interpret import Interpreter, is_codes, real_of
+from edgeq.reference.interpret import Interpreter, real_of
 from edgeq.report import OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.target import Target
@@ -251,7 +252,7 @@ def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None
             known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == ARTIFACT))
             report.notes.append(f"budget missed: {metric} was not measured (measured: {known})")
             report.exit = EXIT_BUDGET
-        elif (lost := loss_in_points(metric, base, value)) > allowed:
+        elif not (lost := loss_in_points(metric, base, value)) <= allowed:  # so that NaN misses it
             report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points, allowed {allowed:g}")
             report.exit = EXIT_BUDGET
 

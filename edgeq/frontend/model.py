@@ -93,7 +93,7 @@ def _onnx(name: str, path: Path, content: bytes, size: tuple[int, int] | None) -
 def _image_shapes(proto: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Shapes [1, C, H, W] of the inputs that look like images, with the side lengths asked for."""
     weights = {tensor.name for tensor in proto.graph.initializer}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for port in proto.graph.input:
         sizes = port.type.tensor_type.shape.dim
         if port.name not in weights and len(sizes) == 4:

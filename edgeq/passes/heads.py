@@ -118,11 +118,11 @@ class _Span:
 
 def _role(decode: Graph, value: o.Value) -> Role:
     shape = decode.types[value].shape
-    todo = [_Span(value, 1 if len(shape) > 1 else None, 0, shape[1] if len(shape) > 1 else 0)]
+    pending = [_Span(value, 1 if len(shape) > 1 else None, 0, shape[1] if len(shape) > 1 else 0)]
     seen: set[_Span] = set()
     squashed = computed = expected = False
-    while todo:
-        span = todo.pop()
+    while pending:
+        span = pending.pop()
         if span in seen:
             continue
         seen.add(span)
@@ -134,11 +134,11 @@ def _role(decode: Graph, value: o.Value) -> Role:
                 if gate and not _feeds_arithmetic(decode, o.results(op)[0], span):
                     squashed = True
                     continue
-                todo += _followed(op, span, decode)
+                pending += _followed(op, span, decode)
             elif isinstance(op, o.Add | o.Sub | o.Mul | o.Binary):
                 computed = True
             else:
-                todo += _followed(op, span, decode)
+                pending += _followed(op, span, decode)
     if expected:
         return "distribution"
     if squashed and computed:
@@ -148,17 +148,17 @@ def _role(decode: Graph, value: o.Value) -> Role:
 
 def _feeds_arithmetic(decode: Graph, value: o.Value, span: _Span) -> bool:
     """Whether what a squashing function gives is computed with (a grid cell offset, an expectation) rather than put out."""
-    todo = [_Span(value, span.axis, span.start, span.stop)]
+    pending = [_Span(value, span.axis, span.start, span.stop)]
     seen: set[_Span] = set()
-    while todo:
-        item = todo.pop()
+    while pending:
+        item = pending.pop()
         if item in seen:
             continue
         seen.add(item)
         for op in decode.consumers.get(item.value, ()):
             if isinstance(op, o.Add | o.Sub | o.Mul | o.Binary) or is_expectation(op, decode):
                 return True
-            todo += _followed(op, item, decode)
+            pending += _followed(op, item, decode)
     return False
 
 

@@ -13,7 +13,7 @@ import torch
 
 from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, decode, encode
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import level_bounds, signed_bits
+from edgeq.ir.bounds import accumulates, level_bounds, partial_sums, signed_bits
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
@@ -277,10 +277,13 @@ def lower(graph: Graph, plan: Plan) -> Graph:
 
 
 def _widened(graph: Graph) -> Graph:
-    """`graph` with 64-bit accumulators where the proof says that 32 bits could overflow."""
+    """`graph` with 64-bit accumulators where the proof says that 32 bits could overflow, in any order of summation."""
     bounds = level_bounds(graph)
-    types = {
-        value: replace(type_, format=INT64) if type_.format == INT32 and signed_bits(bounds[value]) > 32 else type_
-        for value, type_ in graph.types.items()
-    }
+    types = dict(graph.types)
+    for op in graph.ops:
+        result = o.results(op)[0]
+        if types[result].format == INT32:
+            sums = partial_sums(graph, op, bounds.__getitem__) if accumulates(op) else bounds[result]
+            if max(signed_bits(sums), signed_bits(bounds[result])) > INT32.bits:
+                types[result] = replace(types[result], format=INT64)
     return replace(graph, types=types)

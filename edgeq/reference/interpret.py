@@ -17,21 +17,16 @@ from torch import Tensor
 from edgeq.errors import UsageError
 from edgeq.formats import INDEX, Codebook, Fixed, Float, Int, Real, code_range, decode, encode, level_table
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import level_bounds
+from edgeq.ir.bounds import accumulates, is_codes, level_bounds, partial_sums
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.reference.arithmetic import requantize
-from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, evaluate
+from edgeq.reference.meaning import evaluate
 
 Watch = Callable[[o.Value, Tensor], Tensor | None]
 """Told every computed value (and input) by name; a tensor that it returns takes the value's place."""
 
 # NNPACK's convolutions may use Winograd transforms, which are not exact on integers.
 torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
-
-
-def is_codes(type_: Type) -> bool:
-    """Whether a value of this type is codes with a scale (neither real nor an index or truth value)."""
-    return bool(type_.scale)
 
 
 def carrier(bound: int) -> torch.dtype:
@@ -60,6 +55,7 @@ class Interpreter:
         self._bounds = level_bounds(graph) if any(map(is_codes, graph.types.values())) else {}
         self.constants = {name: self._constant(name, array) for name, array in graph.constants.items()}
         self._weight_levels = {name: self._levels_of_constant(name) for name in graph.constants}
+        self._sums = {o.results(op)[0]: self._carrier_of_sums(op) for op in graph.ops if self._sums_levels(op)}
         self._last_reader = {value: op for op in graph.ops for value in o.operands(op)}
 
     def __call__(self, inputs: Mapping[o.Value, Tensor | Array], watch: Watch | None = None) -> dict[o.Value, Tensor]:
@@ -105,12 +101,21 @@ class Interpreter:
     def _constant(self, name: o.Value, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self._dtype(name))
 
+    def _sums_levels(self, op: o.Op) -> bool:
+        return accumulates(op) and is_codes(self.graph.types[o.results(op)[0]])
+
+    def _carrier_of_sums(self, op: o.Op) -> torch.dtype:
+        """For every partial sum, in any order of summation, and for the operands' levels."""
+        intervals = [partial_sums(self.graph, op, self._bounds.__getitem__)]
+        intervals += [self._bounds[value] for value in o.operands(op)]
+        return carrier(max(abs(end) for interval in intervals for end in interval))
+
     def _levels_of_constant(self, name: o.Value) -> Tensor | None:
         type_ = self.graph.types[name]
         if not is_codes(type_):
             return None
         levels = decode(type_.format, self.graph.constants[name], type_.zero_point)
-        return torch.from_numpy(levels).to(self.device, torch.float64)
+        return torch.from_numpy(levels).to(self.device)
 
     def _step(self, op: o.Op, values: dict[o.Value, Tensor]) -> tuple[Tensor, ...]:
         def value(name: o.Value) -> Tensor:
@@ -141,7 +146,7 @@ class Interpreter:
                 return evaluate(op, value)
 
     def _on_levels(self, op: o.Op, value: Callable[[o.Value], Tensor]) -> tuple[Tensor, ...]:
-        dtype = carrier(self._largest_sum(op))
+        dtype = self._sums[o.results(op)[0]]
         level = partial(self._level, value=value, dtype=dtype)
         if dtype == torch.int64 and isinstance(op, o.Conv | o.ConvTranspose):
             raise UsageError("an accumulator may exceed 53 bits", where=op.out, next_step="Use fewer bits.")
@@ -157,40 +162,6 @@ class Interpreter:
             return torch.from_numpy(level_table(type_.format)).to(self.device, dtype)[tensor.long()]
         tensor = tensor.to(dtype)
         return tensor - type_.zero_point if type_.zero_point else tensor
-
-    def _largest(self, name: o.Value) -> int:
-        low, high = self._bounds[name]
-        return max(abs(low), abs(high))
-
-    def _largest_sum(self, op: o.Op) -> int:
-        """Bound on the magnitude of every partial sum, in any order of summation."""
-        match op:
-            case o.Conv() | o.ConvTranspose() | o.Linear():
-                weight = self._weight_levels.get(op.weight)
-                taps = int(np.prod(self.graph.types[op.weight].shape[1:]))
-                if isinstance(op, o.ConvTranspose):
-                    taps = int(np.prod(self.graph.types[op.weight].shape)) // self.graph.types[op.weight].shape[1]
-                if weight is None:
-                    total = taps * self._largest(op.weight)
-                elif isinstance(op, o.ConvTranspose):
-                    total = int(weight.abs().sum((0, 2, 3)).max())
-                else:
-                    total = int(weight.abs().flatten(1).sum(1).max())
-                return self._largest(op.x) * total + (self._largest(op.bias) if op.bias else 0)
-            case o.MatMul():
-                return self.graph.types[op.a].shape[-1] * self._largest(op.a) * self._largest(op.b)
-            case o.Mul():
-                return self._largest(op.a) * self._largest(op.b)
-            case o.Add() | o.Sub():
-                return self._largest(op.a) + self._largest(op.b)
-            case o.AveragePool():
-                return op.kernel[0] * op.kernel[1] * self._largest(op.x)
-            case o.Mean():
-                return self.graph.types[op.x].size // self.graph.types[op.out].size * self._largest(op.x)
-            case o.Resize():
-                return self._largest(op.x) << (2 * RESIZE_WEIGHT_BITS)
-            case _:
-                raise TypeError(type(op).__name__)
 
     def _quantize(self, x: Tensor, type_: Type, dtype: torch.dtype) -> Tensor:
         ratio = x / along_axis(type_.scale, type_, torch.float32).to(x.device)
@@ -208,13 +179,15 @@ class Interpreter:
 
     def _requantize(self, op: o.Requantize, x: Tensor) -> Tensor:
         from_type, to_type = self.graph.types[op.x], self.graph.types[op.out]
+        dtype = self._dtype(op.out)
         level = self._level(op.x, lambda _: x, x.dtype)
-        if op.rounding != "fp32rne":
+        # Zero point and clamp must be exact too, so a result beyond float32's integers is computed in int64.
+        if op.rounding != "fp32rne" or dtype != torch.float32:
             level = level.to(torch.int64)
         multiplier = along_axis(op.multiplier, from_type, torch.int64).to(x.device)
         shift = along_axis(op.shift, from_type, torch.int64).to(x.device)
         code = requantize(level, multiplier, shift, op.rounding) + to_type.zero_point
-        return torch.clamp(code, op.low, op.high).to(self._dtype(op.out))
+        return torch.clamp(code, op.low, op.high).to(dtype)
 
     def _lookup(self, op: o.Lookup, x: Tensor, table: Tensor) -> Tensor:
         low, _ = code_range(self.graph.types[op.x].format)

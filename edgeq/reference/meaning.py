@@ -291,7 +291,7 @@ def evaluate(op: o.Op, value: Callable[[o.Value], Tensor], *, exact: bool = Fals
             return (_layer_norm(op, value(op.x), optional(op.gamma), optional(op.beta)),)
         case o.GroupNorm():
             x = value(op.x)
-            return (F.group_norm(x, op.groups, optional(op.gamma), optional(op.beta), op.epsilon),)
+            return (torch.group_norm(x, op.groups, optional(op.gamma), optional(op.beta), op.epsilon),)
         case o.MaxPool():
             x = _padded(value(op.x), op.padding, float("-inf"))
             return (F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation),)
