@@ -1,0 +1,74 @@
+"""What runs on codes and which values share a type, on hand-made nets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeq.formats import INT8, INT16, UINT8
+from edgeq.ir import ops as o
+from edgeq.quantize.coverage import coverage
+from edgeq.quantize.structure import analyse, gated_function, is_expectation
+from tests.quantized import JETSON, ORT, TARGETS, Net, recipe
+
+
+def test_narrow_where_a_weighted_operator_reads() -> None:
+    net = Net(1, 6, 8, 8)
+    hidden = net.apply(net.conv("x", 8, "hidden"), "silu", "active")
+    graph = net.graph(net.conv(hidden, 4, "y"))
+    found = analyse(graph, JETSON, recipe())
+    assert {value: found.formats[found.key[value]] for value in found.key} == {
+        "x": INT8, "hidden": INT16, "active": INT8
+    }  # fmt: skip
+    assert found.integer == {"hidden", "active", "y"} and found.held == frozenset()
+    assert set(analyse(graph, ORT, recipe()).formats.values()) == {UINT8}
+    assert found.through("hidden") == o.Function("silu") and found.through("active") is None
+
+
+def test_moved_values_share_a_class_and_concat_where_the_target_says_so() -> None:
+    net = Net(1, 6, 8, 8)
+    a, b = net.conv("x", 6, "a"), net.conv("x", 6, "b")
+    pooled = net.add(o.MaxPool(a, "pooled", (3, 3), (1, 1), (1, 1, 1, 1)))
+    joined = net.add(o.Concat((pooled, b), "joined", 1))
+    graph = net.graph(net.conv(joined, 4, "y"))
+    for shared in (True, False):
+        found = analyse(graph, replace(JETSON, same_scale_concat=shared), recipe())
+        assert found.key["a"] == found.key["pooled"] and found.sources(found.key["a"])[0] == "a"
+        assert (found.key["b"] == found.key["joined"] == found.key["a"]) == shared
+
+
+def test_clamp_and_addition_take_the_accumulator() -> None:
+    net = Net(1, 6, 8, 8)
+    stem = net.apply(net.conv("x", 6, "stem"), "relu", "started")
+    total = net.add(o.Add(started := stem, net.conv(started, 6, "branch"), "total"))
+    graph = net.graph(net.conv(net.apply(total, "relu", "ended"), 4, "y"))
+    assert analyse(graph, JETSON, recipe()).held == {"stem", "branch", "total"}
+    assert analyse(graph, ORT, recipe()).held == {"stem", "total"}
+
+
+def test_element_wise_operators_of_real_values_stay_real() -> None:
+    net = Net(1, 10, 16)
+    normal = net.add(o.LayerNorm("x", None, None, "normal", 2, 1e-5))
+    scaled = net.add(o.Mul(normal, net.reals(16), "scaled"))
+    graph = net.graph(net.linear(scaled, 4, "y"))
+    for target in TARGETS:
+        assert analyse(graph, target, recipe()).integer == {"y"}
+        assert analyse(graph, target, recipe("y")).integer == frozenset()
+        found = coverage(graph, target, recipe())
+        assert (found.integer_ops, found.all_ops, found.real) == (1, 3, {"LayerNorm": 1, "Mul": 1})
+        assert found.integer_macs == found.all_macs == 640
+
+
+def test_expectation_is_not_learned() -> None:
+    net = Net(1, 4, 4, 9)
+    soft = net.add(o.Softmax("x", "soft", 1))
+    mean = net.add(o.Conv(soft, net.constant([[[[0]], [[1]], [[2]], [[3]]]]), None, "mean"))
+    other = net.add(o.Conv(soft, net.constant([[[[0]], [[1]], [[2]], [[4]]]]), None, "other"))
+    graph = net.graph(mean, other)
+    assert [is_expectation(op, graph) for op in graph.ops] == [False, True, False]
+    assert analyse(graph, JETSON, recipe()).integer == {"other"}
+
+
+def test_gates() -> None:
+    gate, product = o.Apply("x", "g", o.Function("sigmoid")), o.Mul("x", "g", "y")
+    assert gated_function([gate, product]) == o.Function("silu")
+    assert gated_function([gate, o.Mul("x", "z", "y")]) is None and gated_function([gate]) is None
