@@ -128,7 +128,7 @@ def test_files_are_those_of_the_report(exports: Mapping[str, Ran], place: Path, 
     for entry in entries:
         assert (entry["sha256"], entry["bytes"]) == (sha256(entry["path"]), Path(entry["path"]).stat().st_size)
     manifest = json.loads((place / target / "manifest.json").read_text())
-    kept = {name: digest for name, digest in manifest.pop("files").items()}
+    kept = dict(manifest.pop("files").items())
     assert kept == {Path(e["path"]).name: e["sha256"] for e in entries if not e["path"].endswith("manifest.json")}
     assert manifest == exports[target].document["manifest"]
     assert str(place) not in (place / target / "manifest.json").read_text()

@@ -34,7 +34,7 @@ def full_report() -> Report:
 
 
 def test_document_is_strict_json() -> None:
-    document = json.loads(full_report().to_json(), parse_constant=lambda name: pytest.fail(name))
+    document = json.loads(full_report().to_json(), parse_constant=pytest.fail)
     assert (document["schema"], document["exit"], document["seconds"]) == ("edgeq.report/1", 4, 1.235)
     assert document["agreement"][0]["signal_to_noise_db"] is None and document["rows"][3]["value"] is None
     assert document["manifest"] == {"path": "a/b", "ranges": {"1": [None, 2.0]}}
