@@ -43,7 +43,7 @@ trap 'rm -f "./$engine.partial"' EXIT
 "$trtexec" --onnx="$onnx" --saveEngine="$engine.partial" --profilingVerbosity=detailed $precision $build_only "$@"
 mv "./$engine.partial" "./$engine"
 
-board=$(tr -d '\000"\\' 2>/dev/null < /proc/device-tree/model || uname -m)
+board=$(tr -cd 'A-Za-z0-9 ._-' 2>/dev/null < /proc/device-tree/model || uname -m)
 cat > "./$engine.json" <<END
 {
   "engine_sha256": "$(sha256sum "./$engine" | cut -d ' ' -f 1)",
