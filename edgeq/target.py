@@ -88,7 +88,7 @@ TARGETS: tuple[Target, ...] = (
         runtime="tensorrt",
         precision="int8",
         agreement=Agreement(),
-        float_share=0.05,
+        float_share=0.10,
         integer_ops=INTEGER_OPS,
         aliases=("engine", "tensorrt", "trt"),
     ),

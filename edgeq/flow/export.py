@@ -91,6 +91,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if request.dry_run:
         return _finished(report, started)
 
+    folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
@@ -105,7 +106,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += _lift_notes(found.lifts)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request))
-    folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
     artifact = emit(
         lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
     )

@@ -36,5 +36,7 @@ def parameters(graph: Graph) -> int:
 
 
 def constant_bytes(graph: Graph) -> int:
-    """Bytes of all constants in their formats, densely packed."""
-    return sum((graph.types[name].size * bits_of(graph.types[name].format) + 7) // 8 for name in graph.constants)
+    """Bytes of all constants in their formats, densely packed; tables of functions are left out, as files compute them."""
+    tables = {op.table for op in graph.ops if isinstance(op, o.Lookup)}
+    kept = [graph.types[name] for name in graph.constants if name not in tables]
+    return sum((type_.size * bits_of(type_.format) + 7) // 8 for type_ in kept)
