@@ -129,10 +129,15 @@ def _is_scenes(option: str) -> bool:
 
 
 def calibration_set(option: str, limit: int, rule: InputRule, task: Task | None) -> CalibrationSet:
-    """At most `limit` images, spread evenly over what `option` names. Raises DataError if there are none."""
+    """At most `limit` images, spread evenly over what `option` names: of a data.yaml, its training images.
+
+    Raises DataError if there are none.
+    """
     if _is_scenes(option):
         folder = _rendered(option, task, min(limit, 128), _CALIBRATION_SEED, rule.preprocess.size)
         paths = list_images(folder)
+    elif Path(option).suffix.lower() in (".yaml", ".yml"):
+        paths = [sample.path for sample in open_dataset(Path(option), task, split="train").samples]
     else:
         paths = list_images(Path(option))
     chosen = [paths[index] for index in spread(len(paths), limit)]
