@@ -34,7 +34,6 @@ _PACKAGES = (
     ("onnxruntime", "onnxruntime", "checking ONNX artifacts", None),
     ("opencv-python", "cv2", "images", None),
     ("pycocotools", "pycocotools", "detection accuracy", None),
-    ("scipy", "scipy", "bit allocation", None),
     ("torchvision", "torchvision", "torchvision models", "yolo"),
     ("ultralytics", "ultralytics", "Ultralytics checkpoints (AGPL-3.0)", "yolo"),
     ("timm", "timm", "timm architectures", "yolo"),

@@ -24,7 +24,7 @@ UNWANTED = {
     "the tracker": r"\biss" r"ues? #?\d|\bpull requ" r"est #?\d",
     "unfinished work": r"\bTO" r"DO\b|\bFIX" r"ME\b|\bXX" r"X\b",
 }
-WEIGHTS_AND_IMAGES = {".pt", ".pth", ".th", ".safetensors", ".onnx", ".tflite", ".zip", ".gz", ".jpg", ".jpeg", ".png"}  # fmt: skip  # noqa: E501
+WEIGHTS_AND_IMAGES = {".pt", ".pth", ".th", ".safetensors", ".onnx", ".tflite", ".zip", ".gz", ".jpg", ".jpeg", ".png"}
 
 
 @cache
