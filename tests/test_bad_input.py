@@ -317,16 +317,16 @@ def test_full_disk(inputs: Path, tmp_path: Path) -> None:
 def test_interrupt(inputs: Path, tmp_path: Path) -> None:
     """Ctrl-C while calibrating many images."""
     (inputs / "cwd").mkdir()
-    write_noise_images(inputs / "many", 40, 64)
+    write_noise_images(inputs / "many", 500, 64)
     process = _subprocess(
-        ["export", "zoo:detector", "-t", "onnx-int8", "--calib", inputs / "many", "--out", tmp_path / "out",
-         "--threads", 1],
+        ["export", "zoo:detector", "-t", "onnx-int8", "--calib", inputs / "many", "--calib-images", 500,
+         "--out", tmp_path / "out", "--threads", 1],
         inputs / "cwd",
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not _reads(process.pid, "libonnxruntime", "torch"):
         time.sleep(0.1)
-    time.sleep(1.0)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr.strip(), stdout) == (130, "error: interrupted", "")

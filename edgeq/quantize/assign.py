@@ -17,6 +17,9 @@ from edgeq.target import Target
 
 Range = tuple[float, int]
 
+TIE_MARGIN = 2.0**-16
+"""Float32 arithmetic on codes errs by less than this, so products further from a half round alike everywhere."""
+
 
 def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
     """(scale, zero point) that holds every element of a constant operand, with 0.0 exact."""
@@ -39,12 +42,38 @@ def _weight_axis(op: o.Op) -> int | None:
     return 0
 
 
+def _meets_ties(ratio: float, codes: int = 256) -> bool:
+    """Whether code * ratio comes so close to a half for some code that runtimes would round it differently."""
+    products = np.arange(1, codes) * ratio
+    return bool(np.any(np.abs(products - np.floor(products) - 0.5) < TIE_MARGIN))
+
+
+def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range]) -> dict[o.Value, Range]:
+    """`ranges` with the scales of concatenated values raised by up to a few thousandths, away from exact ties.
+
+    Ranges are often simple fractions of one another, and then requantizing one to another ties for many codes.
+    """
+    found = dict(ranges)
+    for op in structure.graph.ops:
+        if not isinstance(op, o.Concat) or not structure.runs_on_codes(op):
+            continue
+        goal = structure.key[op.out]
+        for key in (structure.key[x] for x in op.xs):
+            if key == goal or key not in found or goal not in found:
+                continue
+            scale, zero_point = found[key]
+            while scale != found[goal][0] and _meets_ties(scale / found[goal][0]):
+                scale = _float32(scale * (1 + 2.0**-10))
+            found[key] = (scale, zero_point)
+    return found
+
+
 def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target) -> Plan:
     """The plan for `structure`: `ranges` gives scale and zero point of every class that has a computed member.
 
     Classes made of constants alone get the range of their contents.
     """
-    graph = structure.graph
+    graph, ranges = structure.graph, _without_ties(structure, ranges)
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
