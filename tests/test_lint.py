@@ -310,7 +310,7 @@ def mutations() -> Iterable[bytes]:
 SOUND = list(mutations())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(SOUND), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_files_are_linted_or_refused(content: bytes, edits: list[tuple[int, int]]) -> None:
     damaged = bytearray(content)

@@ -47,20 +47,30 @@ class Quantizer:
 
 def title(node: NodeProto) -> str:
     """Name of a node, or of its first result."""
-    return node.name or (node.output[0] if node.output else node.op_type)
+    return node.name or node.output[0]
 
 
 def attribute(node: NodeProto, name: str) -> Any:
-    """Value of an attribute, or None."""
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
+    """Value of an attribute; None where it is absent or damaged."""
+    found = next((a for a in node.attribute if a.name == name), None)
+    try:
+        return None if found is None else helper.get_attribute_value(found)
+    except ValueError:
+        return None
+
+
+def _is_whole(node: NodeProto) -> bool:
+    """Whether a node has the inputs and results that the rules look at."""
+    least = 2 if node.op_type in (*WEIGHTED, QUANTIZE, DEQUANTIZE) else 0
+    return bool(node.output) and len(node.input) >= least
 
 
 class Net:
-    """The main graph of `model`; subgraphs are not looked into."""
+    """The main graph of `model`, as far as its nodes are whole; subgraphs are not looked into."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self.nodes = tuple(model.graph.node)
+        self.nodes = tuple(node for node in model.graph.node if _is_whole(node))
         self.producer = {name: node for node in self.nodes for name in node.output if name}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
@@ -117,7 +127,7 @@ class Net:
         return {node.output[0]: self._quantizer(node) for node in self.nodes if node.op_type in (QUANTIZE, DEQUANTIZE)}
 
     def _quantizer(self, node: NodeProto) -> Quantizer:
-        scale = self.constant(node.input[1]) if len(node.input) > 1 else None
+        scale = self.constant(node.input[1])
         has_zero_point = len(node.input) > 2 and bool(node.input[2])
         zero_point = self.constant(node.input[2]) if has_zero_point else np.zeros((), np.uint8)
         if node.op_type == DEQUANTIZE and not has_zero_point:
@@ -169,7 +179,7 @@ class Net:
 
     def weighted(self) -> Iterator[NodeProto]:
         """Convolutions and matrix products with a constant second operand."""
-        return (node for node in self.of_type(*WEIGHTED) if len(node.input) > 1 and self.is_constant(node.input[1]))
+        return (node for node in self.of_type(*WEIGHTED) if self.is_constant(node.input[1]))
 
 
 def _array(tensor: TensorProto) -> Array | None:
@@ -177,5 +187,5 @@ def _array(tensor: TensorProto) -> Array | None:
         return None
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError):
+    except Exception:  # whatever is wrong with the bytes, the rest of the file can be linted
         return None

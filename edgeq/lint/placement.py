@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from onnx import NodeProto
@@ -15,6 +15,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 BOUNDED = ("Sigmoid", "Softmax", "HardSigmoid")
 _TRANSPARENT = (*MOVING, QUANTIZE, DEQUANTIZE)
+Ends = tuple[Iterable[str], Iterable[str]]
 COARSE_SCORE_STEP = 1 / 64
 FEW_CHANNELS = 16
 
@@ -35,24 +36,24 @@ def unquantized_weight(net: Net) -> Iterator[Place]:
 
 
 def weight_dq_missing(net: Net) -> Iterator[Place]:
+    origins = _eight_bit_origins(net)
     for node in net.weighted():
-        if net.quantizer(node.input[1], DEQUANTIZE) is None and (codes := _eight_bit_origin(net, node.input[1])):
-            yield title(node), f"its weight comes from the 8-bit {codes} without DequantizeLinear"
+        if node.input[1] in origins:
+            yield title(node), f"its weight comes from the 8-bit {origins[node.input[1]]} without DequantizeLinear"
 
 
-def _eight_bit_origin(net: Net, tensor: str) -> str | None:
-    """An 8-bit constant that reaches `tensor` through operators other than quantizers."""
-    passed: list[str] = [tensor]
-
-    def passes(node: NodeProto) -> bool:
-        if node.op_type in (QUANTIZE, DEQUANTIZE):
-            return False
-        passed.extend(node.input)
-        return True
-
-    net.before(tensor, passes)
-    arrays = ((name, net.constant(name)) for name in passed)
-    return next((name for name, array in arrays if array is not None and array.dtype in (np.int8, np.uint8)), None)
+def _eight_bit_origins(net: Net) -> dict[str, str]:
+    """Tensors that operators other than quantizers make from an 8-bit constant, with that constant."""
+    origins: dict[str, str] = {}
+    for node in net.nodes:
+        for name in node.input:
+            array = net.constant(name) if name not in origins else None
+            if array is not None and array.dtype in (np.int8, np.uint8):
+                origins[name] = name
+        found = next((origins[name] for name in node.input if name in origins), None)
+        if found is not None and not _is_quantizer(node):
+            origins.update(dict.fromkeys(node.output, found))
+    return origins
 
 
 def per_tensor_weights(net: Net) -> Iterator[Place]:
@@ -65,7 +66,7 @@ def per_tensor_weights(net: Net) -> Iterator[Place]:
 
 def dynamic_weights(net: Net) -> Iterator[Place]:
     for node in net.of_type("Conv", "ConvTranspose"):
-        if len(node.input) > 1 and not net.is_constant(node.input[1]):
+        if not net.is_constant(node.input[1]):
             yield title(node), f"its weight {node.input[1]} is computed at run time"
 
 
@@ -76,28 +77,35 @@ def bias_qdq(net: Net) -> Iterator[Place]:
 
 
 def boxes_and_scores(net: Net) -> Iterator[Place]:
+    bounded, steps = _bounded(net), _steps(net)
     for node in net.of_type("Concat"):
-        bounded = [_is_bounded(net, name) for name in node.input]
-        step = _step_after(net, node.output[0])
-        if any(bounded) and not all(bounded) and step is not None and step > COARSE_SCORE_STEP:
+        found = [name in bounded for name in node.input]
+        step = steps.get(node.output[0], 0.0)
+        if any(found) and not all(found) and step > COARSE_SCORE_STEP:
             yield title(node), f"joins scores in 0 … 1 with other numbers; both get steps of {step:.3g}"
 
 
-def _is_bounded(net: Net, tensor: str) -> bool:
-    """Whether a tensor holds results of a sigmoid or softmax that were only moved since."""
-    constants = net.constants
-    nodes = net.before(tensor, lambda node: node.op_type in _TRANSPARENT and not constants.issuperset(node.input))
-    sources = [node for node in nodes if not constants.issuperset(node.input)]
-    return bool(sources) and all(node.op_type in BOUNDED for node in sources)
+def _bounded(net: Net) -> set[str]:
+    """Tensors that hold results of a sigmoid or softmax which were only moved since."""
+    found: set[str] = set()
+    for node in net.nodes:
+        moved = [name for name in node.input if not net.is_constant(name)]
+        if node.op_type in BOUNDED or (node.op_type in _TRANSPARENT and moved and found.issuperset(moved)):
+            found.update(node.output)
+    return found
 
 
-def _step_after(net: Net, tensor: str) -> float | None:
-    """Scale of a quantizer behind `tensor`, seen through operators that only move elements."""
-    for node in net.after(tensor, lambda node: node.op_type in MOVING):
-        scale = net.quantizers[node.output[0]].scale if node.op_type == QUANTIZE else None
-        if scale is not None and scale.size == 1:
-            return float(scale.reshape(-1)[0])
-    return None
+def _steps(net: Net) -> dict[str, float]:
+    """Scale of the quantizer behind each tensor, seen through operators that only move elements."""
+    found: dict[str, float] = {}
+    for node in reversed(net.nodes):
+        step = next((found[name] for name in node.output if name in found), None) if node.op_type in MOVING else None
+        if node.op_type == QUANTIZE:
+            scale = net.quantizers[node.output[0]].scale
+            step = float(scale.reshape(-1)[0]) if scale is not None and scale.size == 1 else None
+        if step is not None and node.input:
+            found.update(dict.fromkeys(node.input[:1] if node.op_type != "Concat" else node.input, step))
+    return found
 
 
 def concat_scales_differ(net: Net) -> Iterator[Place]:
@@ -141,17 +149,28 @@ def few_channels(net: Net) -> Iterator[Place]:
 
 
 def float_islands(net: Net) -> Iterator[Place]:
+    before = _neighbours(net, net.nodes, lambda node: (node.input, node.output))
+    after = _neighbours(net, net.nodes[::-1], lambda node: (node.output, node.input))
     for node in net.weighted():
-        if net.quantizer(node.input[0], DEQUANTIZE) is not None or net.quantizer(node.input[1], DEQUANTIZE) is not None:
+        if any(net.quantizer(name, DEQUANTIZE) is not None for name in node.input[:2]):
             continue
-        before = net.before(node.input[0], _is_unweighted)
-        after = net.after(node.output[0], _is_unweighted)
-        if before and after and all(_runs_on_codes(net, other) for other in (*before, *after)):
-            yield title(node), f"float between {title(before[0])} and {title(after[0])} on integers"
+        first, second = before.get(node.input[0]), after.get(node.output[0])
+        if first and second:
+            yield title(node), f"float between {first} and {second} on integers"
 
 
-def _is_unweighted(node: NodeProto) -> bool:
-    return node.op_type not in WEIGHTED
+def _neighbours(net: Net, nodes: Sequence[NodeProto], ends: Callable[[NodeProto], Ends]) -> dict[str, str]:
+    """For each tensor the weighted operator nearest to it along `nodes`; "" where one of several is float."""
+    found: dict[str, str] = {}
+    for node in nodes:
+        near, far = ends(node)
+        if node.op_type in WEIGHTED:
+            names = [title(node) if _runs_on_codes(net, node) else ""]
+        else:
+            names = [found[name] for name in near if name in found]
+        for name in far if names else ():
+            found[name] = "" if "" in (*names, found.get(name)) else names[0]
+    return found
 
 
 def unfused_convolution(net: Net) -> Iterator[Place]:
