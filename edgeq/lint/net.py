@@ -60,9 +60,11 @@ def attribute(node: NodeProto, name: str) -> Any:
 
 
 def _is_whole(node: NodeProto) -> bool:
-    """Whether a node has the inputs and results that the rules look at."""
+    """Whether a node has the inputs and results that the rules look at, and names that are text."""
     least = 2 if node.op_type in (*WEIGHTED, QUANTIZE, DEQUANTIZE) else 0
-    return bool(node.output) and len(node.input) >= least
+    # protobuf hands out bytes where a string is not UTF-8.
+    text = all(isinstance(name, str) for name in (node.op_type, node.name, *node.input, *node.output))
+    return text and bool(node.output) and len(node.input) >= least
 
 
 class Net:
