@@ -21,7 +21,13 @@ from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure
 Array = NDArray[np.generic]
 
 _ERRORS_ONLY = 3
-_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
 
 
 class OnnxRuntime:
