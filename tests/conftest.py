@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a failure is a change of the code, not of the dice.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
+
+# A shell that starts the tests in the background ignores Ctrl-C for all its children; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BESIDE_THE_PROJECT = Path(__file__).resolve().parents[2] / "shared" / "real"
 

@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 
-from edgeq.formats import Format, code_range
+from edgeq.formats import FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import SCALE_FLOOR, bias_codes, weight_type
 from edgeq.quantize.structure import Structure
+from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
 
 Range = tuple[float, int]
 
-TIE_MARGIN = 2.0**-16
+TIE_MARGIN = 2.0**-14
 """Float32 arithmetic on codes errs by less than this, so products further from a half round alike everywhere."""
+
+TIE_STEP = 1 + 2.0**-10
 
 
 def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
@@ -42,30 +46,54 @@ def _weight_axis(op: o.Op) -> int | None:
     return 0
 
 
-def _meets_ties(ratio: float, codes: int = 256) -> bool:
-    """Whether code * ratio comes so close to a half for some code that runtimes would round it differently."""
-    products = np.arange(1, codes) * ratio
+def _meets_ties(products: FloatArray) -> bool:
+    """Whether a product comes so close to a half that runtimes would round it differently."""
     return bool(np.any(np.abs(products - np.floor(products) - 0.5) < TIE_MARGIN))
 
 
 def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range]) -> dict[o.Value, Range]:
-    """`ranges` with the scales of concatenated values raised by up to a few thousandths, away from exact ties.
+    """`ranges` with some scales raised by a few thousandths, away from exact ties.
 
-    Ranges are often simple fractions of one another, and then requantizing one to another ties for many codes.
+    Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, or
+    tabulating a function, would then meet a tie at the commonest codes.
     """
     found = dict(ranges)
-    for op in structure.graph.ops:
-        if not isinstance(op, o.Concat) or not structure.runs_on_codes(op):
-            continue
-        goal = structure.key[op.out]
-        for key in (structure.key[x] for x in op.xs):
-            if key == goal or key not in found or goal not in found:
+    for _ in range(2):  # a scale that moves may meet a tie elsewhere; a second look settles that
+        for op in structure.graph.ops:
+            if not structure.runs_on_codes(op):
                 continue
-            scale, zero_point = found[key]
-            while scale != found[goal][0] and _meets_ties(scale / found[goal][0]):
-                scale = _float32(scale * (1 + 2.0**-10))
-            found[key] = (scale, zero_point)
+            if isinstance(op, o.Concat):
+                for x in op.xs:
+                    _move_operand(structure, found, x, op.out)
+            elif isinstance(op, o.Apply):
+                _move_result(structure, found, op)
     return found
+
+
+def _move_operand(structure: Structure, ranges: dict[o.Value, Range], x: o.Value, out: o.Value) -> None:
+    key, goal = structure.key[x], structure.key[out]
+    if key == goal or key not in ranges or goal not in ranges:
+        return
+    scale, zero_point = ranges[key]
+    codes = np.arange(1, 256, dtype=np.float64)
+    while scale != ranges[goal][0] and _meets_ties(codes * (scale / ranges[goal][0])):
+        scale = _float32(scale * TIE_STEP)
+    ranges[key] = (scale, zero_point)
+
+
+def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply) -> None:
+    key, goal = structure.key.get(op.x), structure.key.get(op.out)
+    if key not in ranges or goal not in ranges or key == goal or bits_of(structure.formats[key]) > 8:
+        return
+    x_scale, x_zero_point = ranges[key]
+    codes = np.arange(code_range(structure.formats[key])[0], code_range(structure.formats[key])[1] + 1)
+    reals = apply_function(op.function, torch.from_numpy((codes - x_zero_point) * x_scale)).numpy()
+    scale, zero_point = ranges[goal]
+    for _ in range(64):
+        if not _meets_ties(reals[reals != 0] / scale):
+            break
+        scale = _float32(scale * TIE_STEP)
+    ranges[goal] = (scale, zero_point)
 
 
 def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target) -> Plan:
