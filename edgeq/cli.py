@@ -179,8 +179,8 @@ def _output_options(command: Command) -> Command:
 @click.option("--data", help="Labelled images to measure accuracy on (data.yaml, labels.csv, class folders, scenes).")
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
 @click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
-@click.option("--estimator", default="mse", show_default=True,
-              help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several).")  # fmt: skip
+@click.option("--estimator",
+              help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's].")  # fmt: skip
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name.")
 @click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more.")

@@ -12,8 +12,6 @@ from glob import escape
 
 from edgeq.formats import REAL, Format
 
-DEFAULT_ESTIMATOR = "mse"
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -27,7 +25,7 @@ class Rule:
 class Recipe:
     """How to quantize: the range estimator, exceptions by value name, and whether outputs are left as codes."""
 
-    estimator: str = DEFAULT_ESTIMATOR
+    estimator: str = "mse"
     rules: tuple[Rule, ...] = field(default=())
     output_codes: bool = False
 

@@ -38,7 +38,7 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.recipe import DEFAULT_ESTIMATOR, Recipe, Rule
+from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
 from edgeq.target import Target, find_target
 
@@ -54,7 +54,7 @@ class ExportRequest:
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
-    estimator: str = DEFAULT_ESTIMATOR
+    estimator: str | None = None
     float_share: float | None = None
     keep_real: tuple[str, ...] = ()
     max_drop: Mapping[str, float] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
     rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    recipe = Recipe(request.estimator, rules, output_codes=request.raw_head)
+    recipe = Recipe(request.estimator or target.estimator, rules, output_codes=request.raw_head)
     report = Report("export", target.name)
     report.rows += _costs(graph)
     if target.is_integer:

@@ -457,7 +457,9 @@ def rename(op: Op, new_name: Callable[[Value], Value], *, where: Literal["operan
     """`op` with its value names mapped through `new_name`."""
     changed: dict[str, object] = {}
     for field in fields(op):
-        if field.type not in _VALUE_TYPES or (field.name.startswith("out") == (where == "operands") and where != "both"):
+        if field.type not in _VALUE_TYPES or (
+            field.name.startswith("out") == (where == "operands") and where != "both"
+        ):
             continue
         content = getattr(op, field.name)
         if isinstance(content, tuple):
