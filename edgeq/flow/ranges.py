@@ -23,6 +23,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
+from edgeq.quantize.bias import correct_biases
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import measure_noise
@@ -33,6 +34,7 @@ from edgeq.target import Target
 AUTO = "auto"
 AUTO_IMAGES = 8
 NOISE_IMAGES = 3
+BIAS_IMAGES = 16
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
 
@@ -198,7 +200,22 @@ def quantize(
     *,
     use_cache: bool,
 ) -> Quantization:
-    """Ranges for every value, and the most disturbed operators in float as far as the target allows."""
+    """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected."""
+    found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
+    progress("correcting biases", 0, 0)
+    return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
+
+
+def _lifted(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
+) -> Quantization:
     structure = analyse(graph, target, recipe)
     statistics = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
     chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)

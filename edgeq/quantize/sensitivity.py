@@ -46,7 +46,8 @@ def integer_outputs(graph: Graph, plan: Plan) -> tuple[o.Value, ...]:
     return tuple(leaving) or graph.outputs
 
 
-def _rounding_error(x: Tensor, type_: Type) -> Tensor:
+def rounding_error(x: Tensor, type_: Type) -> Tensor:
+    """Q(x) - x for the grid of `type_` (integer, one scale)."""
     assert isinstance(type_.format, Int), type_
     (scale,) = type_.scale
     codes = torch.clamp(torch.round(x / scale) + type_.zero_point, type_.format.low, type_.format.high)
@@ -145,7 +146,7 @@ def _add(
                 continue
             if name in values:
                 key = measured[name]
-                power = _power_by_channel(gradient, _rounding_error(values[name], plan.types[name]))
+                power = _power_by_channel(gradient, rounding_error(values[name], plan.types[name]))
                 noise.activations[key] = noise.activations.get(key, 0.0) + power
             else:
                 power = float((gradient * errors[name]).flatten(1).sum(1).square().sum())

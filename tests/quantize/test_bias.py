@@ -1,0 +1,45 @@
+"""Bias correction takes back the mean shift that one-sided rounding causes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.passes.lower import lower
+from edgeq.quantize.assign import assign
+from edgeq.quantize.bias import correct_biases
+from edgeq.quantize.structure import analyse
+from edgeq.recipe import Recipe
+from edgeq.reference.interpret import run
+from edgeq.target import find_target
+
+
+def network(groups: int) -> Graph:
+    rng = np.random.default_rng(5)
+    editor = Editor("net", ("x",), {"x": Type((1, 8, 12, 12))})
+    weight = editor.constant("w", rng.normal(0, 0.3, (16, 8 // groups, 1, 1)).astype(np.float32))
+    bias = editor.constant("b", rng.normal(0, 1, 16).astype(np.float32))
+    editor.append(o.Conv("x", weight, bias, "y", groups=groups))
+    return editor.graph(["y"])
+
+
+def test_clipped_values_no_longer_shift_the_mean() -> None:
+    target = replace(find_target("jetson-int8"), integer_ops=frozenset({o.Conv}))
+    rng = np.random.default_rng(6)
+    samples = [{"x": rng.exponential(1.0, (1, 8, 12, 12)).astype(np.float32)} for _ in range(6)]
+    for groups in (1, 2, 8):
+        graph = network(groups)
+        structure = analyse(graph, target, Recipe())
+        plan = assign(structure, {"x": (1.0 / 127, 0)}, target)  # clips everything above 1
+        corrected = correct_biases(graph, plan, samples)
+        shifts = []
+        for candidate in (plan, corrected):
+            lowered = lower(graph, candidate)
+            errors = [run(lowered, sample)["y"] - run(graph, sample)["y"] for sample in samples]
+            shifts.append(torch.stack(errors).mean((0, 1, 3, 4)).abs().max().item())
+        assert shifts[0] > 0.1
+        assert shifts[1] < 0.01
