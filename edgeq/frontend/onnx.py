@@ -122,7 +122,7 @@ def _translate(builder: Builder, nodes: Sequence[onnx.NodeProto], opset: int, pr
         op_type = node.op_type if node.domain in _STANDARD else f"{node.domain}:{node.op_type}"
         where = node.name or (node.output[0] if node.output else op_type)
         if op_type not in SUPPORTED:
-            problems.append(Problem(op_type if op_type not in QUANTIZED else node.op_type, where, ""))
+            problems.append(Problem(node.op_type if node.op_type in QUANTIZED else op_type, where, ""))
         elif all(name in builder.values for name in node.input if name):
             try:
                 _translate_node(builder, node, opset, problems)

@@ -171,7 +171,8 @@ class Builder:
         self.editor.append(op)
         for name in o.results(op):
             self._check_size(name)
-        if fixed and self._spend(op):
+        if fixed:
+            self._spend(op)
             self._fold(op)
         return o.results(op)
 
@@ -222,23 +223,21 @@ class Builder:
         if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
             raise UnsupportedError("a value has an impossible shape", value=shape, allowed=f"{MAX_ELEMENTS} elements")
 
-    def _spend(self, op: o.Op) -> bool:
-        """Whether evaluating `op` now keeps the import within its budget; if not, it stays in the graph."""
+    def _spend(self, op: o.Op) -> None:
+        """Count what evaluating `op` costs; raises UnsupportedError beyond what weights can need."""
         size = sum(math.prod(self.shape(value)) for value in o.results(op))
-        work = size
+        self._elements -= size
         match op:
             case o.MatMul():
-                work *= self.shape(op.a)[-1]
+                self._work -= size * self.shape(op.a)[-1]
             case o.Linear() | o.Conv() | o.ConvTranspose():
-                work *= math.prod(self.shape(op.weight)[1:])
+                self._work -= size * math.prod(self.shape(op.weight)[1:])
             case o.Resize():
-                work *= max(self.shape(op.x)[2:])
+                self._work -= size * max(self.shape(op.x)[2:])
             case _:
                 pass
-        if work > self._work or size > self._elements:
-            return False
-        self._work, self._elements = self._work - work, self._elements - size
-        return True
+        if self._elements < 0 or self._work < 0:
+            raise UnsupportedError("the constants become too large", value=self.shape(o.results(op)[0]))
 
     @torch.no_grad()
     def _fold(self, op: o.Op) -> None:

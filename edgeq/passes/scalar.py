@@ -22,6 +22,7 @@ MAX_OPERATORS = 12
 TOLERANCE = 2e-6  # relative to 1 + |function|: exporters round constants such as sqrt(2) to float32
 
 Points = npt.NDArray[np.float64]
+_SCALAR = (o.Apply, o.Mul, o.Add, o.Sub, o.Binary)
 
 _MAGNITUDES = np.concatenate([np.linspace(0.0, 12.0, 193), np.geomspace(1e-3, 1e4, 60)])
 POINTS: Points = np.unique(np.concatenate([-_MAGNITUDES, _MAGNITUDES]))
@@ -102,13 +103,11 @@ def _tidy(number: float) -> float:
 
 def as_scalar_function(s: Sweep, op: o.Op) -> o.Op | None:
     """`op` as a known function of an earlier value, if it is one and not already spelled so."""
-    if not _is_scalar_operator(op) or not s.is_real(o.results(op)[0]):
+    (out, *others) = o.results(op)
+    if others or not isinstance(op, _SCALAR) or not s.is_real(out):
         return None
-    (out,) = o.results(op)
     for x in _earlier(s, op):
-        if s.shape(x) != s.shape(out):
-            continue
-        curve = _evaluate(s, op, x)
+        curve = _evaluate(s, op, x) if s.shape(x) == s.shape(out) and s.is_real(x) else None
         function = named(curve) if curve is not None else None
         if function is not None:
             return o.Apply(x, out, function)
@@ -116,35 +115,25 @@ def as_scalar_function(s: Sweep, op: o.Op) -> o.Op | None:
 
 
 def _earlier(s: Sweep, op: o.Op) -> list[o.Value]:
-    """Values that `op` is computed from by at least two scalar operators, nearest first; none if it cannot matter."""
-    waiting, found, between = list(o.operands(op)), [], 1
-    curved = _is_curved(op)
-    seen: set[o.Value] = set()
-    while waiting and between < MAX_OPERATORS:
+    """Values that `op` may be a function of, nearest first, with at least one more operator between them."""
+    waiting, found, between = list(o.operands(op)), dict[o.Value, None](), [op]
+    while waiting and len(between) < MAX_OPERATORS:
         value = waiting.pop(0)
-        if value in seen or s.array(value) is not None:
+        if value in found or s.array(value) is not None:
             continue
-        seen.add(value)
+        found[value] = None
         producer = s.made_by(value)
-        found.append(value)
-        if _is_scalar_operator(producer) and s.is_real(value):
-            assert producer is not None
-            between += 1
-            curved |= _is_curved(producer)
+        if isinstance(producer, _SCALAR):
+            between.append(producer)
             waiting.extend(o.operands(producer))
-    return [x for x in found if x in seen and not _is_direct(op, x)] if curved and between > 1 else []
+    if len(between) == 1 or not any(map(_is_curved, between)):
+        return []
+    return [x for x in found if not (isinstance(op, o.Apply) and op.x == x)]
 
 
 def _is_curved(op: o.Op) -> bool:
+    """Whether `op` can make a product or sum of straight lines anything else."""
     return isinstance(op, o.Apply) or (isinstance(op, o.Binary) and op.function in ("maximum", "minimum"))
-
-
-def _is_direct(op: o.Op, x: o.Value) -> bool:
-    return isinstance(op, o.Apply) and op.x == x
-
-
-def _is_scalar_operator(op: o.Op | None) -> bool:
-    return isinstance(op, o.Apply | o.Mul | o.Add | o.Sub | o.Binary)
 
 
 def _evaluate(s: Sweep, op: o.Op, x: o.Value) -> Points | None:
@@ -157,7 +146,7 @@ def _evaluate(s: Sweep, op: o.Op, x: o.Value) -> Points | None:
             known[name] = None
             if number is not None:
                 known[name] = np.full_like(POINTS, number)
-            elif producer is not None and _is_scalar_operator(producer) and len(known) < 2 * MAX_OPERATORS:
+            elif isinstance(producer, _SCALAR) and len(known) < 2 * MAX_OPERATORS:
                 known[name] = step(producer)
         return known[name]
 

@@ -29,19 +29,19 @@ def images(graph: Graph, largest: float = 1.0) -> Arrays:
     return {name: rng.random(graph.types[name].shape, dtype=np.float32) * np.float32(largest) for name in graph.inputs}
 
 
-def unmatched_rows(found: np.ndarray, expected: np.ndarray) -> float:
+def unmatched_rows(found: np.ndarray, expected: np.ndarray, tolerance: float) -> float:
     """The share of rows [box, score, class …] of a ranking that the other ranking does not hold."""
     size = np.abs(expected).max(axis=(0, 1)) + 1e-9
     distances = np.abs(found[0][:, None] - expected[0][None]) / size
-    return float((distances.max(axis=2).min(axis=0) > AGREEMENT).mean())
+    return float((distances.max(axis=2).min(axis=0) > tolerance).mean())
 
 
-def assert_agreement(graph: Graph, found: Arrays, expected: Arrays) -> None:
+def assert_agreement(graph: Graph, found: Arrays, expected: Arrays, tolerance: float) -> None:
     ranked = {name for name, array in expected.items() if array.ndim == 3} if has_ranking(graph) else set()
     for name in ranked:
-        assert unmatched_rows(found[name], expected[name]) < 0.02
+        assert unmatched_rows(found[name], expected[name], tolerance) < 0.02
     rest = [name for name in expected if name not in ranked]
-    assert largest_difference({n: found[n] for n in rest}, {n: expected[n] for n in rest}) < AGREEMENT
+    assert largest_difference({n: found[n] for n in rest}, {n: expected[n] for n in rest}) < tolerance
 
 
 def has_ranking(graph: Graph) -> bool:
@@ -54,20 +54,30 @@ def check(source: onnx.ModelProto | str, largest: float = 1.0) -> None:
     inputs = images(graph, largest)
     expected = runtime_outputs(source, inputs)
     assert all(len(np.unique(array)) > 5 for array in expected.values())
+    # Networks with random weights magnify float32 rounding: the runtime's own two ways of computing them show how much.
+    rounding = (
+        0.0 if has_ranking(graph) else largest_difference(runtime_outputs(source, inputs, optimize=True), expected)
+    )
+    tolerance = max(AGREEMENT, 4 * rounding)
     for candidate in (graph, small):
         verify(candidate)
         assert candidate.outputs == graph.outputs
-        assert_agreement(graph, graph_outputs(candidate, inputs), expected)
+        assert_agreement(graph, graph_outputs(candidate, inputs), expected, tolerance)
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 )
 def test_architectures(name: str) -> None:
+    from edgeq.frontend import ultralytics
     from edgeq.frontend.torch_export import to_onnx
 
     module, example = ARCHITECTURES[name].build()
-    check(to_onnx(module, (example,)).proto)
+    if hasattr(module, "yaml"):  # exported as `edgeq export` does it: their heads have a form for deployment
+        # With random weights the ranking of a one-to-one head is a matter of rounding; plain yolo26n keeps it.
+        check(ultralytics.export(module, example.shape[-1], end2end=name == "yolo26n").proto)
+    else:
+        check(to_onnx(module, (example,)).proto)
 
 
 @pytest.mark.real

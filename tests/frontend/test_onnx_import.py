@@ -367,6 +367,12 @@ def test_a_quantized_model_is_named_as_such() -> None:
         import_onnx(model(body, {"s": np.float32(0.1), "z": np.uint8(3)}))
 
 
+def test_a_model_quantized_by_the_runtime_is_named_as_such() -> None:
+    proto = model("(float[1,3] x) => (float[1,3] y) { a = Relu(x)  y = own.QLinearSigmoid(a) }")
+    with pytest.raises(UnsupportedError, match="already quantized"):
+        import_onnx(proto)
+
+
 def test_external_data_beside_the_model(tmp_path: Path) -> None:
     proto = model("(float[4,3] x) => (float[4,500] y) { y = MatMul(x, w) }", {"w": normal(3, 500)})
     expected = import_onnx(proto)
