@@ -89,7 +89,7 @@ TARGETS: tuple[Target, ...] = (
         emitter="onnx",
         runtime="tensorrt",
         precision="int8",
-        agreement=Agreement(),
+        agreement=Agreement(equal_share=0.95),  # wide values are floats in the file, so near-ties may fall apart
         float_share=0.10,
         integer_ops=INTEGER_OPS,
         aliases=("engine", "tensorrt", "trt"),

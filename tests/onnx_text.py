@@ -33,10 +33,11 @@ def model(
     return proto
 
 
-def runtime_outputs(proto: onnx.ModelProto | str, inputs: Arrays) -> Arrays:
-    """Outputs of ONNX Runtime in float32, one thread, no graph optimization."""
+def runtime_outputs(proto: onnx.ModelProto | str, inputs: Arrays, *, optimize: bool = False) -> Arrays:
+    """Outputs of ONNX Runtime in float32, one thread, by default without graph optimization."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     source = proto if isinstance(proto, str) else proto.SerializeToString()
