@@ -83,7 +83,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
     rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    recipe = Recipe(request.estimator or target.estimator, rules, output_codes=request.raw_head)
+    estimator = target.estimator if request.estimator is None else request.estimator
+    recipe = Recipe(estimator, rules, output_codes=request.raw_head)
     report = Report("export", target.name)
     report.rows += _costs(graph)
     if target.is_integer:
