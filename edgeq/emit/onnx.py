@@ -44,8 +44,9 @@ def emit(
 ) -> Artifact:
     """Write `<stem>_int8.onnx` (float baselines: `<stem>.onnx`), manifest.json and, for a Jetson, build_engine.sh.
 
-    `metadata` becomes the file's properties, each value as str() of it; `more_files` go into the folder. Raises UnsupportedError for what ONNX cannot
-    hold, naming the value, and OutputError if the folder cannot be written; nothing is left behind then.
+    `metadata` becomes the file's properties, each value as str() of it; `more_files` go into the folder. Raises
+    UnsupportedError for what ONNX cannot hold, naming the value, and OutputError if the folder cannot be written;
+    nothing is left behind then.
     """
     runtime = target.runtime
     name = f"{stem}_int8.onnx" if target.is_integer else f"{stem}.onnx"
