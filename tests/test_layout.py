@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -44,11 +45,13 @@ def tracked() -> dict[str, str]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Files and links, without hidden folders except .ci and without what tools leave behind."""
+    """Files and links that .gitignore does not leave out."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
     for path in sorted(folder.iterdir()):
+        if any(fnmatch(path.name, pattern) for pattern in ignored):
+            continue
         if path.is_dir() and not path.is_symlink():
-            if path.name == ".ci" or not path.name.startswith((".", "__pycache__")):
-                yield from files_below(path)
+            yield from files_below(path)
         else:
             yield path
 
