@@ -20,7 +20,7 @@ from edgeq.calibrate.cache import list_entries
 from edgeq.datasets.scenes import write_dataset
 from edgeq.ir.parse import from_text
 from edgeq.ir.text import to_text
-from edgeq.target import TARGETS
+from edgeq.target import TARGETS, find_target
 from tests.command_line import Ran, edgeq, files_below, write_noise_images, write_small_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -299,7 +299,7 @@ def chosen_estimator(ran: Ran) -> str:
 
 def test_command_line_before_environment_before_file(place: Path) -> None:
     plain = ("--json", "--exist-ok", "--out", "out")
-    assert chosen_estimator(export_small(place, *plain)) == "mse"
+    assert chosen_estimator(export_small(place, *plain)) == find_target("onnx-int8").estimator == "auto"
     Path("edgeq.toml").write_text('[export]\nestimator = "entropy"\nmax-drop = "top1=100"\n')
     environment = {"EDGEQ_EXPORT_ESTIMATOR": "minmax", "EDGEQ_EXPORT_DATA": str(place / "images")}
     data = ("--data", place / "images")

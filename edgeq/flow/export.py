@@ -83,8 +83,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
     rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    estimator = target.estimator if request.estimator is None else request.estimator
-    recipe = Recipe(estimator, rules, output_codes=request.raw_head)
+    recipe = Recipe(_estimator(request, target), rules, output_codes=request.raw_head)
     report = Report("export", target.name)
     report.rows += _costs(graph)
     if target.is_integer:
@@ -106,7 +105,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         verify(lowered)
         report.notes += _lift_notes(found.lifts)
     report.layers = [item.document() for item in chosen]
-    report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request))
+    report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emit(
         lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
     )
@@ -138,10 +137,15 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
     return calibration_set(request.calib, request.calib_images, rule, task)
 
 
-def _options(request: ExportRequest) -> dict[str, Any]:
+def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
     names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
-    return {name: getattr(request, name) for name in names}
+    found = {name: getattr(request, name) for name in names}
+    return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
+
+
+def _estimator(request: ExportRequest, target: Target) -> str:
+    return target.estimator if request.estimator is None else request.estimator
 
 
 def _costs(graph: Graph) -> list[Row]:
