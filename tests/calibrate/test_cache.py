@@ -14,7 +14,7 @@ import torch
 
 from edgeq.calibrate import cache
 from edgeq.calibrate.observe import observe
-from edgeq.calibrate.statistics import Statistics, statistics_of, to_arrays
+from edgeq.calibrate.statistics import LAYOUT, Statistics, statistics_of, to_arrays
 from edgeq.datasets.folder import pixel_sha256
 from edgeq.errors import OutputError, UsageError
 from tests.calibrate.small_net import images, small_net
@@ -83,7 +83,7 @@ def test_what_does_not_matter_leaves_the_key() -> None:
 
 def test_the_versions_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key()
-    monkeypatch.setattr(cache, "LAYOUT", cache.LAYOUT + 1)
+    monkeypatch.setattr(cache, "LAYOUT", LAYOUT + 1)
     after = key()
     monkeypatch.setattr(cache, "__version__", "9.9.9")
     assert len({before, after, key()}) == 3
@@ -185,7 +185,7 @@ def test_list_and_remove(folder: Path) -> None:
 def test_a_key_is_not_a_path(bad: str) -> None:
     for use in (cache.load, lambda k: cache.store(k, {}), lambda k: cache.remove([k])):
         with pytest.raises(UsageError):
-            use(bad)  # type: ignore[operator]
+            use(bad)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(folder: Path) -> None:

@@ -23,7 +23,7 @@ from edgeq.calibrate.estimators import (
     quantiles,
 )  # fmt: skip
 from edgeq.calibrate.grid import grid_of_range, map_of
-from edgeq.calibrate.statistics import statistics_of
+from edgeq.calibrate.statistics import Statistics, statistics_of
 from edgeq.errors import UsageError
 from edgeq.formats import INT8, INT16, UINT8, FloatArray, Int
 from edgeq.ir.ops import Function
@@ -49,19 +49,21 @@ def sample(name: str, size: int = 20_000, seed: int = 0) -> FloatArray:
         "heavy": random.standard_t(2, size=size),
         "sparse": np.where(random.random(size) < 0.7, 0.0, normal),
     }[name]
-    return drawn.astype(np.float32).astype(np.float64)
+    found: FloatArray = drawn.astype(np.float32).astype(np.float64)
+    return found
 
 
 NAMES = ("normal", "laplace", "relu", "silu", "negative", "outlier", "bimodal", "heavy", "sparse")
 
 
-def statistics(x: FloatArray):  # type: ignore[no-untyped-def]
+def statistics(x: FloatArray) -> Statistics:
     return statistics_of(torch.from_numpy(x.astype(np.float32)))
 
 
 def quantized(x: FloatArray, format: Int, scale: float, zero_point: int) -> FloatArray:
     """A plain quantizer and back."""
-    return (np.clip(np.rint(x / scale) + zero_point, format.low, format.high) - zero_point) * scale
+    levels: FloatArray = np.clip(np.rint(x / scale) + zero_point, format.low, format.high) - zero_point
+    return levels * scale
 
 
 def true_error(x: FloatArray, format: Int, grid: tuple[float, int], f: Callable[[FloatArray], FloatArray]) -> float:
@@ -119,7 +121,7 @@ def test_a_tail_that_silu_flattens_is_clipped() -> None:
 def test_a_function_without_a_value_somewhere_is_no_obstacle() -> None:
     found = statistics(np.abs(sample("normal")) + 0.25)
     for name in ("log", "sqrt", "reciprocal"):
-        scale, _ = choose(found, UINT8, symmetric=False, estimator=Mse(), through=Function(name))  # type: ignore[arg-type]
+        scale, _ = choose(found, UINT8, symmetric=False, estimator=Mse(), through=Function(name))
         assert 0 < scale < 0.05
 
 
@@ -144,7 +146,7 @@ def test_percentiles_are_those_of_the_samples(name: str, percent: float) -> None
 
 def test_minmax_keeps_image_pixels_exactly() -> None:
     pixels = (np.arange(256) / 255).astype(np.float32)
-    scale, zero_point = choose(statistics(pixels), UINT8, symmetric=False, estimator=MinMax())
+    scale, zero_point = choose(statistics(pixels.astype(np.float64)), UINT8, symmetric=False, estimator=MinMax())
     assert (scale, zero_point) == (float(np.float32(1 / 255)), 0)
     codes = np.rint(pixels / np.float32(scale))
     assert np.array_equal(codes, np.arange(256))
