@@ -130,6 +130,24 @@ def test_the_scale_goes_into_a_projection_of_its_own() -> None:
     assert largest_difference(graph_outputs(graph, inputs), runtime_outputs(proto, inputs)) < 1e-5
 
 
+def test_columns_as_tokens() -> None:
+    """The layout of attention inside convolutional detectors: [batch, head, channel, position]."""
+    body = """(float[2,6,3,4] x) => (float[2,8,3,4] y) { c = Conv(x, w)  r = Reshape(c, heads)
+        q, k, v = Split<axis = 2>(r, parts)  s = Mul(q, scale)  t = Transpose<perm = [0,1,3,2]>(s)  l = MatMul(t, k)
+        p = Softmax(l)  u = Transpose<perm = [0,1,3,2]>(p)  o = MatMul(v, u)  y = Reshape(o, whole) }"""
+    weights = {
+        "w": normal(16, 6, 1, 1), "heads": np.int64([2, 2, 8, 12]), "parts": np.int64([2, 2, 4]),
+        "scale": np.float32(0.5), "whole": np.int64([2, 8, 3, 4]),
+    }  # fmt: skip
+    proto = model(body, weights)
+    graph = simplify(import_onnx(proto))
+    (found,) = find_attention(graph)
+    assert (found.scale, found.transposed) == (0.5, True)
+    parts_compute_the_output(graph, found)
+    inputs = random_reals(graph)
+    assert largest_difference(graph_outputs(graph, inputs), runtime_outputs(proto, inputs)) < 1e-5
+
+
 def test_a_distribution_is_not_attention() -> None:
     body = """(float[1,64,20] x) => (float[1,4,20] y) { r = Reshape(x, split)  t = Transpose<perm = [0,3,1,2]>(r)
         p = Softmax(t)  e = MatMul(p, bins)  f = Reshape(e, flat)  y = Transpose<perm = [0,2,1]>(f) }"""
@@ -152,9 +170,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "mobilevit_xs" else pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_architectures(name: str) -> None:
     from edgeq.frontend.torch_export import to_onnx
 
