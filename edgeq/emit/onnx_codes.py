@@ -86,7 +86,7 @@ def _write_for_onnx_runtime(op: o.Op, w: Writer) -> None:
         case o.Conv() if _stays_real(op, w) and _is_pointwise(op, w) and _has_integer_weight(op, w):
             _pointwise(op, w)
         case o.Conv() | o.ConvTranspose() if _stays_real(op, w):
-            _with_folded_weight(op, w)
+            _with_folded_weights(op, w)
         case _:
             write_reals(op, w)
 
@@ -186,7 +186,9 @@ def _pointwise(op: o.Conv, w: Writer) -> None:
     w.tensors[op.out] = w.node("Transpose", [image], op.out, perm=(0, 3, 1, 2))
 
 
-def _with_folded_weight(op: o.Conv | o.ConvTranspose, w: Writer) -> None:
-    if op.weight in w.graph.constants and w.is_storable(op.weight):
-        w.fold(op.weight)
+def _with_folded_weights(op: o.Conv | o.ConvTranspose, w: Writer) -> None:
+    # The bias, too: the runtime's fast layout wants every parameter constant.
+    for value in (op.weight, op.bias):
+        if value is not None and value in w.graph.constants:
+            w.fold(value)
     write_reals(op, w)

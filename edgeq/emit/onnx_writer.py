@@ -205,7 +205,13 @@ class Writer:
         return self.dequantize(self.constant(codes.T, f"{value}.transposed"), turned, f"{value}.transposed.dq")
 
     def fold(self, value: o.Value) -> None:
-        """From here on view a constant as Cast and Mul, which ONNX Runtime folds where it keeps DequantizeLinear."""
+        """From here on view constant codes so that ONNX Runtime folds them, which it does not do to DequantizeLinear.
+
+        8-bit codes become Cast and Mul, others are stored as reals.
+        """
+        if not self.is_storable(value):
+            self._float_views[value] = self.constant(reals_of(self.graph.constants[value], self.type(value)), value)
+            return
         codes, type_ = self.stored(value)
         shape = [-1 if axis == type_.axis else 1 for axis in range(codes.ndim)]
         levels = decode(type_.format, codes, type_.zero_point)
