@@ -7,7 +7,7 @@ A session for validation must compute what the file says, so matrix products wit
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +99,12 @@ class OnnxRuntime:
         self, inputs: Mapping[str, Array], *, runs: int = MEASURED_RUNS, warm_up: int = WARM_UP_RUNS
     ) -> Latency:
         """Wall-clock latency of one run."""
+        return measure_latency(self.call(inputs), threads=self.threads, runs=runs, warm_up=warm_up)
+
+    def call(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
+        """One run on `inputs`, checked beforehand, as a function to be timed."""
         feeds = self._checked(inputs)
-        return measure_latency(
-            lambda: self._session.run(self.outputs, feeds), threads=self.threads, runs=runs, warm_up=warm_up
-        )
+        return lambda: self._session.run(self.outputs, feeds)
 
 
 def _static(shape: list[int | str | None]) -> tuple[int, ...]:

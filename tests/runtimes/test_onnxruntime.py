@@ -10,7 +10,7 @@ import pytest
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.reference.interpret import run
-from edgeq.runtimes.latency import latency_of
+from edgeq.runtimes.latency import latency_of, samples_in_turn
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.target import find_target
 from tests.lowering import lowered
@@ -110,3 +110,11 @@ def test_percentiles() -> None:
     measured = latency_of([float(n) for n in range(101)], 500.0, 3, 2)
     assert (measured.p50_ms, measured.p90_ms, measured.p99_ms, measured.min_ms) == (50.0, 90.0, 99.0, 0.0)
     assert (measured.first_ms, measured.runs, measured.threads) == (500.0, 101, 2)
+
+
+def test_calls_in_turn() -> None:
+    seen: list[str] = []
+    wall, cpu = samples_in_turn([lambda: seen.append("a"), lambda: seen.append("b")], runs=3, warm_up=2)
+    assert "".join(seen) == "ab" * 5
+    assert wall.shape == cpu.shape == (3, 2)
+    assert (wall > 0).all() and (cpu >= 0).all()
