@@ -74,7 +74,7 @@ def build_model(graph: Graph, ports: Ports = "real") -> tuple[bytes, dict[o.Valu
 
 def tensors_of(values: Values) -> dict[o.Value, str]:
     """Name of the tensor that holds each value; values that kernels keep to themselves are absent."""
-    return {value: values.file.tensor_name(tensor) for value, tensor in values.named.items()}
+    return {value: values.file.tensor_name(tensor) for value, tensor in values.stored.items()}
 
 
 def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
