@@ -22,7 +22,7 @@ from edgeq.emit.tflite_kernels import (
     write_recode,
 )
 from edgeq.emit.tflite_layout import port_layout, stored_shape
-from edgeq.emit.tflite_metadata import LAYOUT_BUFFER, METADATA_BUFFER, Port, archive, task_library_metadata
+from edgeq.emit.tflite_metadata import METADATA_BUFFER, RECORD_BUFFER, Port, archive, task_library_metadata
 from edgeq.emit.tflite_movement import write_movement
 from edgeq.emit.tflite_reals import write_real
 from edgeq.emit.tflite_values import Values, element_of, quantization_of
@@ -82,7 +82,9 @@ def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
     graph, file = values.graph, values.file
     inputs = {name: values.ports[name] for name in graph.inputs}
     outputs = {name: values.ports[name] for name in graph.outputs}
-    file.metadata(LAYOUT_BUFFER, json.dumps(values.layouts(), sort_keys=True).encode())
+    reals = [name for name in (*graph.inputs, *graph.outputs) if graph.types[name].is_real and values.holds_codes(name)]
+    record = {"layouts": values.layouts(), "reals": reals}
+    file.metadata(RECORD_BUFFER, json.dumps(record, sort_keys=True).encode())
     if metadata:
         fed, given = (
             [Port(name, image=len(values.shape(name)) == 4) for name in names]

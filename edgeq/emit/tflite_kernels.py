@@ -60,10 +60,9 @@ def _not_a_kernel(value: o.Value, what: str) -> UnsupportedError:
 def check_kernel(op: tflite.Accumulating, settling: Settling, graph: Graph) -> tflite.Accumulating:
     """The operator on codes whose kernel computes `settling` and everything before it. Raises UnsupportedError."""
     on_codes = operands_of(op, graph)
+    found, wanted = _chain(op, settling, graph), _spelled(on_codes, settling, graph)
     if isinstance(op, o.Resize):  # its grid is compared where it is written
-        found, wanted = [settling], _spelled(replace(on_codes, x=on_codes.x), settling, graph)[-1:]
-    else:
-        found, wanted = _chain(op, settling, graph), _spelled(on_codes, settling, graph)
+        found, wanted = found[-1:], wanted[-1:]
     if [_content(step) for step in found] != [_content(step) for step in wanted]:
         raise _not_a_kernel(settling.out, f"{type(op).__name__} with these multipliers")
     return on_codes

@@ -233,6 +233,10 @@ class Values:
             home, layout = identity(len(self.shape(value))), identity(len(shape))
         self.reshape(self.read(value, home), self.result(out, layout))
 
+    def holds_codes(self, port: o.Value) -> bool:
+        """Whether the tensor of this input or output holds 8- or 16-bit codes."""
+        return self.file.element(self.ports[port]) in ("INT8", "INT16")
+
     def layouts(self) -> dict[str, Layout]:
         """Name of every tensor that stores a value in another order of axes -> where each of its axes lies."""
         homes = {self.file.tensor_name(tensor): self.home[value] for value, tensor in self.stored.items()}
