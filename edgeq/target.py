@@ -75,6 +75,11 @@ class Target:
         return self.precision == "int8"
 
     @property
+    def runs_here(self) -> bool:
+        """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
+        return self.runtime != "tensorrt"
+
+    @property
     def keeps_wide_values(self) -> bool:
         """Whether values between weighted operators have more bits than their inputs."""
         return self.wide.bits > self.narrow.bits

@@ -33,11 +33,13 @@ _DTYPES = {
 class OnnxRuntime:
     """A loaded file. `inputs` and `outputs` are its tensors' names in order; `threads` is what runs use.
 
-    `input_shapes` and `output_shapes` have 1 where the file leaves a size open.
+    `input_shapes` and `output_shapes` have 1 where the file leaves a size open; `metadata` is the file's.
 
     `optimize` off executes the file node by node. Raises UsageError for a missing file and UnsupportedError for
     content that ONNX Runtime cannot execute.
     """
+
+    name = "ONNX Runtime"
 
     def __init__(self, source: str | Path | bytes, *, threads: int | None = None, optimize: bool = True) -> None:
         self.threads = threads or os.cpu_count() or 1
@@ -48,6 +50,7 @@ class OnnxRuntime:
         self.outputs = tuple(port.name for port in self._session.get_outputs())
         self.input_shapes = {port.name: _static(port.shape) for port in self._session.get_inputs()}
         self.output_shapes = {port.name: _static(port.shape) for port in self._session.get_outputs()}
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def _load(self, source: str | Path | bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()

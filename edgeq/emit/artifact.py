@@ -27,7 +27,8 @@ class Artifact:
     """`files` maps each name in `folder` to its SHA-256; `primary` is the file a runtime loads.
 
     `tensors` names, for values of the emitted graph, the tensor of the primary file that holds them: codes where
-    the value has 8-bit codes, reals otherwise. Values that the file folds into their neighbours are absent.
+    the value has codes of at most `code_bits` bits, reals otherwise. Values that the file folds into their neighbours
+    are absent.
     `next_commands` is what a person runs next with the folder.
     """
 
@@ -36,6 +37,7 @@ class Artifact:
     files: Mapping[str, str]
     primary: Path
     tensors: Mapping[Value, Value] = field(default_factory=dict)
+    code_bits: int = 8
     next_commands: list[str] = field(default_factory=list)
 
     def document(self) -> list[dict[str, object]]:

@@ -58,7 +58,7 @@ def emit(
     files[MANIFEST] = to_json({**manifest, "files": digests(files)})
     write_files(folder, files, executable=frozenset({BUILD_SCRIPT}))
     commands = [f"sh {folder / BUILD_SCRIPT}   # on the Jetson"] if BUILD_SCRIPT in files else []
-    return Artifact(target.name, folder, digests(files), folder / name, tensors, commands)
+    return Artifact(target.name, folder, digests(files), folder / name, tensors, next_commands=commands)
 
 
 def build_model(graph: Graph, runtime: Runtime) -> tuple[ModelProto, dict[o.Value, Tensor]]:

@@ -16,6 +16,7 @@ from edgeq.datasets.dataset import Dataset, Metric
 from edgeq.datasets.evaluate import Evaluation, prepare
 from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
+from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.formats import Int
 from edgeq.frontend.model import Model
@@ -27,6 +28,7 @@ from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
 from edgeq.report import OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
+from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
 AGREEMENT_IMAGES = 4
@@ -83,8 +85,8 @@ def agreement(
     stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
     before it, so that a difference belongs to the layer that shows it.
     """
-    runtime = OnnxRuntime(artifact.primary, threads=threads)
-    watched = {v: t for v, t in artifact.tensors.items() if _has_narrow_codes(lowered.types.get(v))}
+    runtime = open_runtime(artifact.primary, threads)
+    watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
@@ -112,8 +114,8 @@ def agreement(
     ]
 
 
-def _has_narrow_codes(type_: Type | None) -> bool:
-    return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits == 8
+def _has_codes(type_: Type | None, bits: int) -> bool:
+    return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits <= bits
 
 
 def _agreement(name: Value, kind: Literal["output", "layer"], d: _Difference) -> OutputAgreement:
@@ -152,7 +154,7 @@ def interpreter_run(graph: Graph) -> Run:
     return run
 
 
-def onnx_run(runtime: OnnxRuntime) -> Run:
+def runtime_run(runtime: Runtime) -> Run:
     """A loaded ONNX file as a function from one input to the list of outputs."""
     return lambda tensor: [np.asarray(array) for array in runtime.run({runtime.inputs[0]: tensor}).values()]
 
@@ -192,10 +194,10 @@ def accuracy(
     progress: Progress,
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
-    runs: dict[str, Run] = {FP32: onnx_run(float_runtime(graph, threads))}
+    runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
     if target.is_integer:
         runs[REFERENCE] = interpreter_run(lowered)
-    runs[ARTIFACT] = onnx_run(OnnxRuntime(artifact.primary, threads=threads))
+    runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]
         runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
@@ -215,12 +217,12 @@ def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:
     return decoded
 
 
-def latency_rows(runtime: OnnxRuntime, where: str, runs: int = 20) -> list[Row]:
+def latency_rows(runtime: Runtime, where: str, runs: int = 20) -> list[Row]:
     """Latency of a loaded file on this machine, on random input."""
     rng = np.random.default_rng(0)
     inputs = {name: rng.random(shape, dtype=np.float32) for name, shape in runtime.input_shapes.items()}
     measured = runtime.latency(inputs, runs=runs)
-    how = f"ONNX Runtime on this machine, {measured.threads} threads, {measured.runs} runs"
+    how = f"{runtime.name} on this machine, {measured.threads} threads, {measured.runs} runs"
     return [
         Row("latency_p50_ms", measured.p50_ms, "ms", measured.runs, where, how),
         Row("latency_p90_ms", measured.p90_ms, "ms", measured.runs, where, how),
@@ -231,7 +233,7 @@ def latency(graph: Graph, artifact: Artifact, threads: int | None) -> list[Row]:
     """Latency of the float graph and of the artifact on this machine."""
     return [
         *latency_rows(float_runtime(graph, threads), FP32),
-        *latency_rows(OnnxRuntime(artifact.primary, threads=threads), ARTIFACT),
+        *latency_rows(open_runtime(artifact.primary, threads), ARTIFACT),
     ]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import Artifact, output_folder, to_json
-from edgeq.emit.onnx import emit
 from edgeq.errors import UsageError
+from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
 from edgeq.flow.inputs import (
     CalibrationSet,
@@ -106,7 +106,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += _lift_notes(found.lifts)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
-    artifact = emit(
+    artifact = emitter_of(target)(
         lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
     )
     report.artifact = artifact.document()
@@ -211,7 +211,7 @@ def _check(
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
     report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
-    if target.runtime == "onnxruntime":  # a Jetson's own figures need its engine
+    if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
         report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)

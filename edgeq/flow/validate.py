@@ -7,14 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeq.errors import UnsupportedError, UsageError
-from edgeq.flow.check import ARTIFACT, FP32, Run, apply_accuracy_budget, float_runtime, latency_rows, measure, onnx_run
+from edgeq.errors import UsageError
+from edgeq.flow.artifacts import open_runtime
+from edgeq.flow.check import (
+    ARTIFACT,
+    FP32,
+    Run,
+    apply_accuracy_budget,
+    float_runtime,
+    latency_rows,
+    measure,
+    runtime_run,
+)
 from edgeq.flow.inputs import choose_preprocess, evaluation_set, task_of
-from edgeq.frontend.model import Model, open_artifact, open_model
+from edgeq.frontend.model import Model, open_model, ports_of
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.report import Report
-from edgeq.runtimes.onnxruntime import OnnxRuntime
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class ValidateRequest:
 
 
 def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> Report:
-    """Measure an ONNX artifact on labelled images; with `against`, also the float model and the budgets.
+    """Measure a written artifact on labelled images; with `against`, also the float model and the budgets.
 
     Raises UsageError for files that are not there and UnsupportedError for what cannot be run or measured.
     """
@@ -42,8 +51,8 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     if request.max_drop and request.against is None:
         raise UsageError("--max-drop compares with a float model", next_step="Give --against MODEL as well.")
     path = Path(request.artifact)
-    runtime = OnnxRuntime(_checked(path), threads=request.threads)
-    artifact = open_artifact(path, runtime.input_shapes, runtime.output_shapes)
+    runtime = open_runtime(path, request.threads)
+    artifact = ports_of(path.stem, runtime.input_shapes, runtime.output_shapes, runtime.metadata)
     report = Report("validate", artifact.metadata.get("edgeq.target"))
     runs: dict[str, Run] = {}
     if request.against:
@@ -54,9 +63,9 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
             trust_pickle=request.trust_pickle,
         )
         baseline = float_runtime(simplify(against.graph), request.threads)
-        runs[FP32] = onnx_run(baseline)
+        runs[FP32] = runtime_run(baseline)
         report.rows += latency_rows(baseline, FP32)
-    runs[ARTIFACT] = onnx_run(runtime)
+    runs[ARTIFACT] = runtime_run(runtime)
     report.rows += latency_rows(runtime, ARTIFACT)
     rule = choose_preprocess(request.preprocess, artifact)
     data = evaluation_set(request.data, request.data_images, rule, task_of(artifact))
@@ -65,14 +74,6 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     apply_accuracy_budget(report, request.max_drop)
     report.seconds = time.monotonic() - started
     return report
-
-
-def _checked(path: Path) -> Path:
-    if not path.is_file():
-        raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")
-    if path.suffix != ".onnx":
-        raise UnsupportedError("this kind of artifact cannot be run here", where=path, allowed=".onnx")
-    return path
 
 
 def _size(artifact: Model) -> str | None:

@@ -69,12 +69,16 @@ def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None
     return _onnx(path.stem, path, path.read_bytes(), size)
 
 
-def open_artifact(path: Path, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> Model:
-    """An emitted ONNX file as a model without operators: its ports, which a runtime tells, and its metadata."""
-    content = path.read_bytes()
-    types = {name: Type(shape) for name, shape in {**inputs, **outputs}.items()}
-    ports = Graph(path.stem, tuple(inputs), tuple(outputs), (), types)
-    return _model(path.stem, ports, load_model(path), _sha256(content))
+def ports_of(
+    name: str,
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+) -> Model:
+    """A written artifact as a model without operators: its ports and its metadata, as its runtime tells them."""
+    types = {port: Type(shape) for port, shape in {**inputs, **outputs}.items()}
+    ports = Graph(name, tuple(inputs), tuple(outputs), (), types)
+    return Model(name, ports, "", metadata, _declared_preprocess(metadata))
 
 
 def _torch(path: Path, size: tuple[int, int] | None, arch: str | None, trust_pickle: bool) -> Model:

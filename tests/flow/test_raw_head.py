@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeq.flow.check import decoded_run, interpreter_run, onnx_run
+from edgeq.flow.check import decoded_run, interpreter_run, runtime_run
 from edgeq.formats import parse_format
 from edgeq.frontend.model import open_model
 from edgeq.ir.file import load
@@ -39,7 +39,7 @@ def test_raw_outputs_are_codes_and_the_decode_is_data(tmp_path: Path) -> None:
         for item in head["outputs"]
     ]
     runtime = OnnxRuntime(tmp_path / "raw" / "detector_int8.onnx", threads=1)
-    decoded = decoded_run(onnx_run(runtime), load(tmp_path / "raw" / "decode.edgeq"), types)
+    decoded = decoded_run(runtime_run(runtime), load(tmp_path / "raw" / "decode.edgeq"), types)
     image = np.random.default_rng(0).random((1, 3, 160, 160), dtype=np.float32)
     (found,) = decoded(image)
     with torch.no_grad():

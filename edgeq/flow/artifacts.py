@@ -1,0 +1,42 @@
+"""Which emitter writes an artifact and which runtime runs it: by the target's row, and by the file's suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeq.emit.artifact import Artifact
+from edgeq.errors import UnsupportedError, UsageError
+from edgeq.runtimes.runtime import Runtime
+from edgeq.target import Target
+
+Emit = Callable[..., Artifact]
+
+
+def emitter_of(target: Target) -> Emit:
+    """The emitter that `target` names; every emitter has the signature of edgeq/emit/onnx.py."""
+    match target.emitter:
+        case "onnx":
+            from edgeq.emit.onnx import emit
+    return emit
+
+
+def _onnx(path: Path, threads: int | None) -> Runtime:
+    from edgeq.runtimes.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(path, threads=threads)
+
+
+_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx}
+
+
+def open_runtime(path: Path, threads: int | None = None) -> Runtime:
+    """The artifact at `path` loaded in the runtime for its kind.
+
+    Raises UsageError if there is nothing, UnsupportedError for kinds that nothing here runs.
+    """
+    if not path.exists():
+        raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")
+    if path.suffix not in _RUNTIMES:
+        raise UnsupportedError("this kind of artifact cannot be run here", where=path, allowed=", ".join(_RUNTIMES))
+    return _RUNTIMES[path.suffix](path, threads)
