@@ -237,6 +237,7 @@ def describe(target: Target) -> dict[str, object]:
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,
+        "ports": target.ports,
         "float_share": target.float_share,
         "sufficient_db": target.sufficient_db,
         "estimator": target.estimator,
