@@ -44,6 +44,7 @@ class Target:
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
+    `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
     `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
     """
 
@@ -66,6 +67,7 @@ class Target:
     rounding: o.Rounding = "fp32rne"
     kernels: Kernels = "exact"
     ports: Ports = "real"
+    wide_functions: tuple[o.FunctionName, ...] = ()
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
 
@@ -187,6 +189,7 @@ TARGETS: tuple[Target, ...] = (
         wide=INT16,
         symmetric=True,
         estimator="minmax",
+        wide_functions=("sigmoid", "tanh", "leaky_relu"),
     ),
     tflite_target(
         "rpi-w4a8",
