@@ -153,7 +153,7 @@ class Builder:
         if self._elements < 0:
             raise UnsupportedError("the constants become too large", value=array.shape)
         kind: o.NumberKind = {"b": "bool", "i": "index", "u": "index"}.get(array.dtype.kind, "real")  # type: ignore[assignment]
-        name = self._new(hint)
+        name = self.new(hint)
         self.editor.constants[name] = np.array(array, dtype=_KIND_DTYPES[kind], order="C")
         self.editor.types[name] = Type(tuple(array.shape), KIND_FORMATS[kind])
         return name
@@ -166,7 +166,7 @@ class Builder:
         """Add `op`, whose results get names here, and return them; constant operands evaluate it now."""
         fixed = all(value in self.editor.constants for value in o.operands(op))
         origin = self._hints.get(o.operands(op)[0]) if fixed else None
-        op = o.rename(op, lambda _: self._new(origin), where="results")
+        op = o.rename(op, lambda _: self.new(origin), where="results")
         self._check_operands(op)
         self.editor.append(op)
         for name in o.results(op):
@@ -204,7 +204,8 @@ class Builder:
             raise UnsupportedError("no such axis", value=axis, allowed=f"{-rank}…{rank - 1}")
         return axis % rank
 
-    def _new(self, hint: str | None = None) -> o.Value:
+    def new(self, hint: str | None = None) -> o.Value:
+        """A provisional name for a value that will be called `hint` or like it."""
         hint = self.hint if hint is None else hint
         name = f"{hint}%{len(self._hints)}"
         while name in self.editor.types:
