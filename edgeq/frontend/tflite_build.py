@@ -14,8 +14,9 @@ import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Format, Int, decode
+from edgeq.frontend.flatbuffer import Numbers
 from edgeq.frontend.onnx_build import KIND_FORMATS, MAX_ELEMENTS, Builder
-from edgeq.frontend.tflite_file import ABSENT, FileOperator, FileTensor, Numbers, TfliteFile
+from edgeq.frontend.tflite_file import ABSENT, FileOperator, FileTensor, TfliteFile
 from edgeq.ir import fit
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
@@ -23,6 +24,7 @@ from edgeq.ir.infer import result_shapes
 
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 _IMAGE_CHANNELS = (1, 3, 4)
+_SMALLEST_IMAGE = 16
 _CODES: dict[str, Int] = {
     "int8": Int(8), "uint8": Int(8, signed=False), "int16": Int(16), "int32": Int(32), "int64": Int(64),
     "int4": Int(4), "uint4": Int(4, signed=False), "int2": Int(2),
@@ -34,10 +36,12 @@ _INDICES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uin
 def is_channels_last(shape: Sequence[int]) -> bool:
     """Whether a port of this shape has its channels last, which is TFLite's own layout.
 
-    A file made from a network with channels first keeps its ports; four sizes show it by an axis 1 that has as few
-    entries as an image has channels, where the last axis has more.
+    A file made from a network with channels first keeps its ports. It shows where axis 1 has as few entries as an
+    image has channels and the two axes behind it are those of an image.
     """
-    return len(shape) == 4 and not (shape[1] in _IMAGE_CHANNELS and shape[3] not in _IMAGE_CHANNELS)
+    return len(shape) == 4 and not (
+        shape[1] in _IMAGE_CHANNELS and shape[3] not in _IMAGE_CHANNELS and min(shape[2:]) >= _SMALLEST_IMAGE
+    )
 
 
 def format_of(tensor: FileTensor) -> Format:
@@ -244,7 +248,9 @@ class Importer:
 
     def graph(self) -> Graph:
         """The finished graph, its outputs named as the file names them."""
-        names = []
+        names: list[str] = []
+        if len(set(self.file.outputs)) < len(self.file.outputs):
+            raise UnsupportedError("two outputs are the same tensor", value=self.file.outputs)
         for index in self.file.outputs:
             if not self.is_known(index):
                 raise UnsupportedError("an output is not computed", where=self.names[index])

@@ -78,8 +78,8 @@ class FileTensor:
             raise UnsupportedError("unsupported element type", where=self.name, value=self.element)
         self._check_bytes(len(content), size * np.dtype(dtype).itemsize)
         if self.element == "bool":
-            return (np.frombuffer(content, "u1") != 0).reshape(self.shape)
-        array = np.frombuffer(content, dtype)
+            return np.frombuffer(content, "u1").astype(np.bool_).reshape(self.shape)
+        array: Numbers = np.frombuffer(content, dtype)
         if self.element == "bfloat16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return array.reshape(self.shape)

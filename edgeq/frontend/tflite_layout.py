@@ -81,25 +81,30 @@ def _strided_slice(i: Importer, op: FileOperator) -> None:
     given = [i.integers(i.tensor(op, k), "the bounds") for k in (1, 2, 3)]
     if len({len(numbers) for numbers in given}) > 1 or len(given[0]) > len(shape):
         raise UnsupportedError("bounds and steps differ in length", value=given, allowed=shape)
-    masks = [table.integer(slot) for slot in (0, 1, 4)]
-    starts, stops, steps, gone = [], [], [], set()
-    for axis, size in enumerate(shape):
-        if axis >= len(given[0]):
-            starts.append(0), stops.append(size), steps.append(1)
-            continue
-        begin, end, step = (numbers[axis] for numbers in given)
-        begins, ends, shrinks = (bool(mask >> axis & 1) for mask in masks)
-        if step == 0:
-            raise UnsupportedError("a step is 0", where=i.tensor(op, 0).name)
-        if shrinks:
-            if not -size <= begin < size:
-                raise UnsupportedError("an index lies outside the operand", value=begin, allowed=size)
-            begin, end, step, ends = begin % size, begin % size + 1, 1, False
-            gone.add(axis)
-        cut = slice(None if begins and not shrinks else begin, None if ends else end, step).indices(size)
-        starts.append(cut[0]), stops.append(cut[1] if step < 0 else max(cut[1], cut[0])), steps.append(step)
-    value = i.emit(o.Slice(x, "", tuple(starts), tuple(stops), tuple(steps)))
-    i.give(i.result(op), i.reshape(value, [size for k, size in enumerate(i.shape(value)) if k not in gone]))
+    masks = (table.integer(0), table.integer(1), table.integer(4))
+    cuts = [
+        _cut(size, (given[0][k], given[1][k], given[2][k]), [bool(mask >> k & 1) for mask in masks])
+        if k < len(given[0])
+        else (0, size, 1)
+        for k, size in enumerate(shape)
+    ]
+    starts, stops, steps = zip(*cuts, strict=True) if cuts else ((), (), ())
+    value = i.emit(o.Slice(x, "", starts, stops, steps))
+    kept = [size for k, size in enumerate(i.shape(value)) if k >= len(given[0]) or not masks[2] >> k & 1]
+    i.give(i.result(op), i.reshape(value, kept))
+
+
+def _cut(size: int, bounds: tuple[int, int, int], masks: list[bool]) -> tuple[int, int, int]:
+    """(start, stop, step) along one axis; the masks leave out the begin or the end, or ask for a single index."""
+    begin, end, step = bounds
+    if step == 0:
+        raise UnsupportedError("a step is 0", value=bounds)
+    if masks[2]:
+        if not -size <= begin < size:
+            raise UnsupportedError("an index lies outside the operand", value=begin, allowed=size)
+        return begin % size, begin % size + 1, 1
+    start, stop, _ = slice(None if masks[0] else begin, None if masks[1] else end, step).indices(size)
+    return start, stop if step < 0 else max(stop, start), step
 
 
 def _parts(i: Importer, op: FileOperator, x: FileTensor, axis: int, sizes: list[int]) -> None:
@@ -206,7 +211,7 @@ def _gather(i: Importer, op: FileOperator) -> None:
     value = i.plain(x)
     known = i.builder.array(indices)
     size = i.shape(value)[axis]
-    if known is None or (known.size and not (0 <= known.min() and known.max() < size)):
+    if known is None or (known.size and (known.min() < 0 or known.max() >= size)):
         raise UnsupportedError("indices must be known and lie inside the operand", allowed=size)
     i.give(i.result(op), i.emit(o.Gather(value, indices, "", axis)))
 

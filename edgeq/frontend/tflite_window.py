@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from edgeq.errors import UnsupportedError
-from edgeq.frontend.flatbuffer import Table
+from edgeq.frontend.flatbuffer import Numbers, Table
 from edgeq.frontend.tflite_build import TO_LAST, Handler, Importer
 from edgeq.frontend.tflite_elementwise import activation
-from edgeq.frontend.tflite_file import FileOperator, FileTensor, Numbers
+from edgeq.frontend.tflite_file import FileOperator, FileTensor
 from edgeq.ir import ops as o
 from edgeq.ir.infer import window_count
 
@@ -67,7 +69,7 @@ def convolution(i: Importer, op: FileOperator) -> Convolution:
     if len(shape) != 4 or not all(shape):
         raise UnsupportedError("a weight has four axes", where=i.tensor(op, 1).name, value=shape)
     channels, size = i.shape(x)[1], i.shape(x)[2:]
-    padding = _padding(table.integer(0, "<b"), (size[0], size[1]), shape[1:3], stride, dilation)  # type: ignore[arg-type]
+    padding = _padding(table.integer(0, "<b"), (size[0], size[1]), shape[1:3], stride, dilation)
     groups = channels if depthwise else channels // shape[3]
     return Convolution(x, stride, padding, dilation, groups, 4 if depthwise else 3)
 
@@ -168,10 +170,10 @@ def _image_behind(i: Importer, x: o.Value) -> o.Value | None:
 
 def _channels_last(shape: tuple[int, ...]) -> Numbers:
     """For each column of a flattened channels-first image its position in the channels-last one."""
-    import numpy as np
-
     _, channels, height, width = shape
-    order: Numbers = np.arange(channels * height * width).reshape(height, width, channels).transpose(2, 0, 1).reshape(-1)
+    order: Numbers = (
+        np.arange(channels * height * width).reshape(height, width, channels).transpose(2, 0, 1).reshape(-1)
+    )
     return order
 
 
