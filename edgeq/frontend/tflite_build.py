@@ -191,7 +191,8 @@ class Importer:
         shape = [-1 if axis == type_.axis else 1 for axis in range(len(type_.shape))]
         scale = np.asarray(type_.scale, dtype=np.float32)
         levels = decode(type_.format, tensor.array(), type_.zero_point).astype(np.float32)
-        return levels * (scale.reshape(shape) if type_.axis is not None else scale[0])
+        with np.errstate(over="ignore"):  # an absurd scale gives infinite weights, as it does in every runtime
+            return levels * (scale.reshape(shape) if type_.axis is not None else scale[0])
 
     def integers(self, tensor: FileTensor, what: str) -> tuple[int, ...]:
         """The entries of a tensor that is known at import."""
