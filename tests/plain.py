@@ -6,6 +6,7 @@ Nothing here uses torch, numpy or the code under test. The rounding rules follow
 from __future__ import annotations
 
 from bisect import bisect_left
+import math
 from fractions import Fraction
 from functools import cache
 
@@ -40,6 +41,12 @@ def divide_by_power_of_two(x: int, exponent: int) -> int:
 def saturated(x: int) -> int:
     """x moved into int32."""
     return min(max(x, INT32_MIN), INT32_MAX)
+
+
+def rounded_away(x: Fraction) -> int:
+    """round(x), ties away from zero."""
+    whole = math.floor(abs(x) + Fraction(1, 2))
+    return whole if x >= 0 else -whole
 
 
 def half_even(numerator: int, shift: int) -> int:

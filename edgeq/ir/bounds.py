@@ -157,6 +157,22 @@ def _requantized(op: o.Requantize, x: Interval, zero_point: int) -> Interval:
     return min(max(low, clamp_low), clamp_high), max(min(high, clamp_high), clamp_low)
 
 
+def _divided(op: o.DivideCodes, x: Interval, zero_point: int) -> Interval:
+    """The clamp of `op`, tightened by its image."""
+    low, high = (divided_away(level + op.divisor * zero_point, op.divisor) for level in x)
+    return min(max(low, op.low), op.high) - zero_point, max(min(high, op.high), op.low) - zero_point
+
+
+def divided_away(numerator: int, divisor: int) -> int:
+    """round(numerator / divisor), ties away from zero.
+
+    >>> divided_away(5, 2), divided_away(-5, 2), divided_away(4, 3)
+    (3, -3, 1)
+    """
+    magnitude = (2 * abs(numerator) + divisor) // (2 * divisor)
+    return magnitude if numerator >= 0 else -magnitude
+
+
 def _looked_up(graph: Graph, op: o.Lookup, x: Interval) -> Interval:
     """Extremes of the table entries that codes of x can reach."""
     x_type, out_type = graph.types[op.x], graph.types[op.out]
@@ -213,6 +229,8 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
             return level_range(types[op.out].format, types[op.out].zero_point)
         case o.Requantize():
             return _requantized(op, bound(op.x), types[op.out].zero_point)
+        case o.DivideCodes():
+            return _divided(op, bound(op.x), types[op.out].zero_point)
         case o.Lookup():
             return _looked_up(graph, op, bound(op.x))
         case _:

@@ -8,7 +8,7 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgeq.formats import Format, Real
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
+from edgeq.reference.tflite import fixed_range, keeps_type
 from edgeq.target import Target
 
 Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
@@ -109,6 +110,7 @@ class Structure:
     """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
 
     `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
+    `fixed`: scale and zero point of the classes for which the runtime prescribes them.
     """
 
     graph: Graph
@@ -116,6 +118,7 @@ class Structure:
     members: dict[o.Value, tuple[o.Value, ...]]
     formats: dict[o.Value, Format]
     held: frozenset[o.Value]
+    fixed: dict[o.Value, tuple[float, int]] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> dict[o.Value, o.Value]:
@@ -213,7 +216,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
-        if any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ())):
+        read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
+        if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
     outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
     quantized.update(dict.fromkeys(sorted(outputs)))
@@ -229,7 +233,20 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
     narrow |= {classes.find(value) for value in outputs}
     formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
-    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held)
+    fixed = _fixed(members, graph, integer) if target.kernels == "tflite" else {}
+    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed)
+
+
+def _fixed(
+    members: dict[o.Value, list[o.Value]], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes that hold the result of a kernel whose scale is prescribed."""
+    found = {}
+    for key, group in members.items():
+        ranges = [fixed_range(graph.producer[value]) for value in group if value in integer]
+        if known := [item for item in ranges if item is not None]:
+            found[key] = known[0]
+    return found
 
 
 def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
@@ -237,6 +254,8 @@ def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
         return (_activations(op)[0], o.results(op)[0])
     if isinstance(op, o.Concat) and target.same_scale_concat:
         return (*op.xs, op.out)
+    if target.kernels == "tflite" and keeps_type(op):
+        return (_activations(op)[0], o.results(op)[0])
     return ()
 
 

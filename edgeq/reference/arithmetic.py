@@ -114,9 +114,27 @@ def _fc_float(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     >>> _fc_float(torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)).tolist()
     [3.0, -3.0]
     """
-    product = level.to(torch.float64) * _ratio(multiplier, shift)
-    whole = product.trunc()
-    return whole + product.sub_(whole).mul_(2).trunc_()
+    return round_away(level.to(torch.float64) * _ratio(multiplier, shift))
+
+
+def divide_away(numerator: Tensor, divisor: int) -> Tensor:
+    """round(numerator / divisor) of int64 numbers, ties away from zero.
+
+    >>> divide_away(torch.tensor([5, -5, 4]), 2).tolist(), divide_away(torch.tensor([4, -4]), 3).tolist()
+    ([3, -3, 2], [1, -1])
+    """
+    magnitude = torch.div(2 * numerator.abs() + divisor, 2 * divisor, rounding_mode="floor")
+    return torch.where(numerator < 0, -magnitude, magnitude)
+
+
+def round_away(x: Tensor) -> Tensor:
+    """round(x) of a float tensor as C's round does it: ties away from zero.
+
+    >>> round_away(torch.tensor([0.5, -2.5, 0.49999997])).tolist()
+    [1.0, -3.0, 0.0]
+    """
+    whole = x.trunc()
+    return whole + (x - whole).mul_(2).trunc_()
 
 
 def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Rounding) -> Tensor:
