@@ -5,8 +5,8 @@ Nothing here uses torch, numpy or the code under test. The rounding rules follow
 
 from __future__ import annotations
 
-from bisect import bisect_left
 import math
+from bisect import bisect_left
 from fractions import Fraction
 from functools import cache
 

@@ -43,7 +43,7 @@ def schema() -> Any:
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # ships no types
     """The flatbuffers builder, with the content of buffers aligned."""
 
-    def CreateNumpyVector(self, x: NDArray[np.generic]) -> int:  # noqa: N802
+    def CreateNumpyVector(self, x: NDArray[np.generic]) -> int:
         if x.dtype == np.uint8:
             self.Prep(_BUFFER_ALIGNMENT, x.nbytes)
         offset: int = super().CreateNumpyVector(x)

@@ -7,6 +7,7 @@ shape arithmetic disappears and `integers(x)` of a shape just works. Sizes are c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ MAX_FOLDED_WORK = 1 << 32  # multiply-accumulates while folding constants
 MAX_FOLDED_ELEMENTS = 1 << 26  # of all constants computed at import, besides FOLDED_PER_WEIGHT for each weight
 FOLDED_PER_WEIGHT = 4
 
+_PROVISIONAL = re.compile(r"%\d+%*")
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _TYPE_NAMES = {number: name for name, number in onnx.TensorProto.DataType.items()}
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -270,12 +272,12 @@ class Builder:
 
     def _final_names(self, graph: Graph, chosen: Mapping[o.Value, str]) -> dict[o.Value, str]:
         final = {value: chosen[value] for value in graph.types if value in chosen}
-        taken, counts = set(final.values()), dict.fromkeys(self._hints.values(), 0)
+        taken, counts = set(final.values()), dict[str, int]()
         for value in graph.types:
             if value not in final:
-                name = hint = self._hints[value]
+                name = hint = self._hints.get(value) or _PROVISIONAL.sub("", value)
                 while name in taken:
-                    counts[hint] += 1
+                    counts[hint] = counts.get(hint, 0) + 1
                     name = f"{hint}.{counts[hint]}"
                 final[value] = name
                 taken.add(name)

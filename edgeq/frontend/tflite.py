@@ -11,13 +11,15 @@ from pathlib import Path
 from edgeq.errors import EdgeqError, UnsupportedError
 from edgeq.frontend.onnx_unsupported import Problem, unsupported
 from edgeq.frontend.tflite_build import Handler, Importer
+from edgeq.frontend.tflite_codes import CODES, dequantize
 from edgeq.frontend.tflite_elementwise import ELEMENTWISE
 from edgeq.frontend.tflite_file import FileOperator, TfliteFile, read_tflite
 from edgeq.frontend.tflite_layout import LAYOUT
 from edgeq.frontend.tflite_window import WINDOW
 from edgeq.ir.graph import Graph
 
-HANDLERS: dict[str, Handler] = {**ELEMENTWISE, **WINDOW, **LAYOUT}
+REALS: dict[str, Handler] = {**ELEMENTWISE, **WINDOW, **LAYOUT, "DEQUANTIZE": dequantize}
+INTEGERS: dict[str, Handler] = {**CODES, **LAYOUT}
 
 
 def import_tflite(source: str | Path | bytes | TfliteFile, *, name: str = "graph") -> Graph:
@@ -48,18 +50,20 @@ def _live_operators(file: TfliteFile) -> list[FileOperator]:
 
 def _translate(importer: Importer, op: FileOperator, problems: list[Problem]) -> None:
     where = importer.names[op.outputs[0]] if op.outputs else op.kind
-    if op.kind not in HANDLERS:
-        problems.append(Problem(op.kind, where, ""))
-    elif problems and not all(map(importer.is_known, op.inputs)):
+    importer.on_codes = bool(op.outputs) and importer.file.tensors[op.outputs[0]].is_quantized
+    handlers = INTEGERS if importer.on_codes else REALS
+    if op.kind not in handlers:
+        problems.append(Problem(op.kind, where, "on codes" if op.kind in REALS else ""))
+        return
+    if problems and not all(map(importer.is_known, op.inputs)):
         return  # it follows from a problem that is listed already
-    else:
-        importer.builder.hint = where
-        try:
-            HANDLERS[op.kind](importer, op)
-        except UnsupportedError as error:
-            problems.append(Problem(op.kind, where, str(error)))
-        except EdgeqError:
-            raise
-        # The file is not to be trusted: an operand of impossible rank or an absurd attribute ends here.
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            problems.append(Problem(op.kind, where, f"malformed: {error}"))
+    importer.builder.hint = where
+    try:
+        handlers[op.kind](importer, op)
+    except UnsupportedError as error:
+        problems.append(Problem(op.kind, where, str(error)))
+    except EdgeqError:
+        raise
+    # The file is not to be trusted: an operand of impossible rank or an absurd attribute ends here.
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        problems.append(Problem(op.kind, where, f"malformed: {error}"))

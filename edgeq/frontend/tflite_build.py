@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -90,13 +91,16 @@ class Importer:
         self.names = _unique_names(file)
         self.plain_values: dict[int, o.Value] = {}
         self.first_values: dict[int, o.Value] = {}
+        self.on_codes = False
+        """Whether constants of codes are wanted as such, rather than as the reals they stand for."""
+        self._constants: dict[tuple[int, bool, bool], o.Value] = {}
         self.builder = Builder(name, dict(self._port(index) for index in file.inputs))
         self.producer: dict[o.Value, o.Op] = {}
 
     def _port(self, index: int) -> tuple[str, Type]:
         tensor, name = self.file.tensors[index], self.names[index]
         shape = tensor.shape
-        if not all(0 < size < 1 << 31 for size in shape) or _elements(shape) > MAX_ELEMENTS:
+        if not all(0 < size < 1 << 31 for size in shape) or prod(shape) > MAX_ELEMENTS:
             raise UnsupportedError("bad input size", where=name, value=shape)
         if is_channels_last(shape):
             shape = tuple(shape[axis] for axis in TO_FIRST)
@@ -125,6 +129,17 @@ class Importer:
             raise UnsupportedError("a result is missing", value=f"number {position}")
         return self.file.tensors[op.outputs[position]]
 
+    def _check_type(self, tensor: FileTensor, type_: Type) -> None:
+        """The file must say of a tensor what its operator makes of it."""
+        said = type_of(tensor, type_.shape)
+        if (said.format, said.scale, said.zero_point) != (type_.format, type_.scale, type_.zero_point):
+            raise UnsupportedError(
+                "the operator gives other numbers than the file says",
+                where=tensor.name,
+                value=f"{type_.format} {type_.scale} {type_.zero_point}",
+                allowed=f"{said.format} {said.scale} {said.zero_point}",
+            )
+
     def is_known(self, index: int) -> bool:
         """Whether a tensor has a value or is a constant."""
         known = index in self.plain_values or index in self.first_values
@@ -137,23 +152,24 @@ class Importer:
     def plain(self, tensor: FileTensor) -> o.Value:
         """The value of `tensor` in the file's own axes."""
         index = tensor.index
+        if tensor.content is not None:
+            return self._constant(tensor, first=False)
         if index not in self.plain_values:
-            if index in self.first_values:
-                self.plain_values[index] = self.transpose(self.first_values[index], TO_LAST)
-            else:
-                self.plain_values[index] = self._constant(tensor, None)
+            if index not in self.first_values:
+                raise UnsupportedError("an operand is not computed before it is used", where=tensor.name)
+            self.plain_values[index] = self.transpose(self.first_values[index], TO_LAST)
         return self.plain_values[index]
 
     def first(self, tensor: FileTensor) -> o.Value:
         """The value of `tensor`, of rank 4, with the channels on axis 1."""
         index = tensor.index
+        if tensor.content is not None:
+            return self._constant(tensor, first=True)
         if index not in self.first_values:
-            if index in self.plain_values:
-                if len(self.shape(self.plain_values[index])) != 4:
-                    raise UnsupportedError("an image has four axes", where=tensor.name)
-                self.first_values[index] = self.transpose(self.plain_values[index], TO_FIRST)
-            else:
-                self.first_values[index] = self._constant(tensor, TO_FIRST)
+            value = self.plain(tensor)
+            if len(self.shape(value)) != 4:
+                raise UnsupportedError("an image has four axes", where=tensor.name, value=self.shape(value))
+            self.first_values[index] = self.transpose(value, TO_FIRST)
         return self.first_values[index]
 
     def form(self, tensor: FileTensor, first: bool) -> o.Value:
@@ -164,18 +180,42 @@ class Importer:
         """`value` is what the network computes for `tensor`."""
         if self.is_known(tensor.index):
             raise UnsupportedError("a tensor is computed twice", where=tensor.name)
+        self._check_type(tensor, self.type(value))
         (self.first_values if first else self.plain_values)[tensor.index] = value
         self.builder.values.setdefault(self.names[tensor.index], value)
 
-    def _constant(self, tensor: FileTensor, permutation: o.Ints | None) -> o.Value:
-        """A constant as reals, indices or truth values; codes become the reals they stand for."""
-        if tensor.content is None:
-            raise UnsupportedError("an operand is not computed before it is used", where=tensor.name)
+    def _constant(self, tensor: FileTensor, *, first: bool) -> o.Value:
+        """A constant in one of its forms: codes where they are wanted, else reals, indices or truth values."""
+        key = (tensor.index, first, self.on_codes and tensor.is_quantized)
+        if key not in self._constants:
+            if first and len(tensor.shape) != 4:
+                raise UnsupportedError("an image has four axes", where=tensor.name, value=tensor.shape)
+            order = TO_FIRST if first else tuple(range(len(tensor.shape)))
+            self._constants[key] = self.weight(tensor, order)
+        return self._constants[key]
+
+    def weight(self, tensor: FileTensor, order: o.Ints) -> o.Value:
+        """A constant with its axes in `order`: codes where they are wanted, else what they stand for."""
         format_of(tensor)
+        if len(order) != len(tensor.shape):
+            raise UnsupportedError(f"a constant needs {len(order)} axes", where=tensor.name, value=tensor.shape)
+        if self.on_codes and tensor.is_quantized:
+            type_ = constant_type(tensor)
+            axis = None if type_.axis is None else order.index(type_.axis)
+            return self.code_constant(tensor.array().transpose(order), replace(type_, axis=axis), tensor)
         array = self.reals(tensor) if tensor.is_quantized else tensor.array()
-        if permutation is not None and array.ndim != 4:
-            raise UnsupportedError("an image has four axes", where=tensor.name, value=array.shape)
-        return self.constant(array if permutation is None else array.transpose(permutation), tensor)
+        return self.constant(array.transpose(order), tensor)
+
+    def code_constant(self, codes: Numbers, type_: Type, tensor: FileTensor) -> o.Value:
+        """A constant of codes named after `tensor`; the shape of `type_` is that of the codes."""
+        if not codes.size:
+            raise UnsupportedError("a constant has no elements", where=tensor.name, value=codes.shape)
+        self.builder.hint = self.names[tensor.index]
+        name = self.builder.new()
+        self.builder.editor.constants[name] = np.array(codes, order="C")
+        self.builder.editor.types[name] = replace(type_, shape=codes.shape)
+        self.builder.values.setdefault(self.names[tensor.index], name)
+        return name
 
     def constant(self, array: Numbers, tensor: FileTensor) -> o.Value:
         """A constant named after `tensor`."""
@@ -198,6 +238,13 @@ class Importer:
         """The entries of a tensor that is known at import."""
         return self.builder.integers(self.plain(tensor), what)
 
+    def number(self, tensor: FileTensor, what: str) -> float:
+        """The one real that a tensor holds, which is known at import."""
+        if tensor.content is None or prod(tensor.shape) != 1:
+            raise UnsupportedError(f"{what} must be one number that is known", where=tensor.name)
+        array = self.reals(tensor) if tensor.is_quantized else tensor.array()
+        return float(array.reshape(-1)[0])
+
     # --- values -----------------------------------------------------------------------------------------------
 
     def shape(self, value: o.Value) -> tuple[int, ...]:
@@ -219,13 +266,18 @@ class Importer:
         return value
 
     def _emit_codes(self, op: o.Op, type_: Type) -> o.Value:
-        for problem in fit.problems(op, self.shape):
-            raise UnsupportedError(problem)
-        (shape,) = result_shapes(op, self.shape)
-        if min(shape, default=1) < 1 or _elements(shape) > MAX_ELEMENTS:
-            raise UnsupportedError("a value has an impossible shape", value=shape)
+        shape = self.checked(op)
         name = self.builder.new()
         return self.builder.editor.append(o.rename(op, lambda _: name, where="results"), replace(type_, shape=shape))
+
+    def checked(self, op: o.Op) -> tuple[int, ...]:
+        """Shape of the result of `op`; raises UnsupportedError if it has none."""
+        for problem in fit.problems(op, self.shape):
+            raise UnsupportedError(problem)
+        shape = result_shapes(op, self.shape)[0]
+        if min(shape, default=1) < 1 or prod(shape) > MAX_ELEMENTS:
+            raise UnsupportedError("a value has an impossible shape", value=shape)
+        return shape
 
     def reshape(self, x: o.Value, shape: Sequence[int]) -> o.Value:
         """x with `shape`; of several reshapes in a row only the last one stays."""
@@ -271,13 +323,6 @@ class Importer:
 
 
 Handler = Callable[[Importer, FileOperator], None]
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _unique_names(file: TfliteFile) -> list[str]:

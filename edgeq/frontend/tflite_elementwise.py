@@ -162,11 +162,6 @@ def _cast(i: Importer, op: FileOperator) -> None:
     _of_one(i, op, lambda x: i.emit(o.Cast(x, "", to)))
 
 
-def same(i: Importer, op: FileOperator) -> None:
-    """The operand itself."""
-    _of_one(i, op, lambda x: x)
-
-
 def known_axes(i: Importer, x: FileTensor, axes: tuple[int, ...], first: bool) -> tuple[int, ...]:
     """`axes` of the file as axes of the value that stands for `x`."""
     rank = 4 if first else len(i.shape(i.plain(x)))
@@ -259,7 +254,7 @@ ELEMENTWISE: dict[str, Handler] = {
     "LOGISTIC": _unary("sigmoid"), "TANH": _unary("tanh"), "HARD_SWISH": _unary("hardswish"), "GELU": _gelu,
     "EXP": _unary("exp"), "LOG": _unary("log"), "SQRT": _unary("sqrt"), "RSQRT": _rsqrt, "SQUARE": _square,
     "NEG": _unary("neg"), "ABS": _unary("abs"), "SIN": _unary("sin"), "COS": _unary("cos"), "FLOOR": _unary("floor"),
-    "CEIL": _unary("ceil"), "ROUND": _unary("round"), "SIGN": _unary("sign"), "QUANTIZE": same, "DEQUANTIZE": same,
+    "CEIL": _unary("ceil"), "ROUND": _unary("round"), "SIGN": _unary("sign"),
     "MEAN": _mean, "SUM": _reduce("sum"), "REDUCE_MAX": _reduce("max"), "REDUCE_MIN": _reduce("min"),
     "ARG_MAX": _arg_max, "SOFTMAX": _softmax, "LOG_SOFTMAX": _log_softmax, "L2_NORMALIZATION": _l2_normalization,
 }  # fmt: skip

@@ -189,7 +189,7 @@ def _pad(i: Importer, op: FileOperator) -> None:
     amounts = i.integers(i.tensor(op, 1), "the padding")
     before, after = (_moved(i, x, amounts[k::2], first) for k in (0, 1))
     given = i.optional(op, 2)
-    number = (i.builder.reals(i.plain(given), "the padding") or (0.0,))[0] if given is not None else 0.0
+    number = 0.0 if given is None else i.number(given, "the padding")
     i.give(i.result(op), i.emit(o.Pad(i.form(x, first), "", before, after, number)), first=first)
 
 

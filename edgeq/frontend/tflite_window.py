@@ -83,13 +83,11 @@ def kernel_order(op: FileOperator) -> o.Ints:
             return 0, 3, 1, 2
 
 
-def _weight(i: Importer, tensor: FileTensor, order: o.Ints) -> o.Value:
+def weight_of(i: Importer, tensor: FileTensor, order: o.Ints) -> o.Value:
+    """A weight in our order of axes."""
     if tensor.content is None:
         return i.transpose(i.plain(tensor), order)
-    array = i.reals(tensor) if tensor.is_quantized else tensor.array()
-    if array.ndim != 4:
-        raise UnsupportedError("a weight has four axes", where=tensor.name, value=array.shape)
-    return i.constant(array.transpose(order), tensor)
+    return i.weight(tensor, order)
 
 
 def _bias(i: Importer, op: FileOperator, position: int = 2) -> o.Value | None:
@@ -99,7 +97,7 @@ def _bias(i: Importer, op: FileOperator, position: int = 2) -> o.Value | None:
 
 def _conv(i: Importer, op: FileOperator) -> None:
     geometry = convolution(i, op)
-    weight = _weight(i, i.tensor(op, 1), kernel_order(op))
+    weight = weight_of(i, i.tensor(op, 1), kernel_order(op))
     value = i.emit(geometry.op(weight, _bias(i, op)))
     i.give(i.result(op), activation(i, value, op, geometry.activation_slot), first=True)
 
@@ -127,7 +125,7 @@ def transposed(i: Importer, op: FileOperator) -> o.ConvTranspose:
 
 def _transpose_conv(i: Importer, op: FileOperator) -> None:
     empty = transposed(i, op)
-    weight = _weight(i, i.tensor(op, 1), kernel_order(op))
+    weight = weight_of(i, i.tensor(op, 1), kernel_order(op))
     whole = o.ConvTranspose(
         empty.x, weight, _bias(i, op, 3), "", empty.stride, empty.padding, empty.output_padding, empty.dilation
     )

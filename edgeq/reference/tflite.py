@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeq.formats import INT32, Int, code_range
+from edgeq.formats import INT32, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import divided_away
 from edgeq.ir.graph import Editor, Type
