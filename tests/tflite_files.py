@@ -117,19 +117,33 @@ def pack4(codes: Numbers) -> bytes:
     return bytes((flat[0::2] | flat[1::2] << 4).astype(np.uint8))
 
 
-def litert(content: bytes | Path, inputs: Sequence[Numbers], *, watch: bool = False) -> list[Numbers]:
-    """Outputs of LiteRT's reference kernels (all tensors with `watch`), in the file's own layout."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    source = {"model_path": str(content)} if isinstance(content, Path) else {"model_content": content}
-    with open("/dev/null", "w") as silent, contextlib.redirect_stderr(silent):
-        run = Interpreter(
-            **source,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-            experimental_preserve_all_tensors=watch,
-        )
-    run.allocate_tensors()
+def litert(content: bytes | Path, inputs: Sequence[Numbers]) -> list[Numbers]:
+    """Outputs of LiteRT's reference kernels, in the file's own layout."""
+    run = _interpreter(content)
     for detail, array in zip(run.get_input_details(), inputs, strict=True):
         run.set_tensor(detail["index"], array)
     run.invoke()
     return [run.get_tensor(detail["index"]).copy() for detail in run.get_output_details()]
+
+
+def litert_tensors(content: bytes | Path, x: Numbers) -> dict[str, Numbers]:
+    """Every tensor that LiteRT's reference kernels compute for one input, by its name."""
+    run = _interpreter(content, watched=True)
+    run.set_tensor(run.get_input_details()[0]["index"], x)
+    run.invoke()
+    found: dict[str, Numbers] = {}
+    for detail in run.get_tensor_details():
+        with contextlib.suppress(ValueError):  # scratch tensors have no data
+            found[detail["name"]] = run.get_tensor(detail["index"]).copy()
+    return found
+
+
+def _interpreter(content: bytes | Path, *, watched: bool = False) -> Any:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    source = {"model_path": str(content)} if isinstance(content, Path) else {"model_content": content}
+    run = Interpreter(
+        **source, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, experimental_preserve_all_tensors=watched
+    )
+    run.allocate_tensors()
+    return run
