@@ -6,20 +6,33 @@ with the scales, zero points, weights and biases of the file, exactly. Images ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.errors import EdgeqError, UnsupportedError
 from edgeq.frontend.onnx_unsupported import Problem, unsupported
-from edgeq.frontend.tflite_build import Handler, Importer
+from edgeq.frontend.tflite_build import TO_FIRST, Handler, Importer
 from edgeq.frontend.tflite_codes import CODES, dequantize
 from edgeq.frontend.tflite_elementwise import ELEMENTWISE
 from edgeq.frontend.tflite_file import FileOperator, TfliteFile, read_tflite
 from edgeq.frontend.tflite_layout import LAYOUT
 from edgeq.frontend.tflite_window import WINDOW
+from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 
 REALS: dict[str, Handler] = {**ELEMENTWISE, **WINDOW, **LAYOUT, "DEQUANTIZE": dequantize}
 INTEGERS: dict[str, Handler] = {**CODES, **LAYOUT}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """`graph`, and of each of its values that is a tensor of the file: the tensor's name, and where the value's axes
+    lie in it."""
+
+    graph: Graph
+    tensors: Mapping[o.Value, str]
+    axes: Mapping[o.Value, tuple[int, ...]]
 
 
 def import_tflite(source: str | Path | bytes | TfliteFile, *, name: str = "graph") -> Graph:
@@ -28,6 +41,11 @@ def import_tflite(source: str | Path | bytes | TfliteFile, *, name: str = "graph
     Raises UsageError for a missing file and UnsupportedError for anything else that is not a network which edgeq can
     read; one error lists every unsupported operator.
     """
+    return import_with_tensors(source, name=name).graph
+
+
+def import_with_tensors(source: str | Path | bytes | TfliteFile, *, name: str = "graph") -> Imported:
+    """As `import_tflite`, with what each value is in the file."""
     file = source if isinstance(source, TfliteFile) else read_tflite(source)
     importer = Importer(name, file)
     problems: list[Problem] = []
@@ -35,7 +53,14 @@ def import_tflite(source: str | Path | bytes | TfliteFile, *, name: str = "graph
         _translate(importer, op, problems)
     if problems:
         raise unsupported(problems)
-    return importer.graph()
+    graph = importer.graph()
+    known = {value: tensor.name for value, tensor in zip(importer.names, file.tensors, strict=True)}
+    tensors = {value: known[value] for value in graph.types if value in importer.channels_first}
+    axes = {
+        value: TO_FIRST if importer.channels_first[value] else tuple(range(len(graph.types[value].shape)))
+        for value in tensors
+    }
+    return Imported(graph, tensors, axes)
 
 
 def _live_operators(file: TfliteFile) -> list[FileOperator]:

@@ -91,6 +91,8 @@ class Importer:
         self.names = _unique_names(file)
         self.plain_values: dict[int, o.Value] = {}
         self.first_values: dict[int, o.Value] = {}
+        self.channels_first: dict[str, bool] = {}
+        """For each tensor whether the value that has its name has its channels first."""
         self.on_codes = False
         """Whether constants of codes are wanted as such, rather than as the reals they stand for."""
         self._constants: dict[tuple[int, bool, bool], o.Value] = {}
@@ -107,6 +109,7 @@ class Importer:
             self.first_values[index] = name
         else:
             self.plain_values[index] = name
+        self.channels_first[name] = is_channels_last(tensor.shape)
         return name, type_of(tensor, shape)
 
     # --- tensors of the file ----------------------------------------------------------------------------------
@@ -182,6 +185,7 @@ class Importer:
             raise UnsupportedError("a tensor is computed twice", where=tensor.name)
         self._check_type(tensor, self.type(value))
         (self.first_values if first else self.plain_values)[tensor.index] = value
+        self.channels_first[self.names[tensor.index]] = first
         self.builder.values.setdefault(self.names[tensor.index], value)
 
     def _constant(self, tensor: FileTensor, *, first: bool) -> o.Value:
@@ -309,7 +313,7 @@ class Importer:
                 raise UnsupportedError("an output is not computed", where=self.names[index])
             tensor, name = self.file.tensors[index], self.names[index]
             first = is_channels_last(self._final_shape(tensor))
-            self.builder.hint = name
+            self.builder.hint, self.channels_first[name] = name, first
             self.builder.values[name] = self.form(tensor, first)
             names.append(name)
         return self.builder.graph(names)
@@ -334,7 +338,7 @@ def _unique_names(file: TfliteFile) -> list[str]:
     for index in order:
         if index in names:
             continue
-        name = hint = file.tensors[index].name
+        name = hint = file.port_names.get(index) or file.tensors[index].name
         while name in taken:
             counts[hint] = counts.get(hint, 0) + 1
             name = f"{hint}.{counts[hint]}"

@@ -116,7 +116,10 @@ class FileOperator:
 
 @dataclass(frozen=True)
 class TfliteFile:
-    """The main subgraph of a file; `metadata` is what Ultralytics appends to it, as text."""
+    """The main subgraph of a file; `metadata` is what Ultralytics appends to it, as text.
+
+    `port_names` are the names that the first signature gives to inputs and outputs, by tensor.
+    """
 
     tensors: tuple[FileTensor, ...]
     operators: tuple[FileOperator, ...]
@@ -124,6 +127,7 @@ class TfliteFile:
     outputs: tuple[int, ...]
     description: str
     metadata: Mapping[str, str]
+    port_names: Mapping[int, str] = field(default_factory=dict)
 
 
 def read_tflite(source: str | Path | bytes) -> TfliteFile:
@@ -146,7 +150,8 @@ def read_tflite(source: str | Path | bytes) -> TfliteFile:
     inputs, outputs = (_indices(main, slot, len(tensors)) for slot in (1, 2))
     if not outputs or ABSENT in (*inputs, *outputs):
         raise UnsupportedError("the network has no outputs", next_step=_EXPORT_AGAIN)
-    return TfliteFile(tensors, operators, inputs, outputs, root.text(3), _appended_metadata(content))
+    names = _port_names(root, (*inputs, *outputs))
+    return TfliteFile(tensors, operators, inputs, outputs, root.text(3), _appended_metadata(content), names)
 
 
 def _read(path: Path) -> bytes:
@@ -224,6 +229,16 @@ def _operator(table: Table, codes: list[tuple[str, int]], tensors: int) -> FileO
     kind, version = codes[code]
     inputs, outputs = (_indices(table, slot, tensors) for slot in (1, 2))
     return FileOperator(kind, version, inputs, outputs, table.table(4))
+
+
+def _port_names(root: Table, ports: tuple[int, ...]) -> dict[int, str]:
+    """Names of the ports by the first signature of the main subgraph, where there is one."""
+    for signature in root.tables(7):
+        if signature.integer(4, "<I") == 0:
+            maps = [*signature.tables(0), *signature.tables(1)]
+            named = {table.integer(1, "<I"): table.text(0) for table in maps}
+            return {index: name for index, name in named.items() if index in ports and name}
+    return {}
 
 
 def _indices(table: Table, slot: int, tensors: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import NodeProto
 
 from edgeq.frontend.onnx_load import load_model
-from edgeq.lint.net import DEQUANTIZE, QUANTIZE, WEIGHTED, Net, Quantizer, attribute, title
+from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, attribute, title
 from edgeq.readback.stored import Numbers, Role, Stored, StoredOperator, StoredTensor
 
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Identity", "Expand")
