@@ -59,10 +59,15 @@ def _codes(net: Net, quantizer: Quantizer, name: str, role: Role, operator: str)
         element,
         net.shapes.get(name),
         () if scale is None else tuple(float(s) for s in scale.reshape(-1)),
-        () if zeros is None else tuple(dict.fromkeys(int(z) for z in zeros.reshape(-1))),
+        () if zeros is None else _folded(tuple(int(z) for z in zeros.reshape(-1))),
         axis if quantizer.is_per_axis else None,
         operator,
     )
+
+
+def _folded(zeros: tuple[int, ...]) -> tuple[int, ...]:
+    """One entry if all are equal."""
+    return zeros[:1] if len(set(zeros)) == 1 else zeros
 
 
 def _constants(net: Net, known: set[str]) -> Iterator[StoredTensor]:

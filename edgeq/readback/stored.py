@@ -52,9 +52,13 @@ class StoredTensor:
 
     def along_axis(self, numbers: Numbers) -> Numbers:
         """`numbers`, one or one per channel, so that they broadcast against the constant."""
-        if numbers.size <= 1 or self.axis is None or self.array is None:
-            return numbers.reshape(-1)[:1].reshape(())
-        return numbers.reshape([-1 if axis == self.axis else 1 for axis in range(self.array.ndim)])
+        if numbers.size == 1:
+            return numbers.reshape(())
+        if self.array is None or self.axis is None or not -self.array.ndim <= self.axis < self.array.ndim:
+            return np.zeros((), numbers.dtype)
+        if numbers.size != self.array.shape[self.axis]:
+            return np.zeros((), numbers.dtype)  # damaged: the numbers themselves are reported
+        return numbers.reshape([-1 if axis == self.axis % self.array.ndim else 1 for axis in range(self.array.ndim)])
 
 
 @dataclass(frozen=True)
