@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure
 Array = NDArray[np.generic]
 Kernels = Literal["default", "reference"]
 
-LAYOUT_BUFFER = "edgeq.layouts"
+RECORD_BUFFER = "edgeq"
 NCHW_OF_NHWC = (0, 3, 1, 2)
 
 
@@ -35,17 +36,30 @@ def _interpreter_module() -> Any:
     return interpreter
 
 
-def recorded_layouts(content: bytes) -> dict[str, tuple[int, ...]]:
-    """Where each axis of a value lies in its tensor, for the tensors of which the file says so."""
+@dataclass(frozen=True)
+class Record:
+    """What an edgeq file says of its tensors; see edgeq/emit/tflite_metadata.py. Of other files nothing is known."""
+
+    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reals: tuple[str, ...] | None = None
+
+    def stands_for_reals(self, port: str) -> bool:
+        """Whether codes at this port are to be quantized and dequantized on the way."""
+        return self.reals is None or port in self.reals
+
+
+def read_record(content: bytes) -> Record:
+    """The record in a TFLite file."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
     for k in range(model.MetadataLength()):
         entry = model.Metadata(k)
-        if entry.Name() == LAYOUT_BUFFER.encode():
-            text = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
-            return {name: tuple(axes) for name, axes in json.loads(text).items()}
-    return {}
+        if entry.Name() == RECORD_BUFFER.encode():
+            record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
+            return Record(layouts, tuple(record["reals"]))
+    return Record()
 
 
 class LiteRtRuntime:
@@ -69,7 +83,7 @@ class LiteRtRuntime:
             raise UsageError("there is no such TFLite file", value=source)
         self._content = source if isinstance(source, bytes) else Path(source).read_bytes()
         self._interpreter = self._load(keep_tensors)
-        self._layouts = recorded_layouts(self._content)
+        self._record = read_record(self._content)
         self._watched: tuple[str, ...] = ()
         ports = _ports(self._interpreter)
         self._inputs, self._outputs = ports
@@ -111,7 +125,7 @@ class LiteRtRuntime:
         """Outputs (and watched tensors) by name. Raises UsageError for a wrong or missing input."""
         self._feed(inputs)
         self._invoke()
-        found = {name: self._output(port) for name, port in self._outputs.items()}
+        found = {name: self._output(name, port) for name, port in self._outputs.items()}
         return found | {name: self._tensor(name) for name in self._watched}
 
     def _feed(self, inputs: Mapping[str, Array]) -> None:
@@ -122,7 +136,9 @@ class LiteRtRuntime:
             if tuple(array.shape) != shape:
                 raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shape)
             stored = np.asarray(array).transpose(_stored_order(self._port_axes(port)))
-            self._interpreter.set_tensor(port["index"], np.ascontiguousarray(_coded(stored, port)))
+            if self._record.stands_for_reals(name):
+                stored = coded(stored, port)
+            self._interpreter.set_tensor(port["index"], np.ascontiguousarray(stored.astype(port["dtype"])))
 
     def _invoke(self) -> None:
         try:
@@ -130,13 +146,15 @@ class LiteRtRuntime:
         except RuntimeError as error:
             raise UnsupportedError("LiteRT failed on the model", value=error) from error
 
-    def _output(self, port: Mapping[str, Any]) -> Array:
+    def _output(self, name: str, port: Mapping[str, Any]) -> Array:
         array = self._interpreter.get_tensor(port["index"])
-        return np.ascontiguousarray(_decoded(array, port).transpose(self._port_axes(port)))
+        if self._record.stands_for_reals(name):
+            array = decoded(array, port)
+        return np.ascontiguousarray(array.transpose(self._port_axes(port)))
 
     def _tensor(self, name: str) -> Array:
         array: Array = self._interpreter.get_tensor(self._indices[name])
-        axes = self._layouts.get(name, tuple(range(array.ndim)))
+        axes = self._record.layouts.get(name, tuple(range(array.ndim)))
         return np.ascontiguousarray(array.transpose(axes))
 
     @property
@@ -193,20 +211,23 @@ def _stored_order(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
-def _coded(array: Array, port: Mapping[str, Any]) -> Array:
-    """`array` as the port's numbers: reals become codes, nearest, ties away from zero."""
+def coded(array: Array, port: Mapping[str, Any]) -> Array:
+    """Reals as the codes of a port, nearest, ties away from zero; other numbers, and other ports, as they are."""
     dtype = np.dtype(port["dtype"])
     scale, zero_point = port["quantization"]
     if dtype.kind not in "iu" or not scale or array.dtype.kind != "f":
-        return array.astype(dtype)
+        return array
     ratio = (array.astype(np.float32) / np.float32(scale)).astype(np.float64)
     nearest = np.trunc(ratio) + np.trunc(2 * (ratio - np.trunc(ratio)))
     limits = np.iinfo(dtype)
-    return np.clip(nearest + zero_point, limits.min, limits.max).astype(dtype)
+    codes: Array = np.clip(nearest + zero_point, limits.min, limits.max).astype(dtype)
+    return codes
 
 
-def _decoded(array: Array, port: Mapping[str, Any]) -> Array:
+def decoded(array: Array, port: Mapping[str, Any]) -> Array:
+    """Codes of a port as float32; other numbers as they are."""
     scale, zero_point = port["quantization"]
     if array.dtype.kind not in "iu" or not scale:
         return array
-    return ((array.astype(np.int64) - zero_point).astype(np.float32) * np.float32(scale)).astype(np.float32)
+    reals: Array = (array.astype(np.int64) - zero_point).astype(np.float32) * np.float32(scale)
+    return reals

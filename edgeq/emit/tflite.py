@@ -22,7 +22,7 @@ from edgeq.emit.tflite_kernels import (
     write_recode,
 )
 from edgeq.emit.tflite_layout import port_layout, stored_shape
-from edgeq.emit.tflite_metadata import LAYOUT_BUFFER, METADATA_BUFFER, Port, archive, task_library_metadata
+from edgeq.emit.tflite_metadata import METADATA_BUFFER, RECORD_BUFFER, Port, archive, task_library_metadata
 from edgeq.emit.tflite_movement import write_movement
 from edgeq.emit.tflite_reals import write_real
 from edgeq.emit.tflite_values import Values, element_of, quantization_of
@@ -74,7 +74,7 @@ def build_model(graph: Graph, ports: Ports = "real") -> tuple[bytes, dict[o.Valu
 
 def tensors_of(values: Values) -> dict[o.Value, str]:
     """Name of the tensor that holds each value; values that kernels keep to themselves are absent."""
-    return {value: values.file.tensor_name(tensor) for value, tensor in values.named.items()}
+    return {value: values.file.tensor_name(tensor) for value, tensor in values.stored.items()}
 
 
 def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
@@ -82,7 +82,9 @@ def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
     graph, file = values.graph, values.file
     inputs = {name: values.ports[name] for name in graph.inputs}
     outputs = {name: values.ports[name] for name in graph.outputs}
-    file.metadata(LAYOUT_BUFFER, json.dumps(values.layouts(), sort_keys=True).encode())
+    reals = [name for name in (*graph.inputs, *graph.outputs) if graph.types[name].is_real and values.holds_codes(name)]
+    record = {"layouts": values.layouts(), "reals": reals}
+    file.metadata(RECORD_BUFFER, json.dumps(record, sort_keys=True).encode())
     if metadata:
         fed, given = (
             [Port(name, image=len(values.shape(name)) == 4) for name in names]

@@ -60,10 +60,9 @@ def _not_a_kernel(value: o.Value, what: str) -> UnsupportedError:
 def check_kernel(op: tflite.Accumulating, settling: Settling, graph: Graph) -> tflite.Accumulating:
     """The operator on codes whose kernel computes `settling` and everything before it. Raises UnsupportedError."""
     on_codes = operands_of(op, graph)
+    found, wanted = _chain(op, settling, graph), _spelled(on_codes, settling, graph)
     if isinstance(op, o.Resize):  # its grid is compared where it is written
-        found, wanted = [settling], _spelled(replace(on_codes, x=on_codes.x), settling, graph)[-1:]
-    else:
-        found, wanted = _chain(op, settling, graph), _spelled(on_codes, settling, graph)
+        found, wanted = found[-1:], wanted[-1:]
     if [_content(step) for step in found] != [_content(step) for step in wanted]:
         raise _not_a_kernel(settling.out, f"{type(op).__name__} with these multipliers")
     return on_codes
@@ -157,14 +156,18 @@ def _write(op: tflite.Accumulating, out: o.Value, activation: int, v: Values) ->
 def write_conv(op: o.Conv, out: o.Value, activation: int, v: Values) -> None:
     """CONV_2D, or DEPTHWISE_CONV_2D where every group has one channel; reals or codes."""
     shape = v.shape(op.weight)
-    x, padding = padded_for(op.x, out, (shape[2], shape[3]), op.stride, op.padding, op.dilation, v)
+    layout = _pixel_layout(op, v)
+    if layout == NHWC:
+        x, padding = padded_for(op.x, out, (shape[2], shape[3]), op.stride, op.padding, op.dilation, v)
+    else:
+        x, padding = v.read(op.x, layout), 1
     depthwise = op.groups > 1 and shape[1] == 1
     weight = v.constant(op.weight, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     common = {
         "padding": padding, "strideH": op.stride[0], "strideW": op.stride[1],
         "dilationHFactor": op.dilation[0], "dilationWFactor": op.dilation[1], "fusedActivationFunction": activation,
     }  # fmt: skip
-    inputs, result = [x, weight, _bias_or_zero(op, out, v)], [v.result(out, NHWC)]
+    inputs, result = [x, weight, _bias_or_zero(op, out, v)], [v.result(out, layout)]
     if depthwise:
         version = 2 if v.type(op.x).is_real else 3
         v.file.operator(
@@ -173,6 +176,13 @@ def write_conv(op: o.Conv, out: o.Value, activation: int, v: Values) -> None:
         )  # fmt: skip
     else:
         v.file.operator("CONV_2D", inputs, result, 1 if v.type(op.x).is_real else 3, "Conv2DOptions", **common)
+
+
+def _pixel_layout(op: o.Conv, v: Values) -> Layout:
+    """NHWC, or where every pixel is alike its own order of the two axes in between."""
+    home, kernel = v.layout(op.x), v.shape(op.weight)[2:]
+    pointwise = (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
+    return home if pointwise and home == (0, 3, 2, 1) else NHWC
 
 
 def _bias_or_zero(op: o.Conv | o.ConvTranspose | o.Linear, out: o.Value, v: Values) -> Index:

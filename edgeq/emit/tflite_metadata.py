@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import flatbuffers
 
 METADATA_BUFFER = "TFLITE_METADATA"
-LAYOUT_BUFFER = "edgeq.layouts"
+RECORD_BUFFER = "edgeq"
+"""JSON: `layouts`, where each axis of a value lies in its tensor, and `reals`, ports of codes that stand for reals."""
 LABELS = "labels.txt"
 ULTRALYTICS = "metadata.json"
 IDENTIFIER = b"M001"
@@ -87,8 +88,8 @@ class _Tables(flatbuffers.Builder):  # type: ignore[misc]  # ships no types
             self.PrependUOffsetTRelativeSlot(slot, offset, 0)
         for slot, number in (bytes_ or {}).items():
             self.PrependUint8Slot(slot, number, 0)
-        offset: int = self.EndObject()
-        return offset
+        ended: int = self.EndObject()
+        return ended
 
     def text(self, content: str) -> int:
         """A string."""

@@ -127,8 +127,8 @@ def _expand(op: o.Expand, v: Values) -> None:
 def _gather(op: o.Gather, v: Values) -> None:
     layout = v.layout(op.x) if len(v.shape(op.indices)) == 1 else identity(len(v.shape(op.x)))
     if v.is_constant(op.indices):
-        array = np.where(v.graph.constants[op.indices] < 0, v.shape(op.x)[op.axis], 0) + v.graph.constants[op.indices]
-        indices = v.numbers(array.astype(np.int32), op.indices)
+        array = v.graph.constants[op.indices].astype(np.int64)
+        indices = v.numbers(np.where(array < 0, array + v.shape(op.x)[op.axis], array), op.indices)
     else:
         indices = v.read(op.indices, identity(len(v.shape(op.indices))))
     same_rank = len(v.shape(op.indices)) == 1

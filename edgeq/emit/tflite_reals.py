@@ -84,11 +84,7 @@ def write_real(op: o.Op, v: Values) -> None:
         case o.TopK():
             _top_k(op, v)
         case o.ArgMax():
-            layout = v.layout(op.x)
-            axis = v.integers([layout.index(op.axis)], "axis")
-            flat = v.file.tensor(f"{op.out}.flat", _without(v.file.shape(v.read(op.x)), layout.index(op.axis)), "INT32")
-            v.file.operator("ARG_MAX", [v.read(op.x), axis], [flat], 1, "ArgMaxOptions", outputType=2)
-            v.reshape(flat, v.result(op.out, layout))
+            _arg_max(op, v)
         case o.Where():
             _where(op, v)
         case o.Cast():
@@ -102,6 +98,14 @@ def write_real(op: o.Op, v: Values) -> None:
             raise TypeError(f"{type(op).__name__} acts on codes")
         case _:
             assert_never(op)
+
+
+def _arg_max(op: o.ArgMax, v: Values) -> None:
+    layout = v.layout(op.x)
+    x, place = v.read(op.x), layout.index(op.axis)
+    flat = v.file.tensor(f"{op.out}.flat", _without(v.file.shape(x), place), "INT32")
+    v.file.operator("ARG_MAX", [x, v.integers([place], "axis")], [flat], 1, "ArgMaxOptions", outputType=2)
+    v.reshape(flat, v.result(op.out, layout))
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ class Values:
         self.graph = graph
         self.file = TfliteFile(graph.name or "graph")
         self.home: dict[o.Value, Layout] = {}
-        self.named: dict[o.Value, Index] = {}
+        self.stored: dict[o.Value, Index] = {}
         self.ports: dict[o.Value, Index] = {}
         self._tensors: dict[tuple[o.Value, Layout], Index] = {}
         self._pending: dict[o.Value, Callable[[], None]] = {}
@@ -115,8 +115,9 @@ class Values:
     def place(self, value: o.Value, tensor: Index, layout: Layout) -> None:
         """Say that `tensor` holds `value`."""
         self.home[value] = layout
-        self.named[value] = tensor
         self._tensors[value, layout] = tensor
+        if tensor not in self.stored.values():  # else it is another value's, seen with its axes in another order
+            self.stored[value] = tensor
 
     def later(self, value: o.Value, write: Callable[[], None]) -> None:
         """Compute `value` only when something reads it: `write` appends the operators."""
@@ -232,10 +233,11 @@ class Values:
             home, layout = identity(len(self.shape(value))), identity(len(shape))
         self.reshape(self.read(value, home), self.result(out, layout))
 
+    def holds_codes(self, port: o.Value) -> bool:
+        """Whether the tensor of this input or output holds 8- or 16-bit codes."""
+        return self.file.element(self.ports[port]) in ("INT8", "INT16")
+
     def layouts(self) -> dict[str, Layout]:
         """Name of every tensor that stores a value in another order of axes -> where each of its axes lies."""
-        return {
-            self.file.tensor_name(tensor): inverse(layout)
-            for (_, layout), tensor in self._tensors.items()
-            if layout != identity(len(layout))
-        }
+        homes = {self.file.tensor_name(tensor): self.home[value] for value, tensor in self.stored.items()}
+        return {name: inverse(layout) for name, layout in homes.items() if layout != identity(len(layout))}

@@ -63,9 +63,9 @@ def packed(array: Array, element: ElementName) -> NDArray[np.uint8]:
     """The bytes that hold `array`; two 4-bit codes share one, the first in its low half."""
     if element != "INT4":
         return np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8)
-    codes = (array.reshape(-1) & 0xF).astype(np.uint8)
-    codes = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
-    joined: NDArray[np.uint8] = codes[0::2] | (codes[1::2] << 4)
+    halves = np.zeros(-(-array.size // 2) * 2, dtype=np.uint8)
+    halves[: array.size] = (array.reshape(-1).astype(np.int8) & 0xF).astype(np.uint8)
+    joined: NDArray[np.uint8] = halves[0::2] | (halves[1::2] << 4)
     return joined
 
 
@@ -76,6 +76,7 @@ class TfliteFile:
         self.name = name
         self._schema = schema()
         self._tensors: list[Any] = []
+        self._elements: list[ElementName] = []
         self._operators: list[Any] = []
         self._codes: dict[tuple[int, int], Index] = {}
         self._buffers: list[NDArray[np.uint8] | None] = [None]
@@ -117,6 +118,7 @@ class TfliteFile:
             parameters.quantizedDimension = quantization.axis
             tensor.quantization = parameters
         self._tensors.append(tensor)
+        self._elements.append(element)
         return len(self._tensors) - 1
 
     def _fresh(self, name: str) -> str:
@@ -137,6 +139,10 @@ class TfliteFile:
     def shape(self, tensor: Index) -> tuple[int, ...]:
         """Shape of a tensor."""
         return tuple(int(size) for size in self._tensors[tensor].shape)
+
+    def element(self, tensor: Index) -> ElementName:
+        """How the numbers of a tensor are stored."""
+        return self._elements[tensor]
 
     def tensor_name(self, tensor: Index) -> str:
         """Name of a tensor in the file."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 Value = str
 Pair = tuple[int, int]
@@ -443,6 +443,7 @@ Op = (
     | Lookup
 )  # fmt: skip
 
+AnyOp = TypeVar("AnyOp", bound=Op)
 OPS: tuple[type[Op], ...] = get_args(Op)
 _VALUE_TYPES = ("Value", "Value | None", "tuple[Value, ...]")
 
@@ -472,7 +473,9 @@ def attributes(op: Op) -> dict[str, object]:
     return {f.name: getattr(op, f.name) for f in fields(op) if f.type not in _VALUE_TYPES}
 
 
-def rename(op: Op, new_name: Callable[[Value], Value], *, where: Literal["operands", "results", "both"] = "both") -> Op:
+def rename(
+    op: AnyOp, new_name: Callable[[Value], Value], *, where: Literal["operands", "results", "both"] = "both"
+) -> AnyOp:
     """`op` with its value names mapped through `new_name`."""
     changed: dict[str, object] = {}
     for field in fields(op):
