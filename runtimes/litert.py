@@ -7,9 +7,11 @@ file holds as codes are quantized and dequantized here, as the kernels do it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +64,24 @@ def read_record(content: bytes) -> Record:
     return Record()
 
 
+def read_metadata(content: bytes) -> dict[str, str]:
+    """What the archive behind the flatbuffer says of the model (Ultralytics' convention), as text; empty without one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as files:
+            found = json.loads(files.read("metadata.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return {}
+    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
 class LiteRtRuntime:
     """A loaded file. `inputs` and `outputs` are the names of its ports in order; `threads` is what runs use.
 
     `input_shapes` and `output_shapes` are those of the model's values (NCHW). Raises UsageError for a missing file
     and UnsupportedError for content that LiteRT cannot execute.
     """
+
+    name = "LiteRT"
 
     def __init__(
         self,
@@ -84,6 +98,7 @@ class LiteRtRuntime:
         self._content = source if isinstance(source, bytes) else Path(source).read_bytes()
         self._interpreter = self._load(keep_tensors)
         self._record = read_record(self._content)
+        self.metadata = read_metadata(self._content)
         self._watched: tuple[str, ...] = ()
         ports = _ports(self._interpreter)
         self._inputs, self._outputs = ports
