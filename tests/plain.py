@@ -86,6 +86,10 @@ def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
     if rounding == "single":
         total = 31 - shift
         return (x * multiplier + (1 << (total - 1))) >> total
+    if rounding == "single15":
+        total, few_bits = 15 - shift, min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1)
+        scaled = Fraction(x * few_bits) / Fraction(2) ** total
+        return math.floor(scaled + Fraction(1, 2))
     if rounding == "fp32rne":
         product = to_significant(to_significant(x, 24) * to_significant(multiplier, 24), 24)
         return half_even(product, 31 - shift)

@@ -17,7 +17,7 @@ from edgeq.emit.tflite_movement import common_layout, padded_for
 from edgeq.emit.tflite_values import Values, element_of
 from edgeq.emit.tflite_writer import Index
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Int, code_range
+from edgeq.formats import Int, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.reference import tflite, tflite_tables
@@ -169,13 +169,13 @@ def write_conv(op: o.Conv, out: o.Value, activation: int, v: Values) -> None:
     }  # fmt: skip
     inputs, result = [x, weight, _bias_or_zero(op, out, v)], [v.result(out, layout)]
     if depthwise:
-        version = 2 if v.type(op.x).is_real else 3
+        version = v.version(op.x, 2, 3, 5)
         v.file.operator(
             "DEPTHWISE_CONV_2D", inputs, result, version, "DepthwiseConv2DOptions",
             depthMultiplier=shape[0] // op.groups, **common,
         )  # fmt: skip
     else:
-        v.file.operator("CONV_2D", inputs, result, 1 if v.type(op.x).is_real else 3, "Conv2DOptions", **common)
+        v.file.operator("CONV_2D", inputs, result, v.version(op.x, 1, 3, 4), "Conv2DOptions", **common)
 
 
 def _pixel_layout(op: o.Conv, v: Values) -> Layout:
@@ -188,7 +188,7 @@ def _pixel_layout(op: o.Conv, v: Values) -> Layout:
 def _bias_or_zero(op: o.Conv | o.ConvTranspose | o.Linear, out: o.Value, v: Values) -> Index:
     """The bias; old runtimes want one, so a missing one is zero."""
     if op.bias is not None:
-        return v.constant(op.bias)
+        return v.bias(op.bias, op.x)
     channels = v.shape(out)[-1 if isinstance(op, o.Linear) else 1]
     return v.zero_bias(op.x, op.weight, channels)
 
@@ -207,7 +207,7 @@ def write_conv_transpose(op: o.ConvTranspose, out: o.Value, v: Values) -> None:
     inputs = [v.integers([n, *reach, channels], "shape"), v.constant(op.weight, (1, 2, 3, 0)), v.read(op.x, NHWC)]
     version = 1 if v.type(op.x).is_real else 2
     if op.bias is not None:
-        inputs, version = [*inputs, v.constant(op.bias)], 3
+        inputs, version = [*inputs, v.bias(op.bias, op.x)], 3
     v.file.operator(
         "TRANSPOSE_CONV", inputs, [result], version, "TransposeConvOptions",
         padding=0 if same else 1, strideH=op.stride[0], strideW=op.stride[1], fusedActivationFunction=0,
@@ -226,7 +226,7 @@ def write_linear(op: o.Linear, out: o.Value, activation: int, v: Values) -> None
     keeps = last != 1
     v.file.operator(
         "FULLY_CONNECTED", [v.read(op.x, layout), v.constant(op.weight), _bias_or_zero(op, out, v)],
-        [v.result(out, layout)], 5 if keeps else 1 if v.type(op.x).is_real else 4, "FullyConnectedOptions",
+        [v.result(out, layout)], max(v.version(op.x, 1, 4, 7), 5 if keeps else 1), "FullyConnectedOptions",
         fusedActivationFunction=activation, weightsFormat=0, keepNumDims=keeps,
     )  # fmt: skip
 
@@ -236,7 +236,7 @@ def write_matmul(op: o.MatMul, out: o.Value, v: Values) -> None:
     rank = max(len(v.shape(op.a)), len(v.shape(op.b)))
     (a, a_turned), (b, b_turned) = (_matrix(value, rank, v) for value in (op.a, op.b))
     v.file.operator(
-        "BATCH_MATMUL", [a, b], [v.result(out)], 1 if v.type(op.a).is_real else 2, "BatchMatMulOptions",
+        "BATCH_MATMUL", [a, b], [v.result(out)], v.version(op.a, 1, 2, 2), "BatchMatMulOptions",
         adjX=a_turned, adjY=b_turned, asymmetricQuantizeInputs=False,
     )  # fmt: skip
 
@@ -258,8 +258,11 @@ def write_arithmetic(op: o.Add | o.Sub | o.Mul, out: o.Value, activation: int, v
     layout = common_layout((op.a, op.b), v)
     rank = len(layout)
     inputs = [v.spread(value, rank, layout) for value in (op.a, op.b)]
-    version = 1 if v.type(op.a).is_real or not v.type(op.a).scale else 2
-    v.file.operator(kind, inputs, [v.result(out, layout)], version, options, fusedActivationFunction=activation)
+    fields: dict[str, object] = {"fusedActivationFunction": activation}
+    if not isinstance(op, o.Mul):
+        fields["potScaleInt16"] = v.version(op.a, 0, 0, 1) == 0  # scales of 16-bit codes are no powers of two
+    wide = {o.Add: 3, o.Sub: 5, o.Mul: 4}[type(op)]
+    v.file.operator(kind, inputs, [v.result(out, layout)], v.version(op.a, 1, 2, wide), options, **fields)
 
 
 def write_average_pool(op: o.AveragePool, out: o.Value, activation: int, v: Values) -> None:
@@ -268,7 +271,7 @@ def write_average_pool(op: o.AveragePool, out: o.Value, activation: int, v: Valu
     if padding == 0 and op.count_padding:
         x, padding = _written_out(op, out, v), 1
     v.file.operator(
-        "AVERAGE_POOL_2D", [x], [v.result(out, NHWC)], 1 if v.type(op.x).is_real else 2, "Pool2DOptions",
+        "AVERAGE_POOL_2D", [x], [v.result(out, NHWC)], v.version(op.x, 1, 2, 3), "Pool2DOptions",
         padding=padding, strideH=op.stride[0], strideW=op.stride[1], filterHeight=op.kernel[0],
         filterWidth=op.kernel[1], fusedActivationFunction=activation,
     )  # fmt: skip
@@ -287,7 +290,7 @@ def write_mean(op: o.Mean, out: o.Value, v: Values) -> None:
     """MEAN, with the axes where they lie."""
     layout = v.layout(op.x)
     axes = v.integers(sorted(layout.index(axis) for axis in op.axes), "axes")
-    version = 1 if v.type(op.x).is_real else 2
+    version = v.version(op.x, 1, 2, 3)
     v.file.operator(
         "MEAN", [v.read(op.x), axes], [v.result(out, layout)], version, "ReducerOptions", keepDims=True
     )  # fmt: skip
@@ -306,7 +309,7 @@ def _bilinear(op: o.Resize, out: o.Value, v: Values) -> None:
 def write_bilinear(op: o.Resize, out: o.Value, aligned: bool, centred: bool, v: Values) -> None:
     """RESIZE_BILINEAR."""
     inputs = [v.read(op.x, NHWC), v.integers(list(op.size), "size")]
-    version = 3 if centred else 1 if v.type(op.x).is_real else 2
+    version = max(v.version(op.x, 1, 2, 4), 3 if centred else 1)
     v.file.operator(
         "RESIZE_BILINEAR", inputs, [v.result(out, NHWC)], version, "ResizeBilinearOptions",
         alignCorners=aligned, halfPixelCenters=centred,
@@ -346,7 +349,7 @@ def _softmax_source(op: o.Quantize, v: Values) -> o.Softmax | None:
     if not isinstance(shares, o.Softmax):
         return None
     source, to = v.graph.producer.get(shares.x), v.type(op.out)
-    fits = isinstance(source, o.Dequantize) and (to.scale[0], to.zero_point) == tflite.fixed_range(shares)
+    fits = isinstance(source, o.Dequantize) and (to.scale[0], to.zero_point) == tflite.fixed_range(shares, to.format)
     return shares if fits and isinstance(to.format, Int) and to.format.bits == 8 else None
 
 
@@ -360,7 +363,7 @@ def write_softmax(x: o.Value, axis: int, out: o.Value, v: Values) -> None:
     """SOFTMAX over the last axis of the tensor, to which `axis` is moved."""
     home = v.layout(x)
     layout: Layout = home if home[-1] == axis else (*(a for a in home if a != axis), axis)
-    version = 1 if v.type(x).is_real else 2
+    version = v.version(x, 1, 2, 3)
     v.file.operator("SOFTMAX", [v.read(x, layout)], [v.result(out, layout)], version, "SoftmaxOptions", beta=1.0)
 
 
@@ -376,8 +379,9 @@ def write_lookup(op: o.Lookup, v: Values) -> None:
     table = v.graph.constants[op.table]
     layout = v.layout(op.x)
     exact = np.array_equal(table, tflite_tables.tabulate(function, x, out))
-    if exact and function.name in _FUNCTIONS and not _differs(function, out):
+    if exact and function.name in _FUNCTIONS and not _differs(function, out) and _has_kernel(function, x):
         kind, version, options = _FUNCTIONS[function.name]
+        version = version if bits_of(x.format) <= 8 else 3
         fields: dict[str, object] = {}
         if function.name == "leaky_relu":
             fields["alpha"] = function.a
@@ -388,9 +392,14 @@ def write_lookup(op: o.Lookup, v: Values) -> None:
     _write_table(op, layout, v)
 
 
+def _has_kernel(function: o.Function, x: Type) -> bool:
+    """Whether the kernel takes codes of this width."""
+    return bits_of(x.format) <= 8 or function.name in ("sigmoid", "tanh")
+
+
 def _differs(function: o.Function, out: Type) -> bool:
     """Whether TFLite prescribes another scale for the result."""
-    prescribed = tflite.fixed_range(o.Apply("x", "y", function))
+    prescribed = tflite.fixed_range(o.Apply("x", "y", function), out.format)
     return prescribed is not None and (out.scale[0], out.zero_point) != prescribed
 
 

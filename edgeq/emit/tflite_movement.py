@@ -66,7 +66,7 @@ def common_layout(values: tuple[o.Value, ...], v: Values) -> Layout:
 def _concat(op: o.Concat, v: Values) -> None:
     layout = common_layout(op.xs, v)
     v.file.operator(
-        "CONCATENATION", [v.read(x, layout) for x in op.xs], [v.result(op.out, layout)], 2, "ConcatenationOptions",
+        "CONCATENATION", [v.read(x, layout) for x in op.xs], [v.result(op.out, layout)], v.version(op.out, 1, 2, 3), "ConcatenationOptions",
         axis=layout.index(op.axis),
     )  # fmt: skip
 
@@ -227,7 +227,7 @@ def _max_pool(op: o.MaxPool, v: Values) -> None:
 
     x, padding = padded_for(op.x, op.out, op.kernel, op.stride, op.padding, op.dilation, v, lowest)
     v.file.operator(
-        "MAX_POOL_2D", [x], [v.result(op.out, NHWC)], 2, "Pool2DOptions",
+        "MAX_POOL_2D", [x], [v.result(op.out, NHWC)], v.version(op.x, 1, 2, 3), "Pool2DOptions",
         padding=padding, strideH=op.stride[0], strideW=op.stride[1], filterHeight=op.kernel[0],
         filterWidth=op.kernel[1], fusedActivationFunction=0,
     )  # fmt: skip

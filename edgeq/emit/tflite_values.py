@@ -8,6 +8,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -86,6 +87,13 @@ class Values:
     def shape(self, value: o.Value) -> tuple[int, ...]:
         """Shape of a value, in its own order of axes."""
         return self.graph.types[value].shape
+
+    def version(self, value: o.Value, real: int, narrow: int, wide: int) -> int:
+        """The version of an operator for operands like `value`: of reals, of 8-bit codes, of 16-bit codes."""
+        type_ = self.type(value)
+        if not is_codes(type_):
+            return real
+        return narrow if bits_of(type_.format) <= 8 else wide
 
     def is_constant(self, value: o.Value) -> bool:
         """Whether a value is a constant of the graph."""
@@ -195,6 +203,16 @@ class Values:
         element = element_of(type_, like)
         array = np.array([code], dtype=_STORAGE[element])
         return self.file.constant(f"{like}.{code}", array, element, quantization_of(type_, (0,)))
+
+    def bias(self, value: o.Value, x: o.Value) -> Index:
+        """A bias in the width that kernels want beside activations like `x`."""
+        type_ = self.type(value)
+        if not is_codes(self.type(x)):
+            return self.constant(value)
+        wide = replace(type_, format=INT64 if bits_of(self.type(x).format) > 8 else INT32)
+        element = element_of(wide, value)
+        array = self.graph.constants[value].astype(_STORAGE[element])
+        return self.file.constant(value, array, element, quantization_of(wide, (0,)))
 
     def zero_bias(self, x: o.Value, weight: o.Value, channels: int) -> Index:
         """A bias of zeros in the units of a weighted operator's accumulator."""

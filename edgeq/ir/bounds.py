@@ -144,13 +144,14 @@ def _scaled(x: Interval, count: int) -> Interval:
 def _requantized(op: o.Requantize, x: Interval, zero_point: int) -> Interval:
     """The clamp of `op`, tightened by its image.
 
-    With y = floor(x ratio), every rounding rule stays within 2 + |y| 2^-22 of [y, y + 1].
+    With y = floor(x ratio), single15 stays within 2 + |y| 2^-14 of [y, y + 1], every other rule within 2 + |y| 2^-22.
     """
     images = []
+    precision = 14 if op.rounding == "single15" else 22
     for multiplier, shift in zip(op.multiplier, op.shift, strict=True):
         for level in x:
             y = (level * multiplier) >> (31 - shift)
-            margin = 2 + (abs(y) >> 22)
+            margin = 2 + (abs(y) >> precision)
             images.append((y - margin, y + 1 + margin))
     low, high = union(images)
     clamp_low, clamp_high = op.low - zero_point, op.high - zero_point

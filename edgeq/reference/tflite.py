@@ -2,11 +2,13 @@
 
 Lowering for TFLite targets and the reader of TFLite files build graphs with these functions, and the emitter accepts
 exactly what they build, so a file and its graph mean the same by construction. The rules are those of the reference
-kernels (8-bit activations; published in the quantization specification and in the kernels' own comments):
+kernels (published in the quantization specification and in the kernels' own comments):
 
-    CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, BATCH_MATMUL, MUL, QUANTIZE of codes   gemmlowp2, one ratio
+    CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, BATCH_MATMUL   gemmlowp2, one ratio; of 16-bit codes single15
+    MUL, QUANTIZE of codes                               gemmlowp2, one ratio
     FULLY_CONNECTED                                      fc-float
-    ADD, SUB                                             operands 2^20 finer than twice the larger scale, gemmlowp2
+    ADD, SUB                                             operands 2^20 (16-bit codes: 2^15) finer than twice the
+                                                         larger scale, gemmlowp2
     MEAN                                                 gemmlowp2 with the count folded into the multiplier
     AVERAGE_POOL_2D, RESIZE_BILINEAR                     DivideCodes; the result keeps the operand's scale
     LOGISTIC, TANH, GELU, HARD_SWISH, LEAKY_RELU         tables (edgeq/reference/tflite_tables.py)
@@ -24,7 +26,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeq.formats import INT32, code_range
+from edgeq.formats import INT32, INT64, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import divided_away
 from edgeq.ir.graph import Editor, Type
@@ -34,20 +36,26 @@ from edgeq.reference.meaning import RESIZE_WEIGHT_BITS
 Accumulating = (
     o.Conv | o.ConvTranspose | o.Linear | o.MatMul | o.Mul | o.Add | o.Sub | o.AveragePool | o.Mean | o.Resize
 )
+_NARROWED = (o.Conv, o.ConvTranspose, o.MatMul)
 Activation = Literal["NONE", "RELU", "RELU_N1_TO_1", "RELU6"]
 Ratio = tuple[int, int]
 
 ACTIVATIONS: tuple[Activation, ...] = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
-ADDITION_SHIFT_8 = 20
 
 
-def fixed_range(op: o.Op) -> tuple[float, int] | None:
-    """Scale and zero point that TFLite prescribes for 8-bit results of `op`, if it does."""
+def fixed_range(op: o.Op, format_: Format) -> tuple[float, int] | None:
+    """Scale and zero point that TFLite prescribes for results of `op` as codes of `format_`, if it does.
+
+    A softmax of 16-bit codes is computed on reals, so its scale is free.
+    """
+    wide = bits_of(format_) > 8
     match op:
-        case o.Softmax() | o.Apply(function=o.Function(name="sigmoid")):
+        case o.Softmax() if not wide:
             return 1 / 256, -128
+        case o.Apply(function=o.Function(name="sigmoid")):
+            return (2.0**-15, 0) if wide else (2.0**-8, -128)
         case o.Apply(function=o.Function(name="tanh")):
-            return 1 / 128, 0
+            return (2.0**-15, 0) if wide else (2.0**-7, 0)
         case _:
             return None
 
@@ -132,8 +140,15 @@ def accumulate(editor: Editor, op: Accumulating, name: o.Value) -> o.Value:
     editor.append(o.rename(op, lambda _: acc, where="results"))
     shape = editor.types[acc].shape
     axis = (len(shape) - 1 if isinstance(op, o.Linear) else 1) if len(scale) > 1 else None
-    editor.types[acc] = Type(shape, INT32, scale, axis=axis)
+    weighted = isinstance(op, o.Conv | o.ConvTranspose | o.Linear | o.MatMul | o.Resize)
+    width = INT64 if weighted and _is_wide(editor, op) else INT32
+    editor.types[acc] = Type(shape, width, scale, axis=axis)
     return acc
+
+
+def _is_wide(editor: Editor, op: Accumulating) -> bool:
+    """Whether the activations are 16-bit codes."""
+    return bits_of(editor.types[editor.resolve(o.operands(op)[0])].format) > 8
 
 
 def counted(op: o.Mean, shape: tuple[int, ...]) -> int:
@@ -141,9 +156,13 @@ def counted(op: o.Mean, shape: tuple[int, ...]) -> int:
     return int(np.prod([shape[axis] for axis in op.axes], dtype=np.int64))
 
 
+def _addition_shift(type_: Type) -> int:
+    return 15 if bits_of(type_.format) > 8 else 20
+
+
 def common_scale(a: Type, b: Type) -> float:
-    """The scale at which the operands of ADD and SUB meet: twice the larger one, 2^-20 of it."""
-    return 2 * max(a.scale[0], b.scale[0]) * 2.0**-ADDITION_SHIFT_8
+    """The scale at which the operands of ADD and SUB meet: twice the larger one, 2^-20 (16-bit codes: 2^-15) of it."""
+    return 2 * max(a.scale[0], b.scale[0]) * 2.0 ** -_addition_shift(a)
 
 
 def _with_common_scale(editor: Editor, op: o.Add | o.Sub, name: o.Value) -> tuple[o.Add | o.Sub, tuple[float, ...]]:
@@ -155,9 +174,10 @@ def _with_common_scale(editor: Editor, op: o.Add | o.Sub, name: o.Value) -> tupl
 def _addend(editor: Editor, x: o.Value, common: float, name: o.Value) -> o.Value:
     """x 2^20, then times s_x / (2 max s): the larger of two scales halves, so every ratio is below one."""
     type_ = editor.types[x]
-    fine = Type(type_.shape, INT32, (type_.scale[0] * 2.0**-ADDITION_SHIFT_8,))
-    shifted = _requantize(editor, x, fine, editor.fresh(f"{name}.fine"), [quantize_multiplier(2.0**ADDITION_SHIFT_8)])
-    ratio = recode_ratio(type_.scale[0], common * 2.0**ADDITION_SHIFT_8)
+    finer = 2.0 ** _addition_shift(type_)
+    fine = Type(type_.shape, INT32, (type_.scale[0] / finer,))
+    shifted = _requantize(editor, x, fine, editor.fresh(f"{name}.fine"), [quantize_multiplier(finer)])
+    ratio = recode_ratio(type_.scale[0], common * finer)
     return _requantize(editor, shifted, replace(fine, scale=(common,)), editor.fresh(name), [ratio])
 
 
@@ -179,6 +199,7 @@ def settle(
     from_type = editor.types[acc]
     to = replace(to, shape=from_type.shape)
     (to_scale,) = to.scale
+    rounding: o.Rounding = "single15" if _is_wide(editor, op) and isinstance(op, _NARROWED) else "gemmlowp2"
     match op:
         case o.AveragePool() | o.Resize():
             divisor = op.kernel[0] * op.kernel[1] if isinstance(op, o.AveragePool) else 1 << (2 * RESIZE_WEIGHT_BITS)
@@ -193,7 +214,7 @@ def settle(
             ratios = [mean_ratio(from_type.scale[0] * count, to_scale, count)]
         case _:
             ratios = [recode_ratio(scale, to_scale) for scale in from_type.scale]
-    return _requantize(editor, acc, to, out, ratios, low, high)
+    return _requantize(editor, acc, to, out, ratios, low, high, rounding)
 
 
 def _requantize(

@@ -1,7 +1,8 @@
-"""Scalar functions of TFLite's 8-bit kernels as tables over all codes, with the kernels' own arithmetic.
+"""Scalar functions of TFLite's kernels as tables over all codes, with the kernels' own arithmetic.
 
-LOGISTIC, TANH and GELU tabulate in single precision; HARD_SWISH works on 16-bit fixed point; LEAKY_RELU requantizes
-each half with a ratio of its own; RELU of equal types clamps codes. Any other function is tabulated in double
+On 8-bit codes LOGISTIC, TANH and GELU tabulate in single precision, HARD_SWISH works on 16-bit fixed point, and
+LEAKY_RELU requantizes each half with a ratio of its own. On 16-bit codes LOGISTIC and TANH interpolate a table of the
+sigmoid (edgeq/reference/tflite_sigmoid.py). Any other function is tabulated in double
 precision, and the emitter stores its table.
 """
 
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeq.formats import FloatArray, IntArray, code_range, encode
+from edgeq.formats import FloatArray, IntArray, bits_of, code_range, encode
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.reference.arithmetic import quantize_multiplier, requantize, round_away
 from edgeq.reference.meaning import apply_function
+from edgeq.reference.tflite_sigmoid import logistic_of_16_bits, tanh_of_16_bits
 
 Floats = NDArray[np.float32]
 
@@ -44,10 +46,15 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> IntArray:
     """Code of `to` for every code of `from_type`, lowest first (int64 [codes])."""
     low, high = code_range(to.format)
     levels = _levels(from_type)
+    wide = bits_of(from_type.format) > 8
     match function.name:
-        case "sigmoid" | "tanh" | "gelu" | "gelu_tanh":
+        case "sigmoid" if wide:
+            codes = logistic_of_16_bits(levels, from_type.scale[0])
+        case "tanh" if wide:
+            codes = tanh_of_16_bits(levels, from_type.scale[0])
+        case "sigmoid" | "tanh" | "gelu" | "gelu_tanh" if not wide:
             codes = _in_single_precision(_SINGLE_PRECISION[function.name], levels, from_type, to)
-        case "hardswish":
+        case "hardswish" if not wide:
             codes = _hard_swish(levels, from_type.scale[0], to.scale[0])
         case "leaky_relu":
             codes = _leaky_relu(levels, function.a, from_type.scale[0], to.scale[0])
