@@ -6,6 +6,7 @@ more than `HANG_S` seconds or `LARGEST_BYTES` of memory for one input, and any a
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import resource
@@ -124,7 +125,7 @@ def fuzz(format_: str, count: int, seed: int, *, note: Callable[[Tally], None] =
 def _batch(format_: str, seed: int, start: int, stop: int, tally: Tally) -> int:
     """Inputs start … stop in the worker; the first that is still to be tried afterwards."""
     worker = _worker(format_, seed)
-    worker.link.send((start, stop))
+    worker.begin(start, stop)
     position = start
     while position < stop:
         answer = worker.answer()
@@ -164,6 +165,11 @@ class Worker:
         self.process.start()
         other.close()
         self.link.recv()  # it is ready
+
+    def begin(self, start: int, stop: int) -> None:
+        """Let it try inputs start … stop; one that is dead already answers so."""
+        with contextlib.suppress(ConnectionError):
+            self.link.send((start, stop))
 
     def answer(self) -> dict[str, Any] | str:
         """What became of the next input; `hang` or `crash` if nothing came."""

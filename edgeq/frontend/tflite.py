@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.errors import EdgeqError, UnsupportedError
+from edgeq.errors import EdgeqError
 from edgeq.frontend.onnx_unsupported import Problem, unsupported
 from edgeq.frontend.tflite_build import TO_FIRST, Handler, Importer
 from edgeq.frontend.tflite_codes import CODES, dequantize
@@ -85,10 +85,8 @@ def _translate(importer: Importer, op: FileOperator, problems: list[Problem]) ->
     importer.builder.hint = where
     try:
         handlers[op.kind](importer, op)
-    except UnsupportedError as error:
+    except EdgeqError as error:
         problems.append(Problem(op.kind, where, str(error)))
-    except EdgeqError:
-        raise
     # The file is not to be trusted: an operand of impossible rank or an absurd attribute ends here.
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         problems.append(Problem(op.kind, where, f"malformed: {error}"))
