@@ -103,7 +103,10 @@ def _fully_connected(i: Importer, op: FileOperator) -> None:
     x = _codes_of(i, found.x)
     if tensor.content is None:
         raise UnsupportedError("the weight is computed at run time", where=tensor.name)
-    codes = tensor.array() if found.order is None else tensor.array()[:, found.order]
+    codes = tensor.array()
+    if found.order is not None:
+        codes = codes[:, found.order]
+        i.columns[i.names[tensor.index]] = found.order
     type_ = constant_type(tensor)
     if type_.axis == 1:
         raise UnsupportedError("scales lie along the columns of a weight", where=tensor.name)
