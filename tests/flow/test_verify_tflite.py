@@ -15,7 +15,7 @@ from edgeq.flow.verify import VerifyRequest, verify_artifact
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.report import Report
-from edgeq.target import describe, find_target
+from edgeq.target import TARGETS, Target, describe, find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 from tests.tflite_files import File, packed, schema
@@ -32,11 +32,11 @@ def network() -> Graph:
     return net.graph(net.conv(z, 6, "boxes"), net.conv(z, 6, "scores"))
 
 
-def written(folder: Path) -> Path:
-    graph = lowered(network(), TARGET, inputs_of(network()))
-    manifest = {"target": describe(TARGET), "graph_sha256": digest(graph)}
-    emit = emitter_of(TARGET)
-    return emit(graph, TARGET, folder / "run", "net", {}, manifest, {GRAPH_FILE: to_bytes(graph)}).primary
+def written(folder: Path, target: Target = TARGET) -> Path:
+    graph = lowered(network(), target, inputs_of(network())) if target.is_integer else network()
+    manifest = {"target": describe(target), "graph_sha256": digest(graph)}
+    emit = emitter_of(target)
+    return emit(graph, target, folder / "run", "net", {}, manifest, {GRAPH_FILE: to_bytes(graph)}).primary
 
 
 def verified(path: Path, **options: Any) -> Report:
@@ -50,8 +50,9 @@ def broken(path: Path, change: Break) -> Report:
     return verified(path)
 
 
-def test_a_whole_file(tmp_path: Path) -> None:
-    report = verified(written(tmp_path))
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.emitter == "tflite"], ids=lambda target: target.name)
+def test_a_whole_file(tmp_path: Path, target: Target) -> None:
+    report = verified(written(tmp_path, target))
     assert report.exit == 0
     assert report.value("differences", "artifact") == 0
     assert report.value("equal_codes", "LiteRT reference") == 1.0
