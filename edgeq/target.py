@@ -42,7 +42,7 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges that measured best for this target. `kernels` says whose arithmetic the integer
+    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
     `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
     """
@@ -62,7 +62,7 @@ class Target:
     decomposed: tuple[o.FunctionName, ...] = ()
     float_share: float = 0.0
     sufficient_db: float = 50.0
-    estimator: str = "mse"
+    estimator: str = "auto"
     rounding: o.Rounding = "fp32rne"
     kernels: Kernels = "exact"
     ports: Ports = "real"
@@ -157,7 +157,6 @@ TARGETS: tuple[Target, ...] = (
         symmetric=False,
         least_channels=5,
         float_share=0.05,
-        estimator="auto",
         sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
         decomposed=("silu", "hardswish"),
         integer_ops=INTEGER_OPS,
