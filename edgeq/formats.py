@@ -116,13 +116,44 @@ class Codebook:
 
 Format = Real | Int | Fixed | Float | Codebook
 
+
+def _mirrored(name: str, magnitudes: list[int]) -> Codebook:
+    """0 and plus and minus every one of the falling `magnitudes`, in ascending order."""
+    return Codebook(name, (*(-m for m in magnitudes), 0, *reversed(magnitudes)))
+
+
+def power_of_sqrt2(bits: int) -> Codebook:
+    """POST: 0 and ±round(127 · 2^(-k/2)) for k = 0 … 2^(bits-1) - 2; beyond four bits the steps no longer get finer.
+
+    >>> power_of_sqrt2(3).table
+    (-127, -90, -64, 0, 64, 90, 127)
+    """
+    if not 2 <= bits <= 4:
+        raise UsageError("power-of-sqrt2 has two to four bits", value=bits)
+    return _mirrored("post", [round(127 * 2 ** (-k / 2)) for k in range((1 << (bits - 1)) - 1)])
+
+
+def power_of_two(bits: int) -> Codebook:
+    """0 and ±2^k for k = 0 … 2^(bits-1) - 2: products are shifts.
+
+    >>> power_of_two(3).table
+    (-4, -2, -1, 0, 1, 2, 4)
+    """
+    if not 2 <= bits <= 5:
+        raise UsageError("power-of-two has two to five bits", value=bits)
+    return _mirrored("pot", [1 << k for k in reversed(range((1 << (bits - 1)) - 1))])
+
+
 REAL = Real()
+INT4 = Int(4)
 INT8 = Int(8)
 INT8_NARROW = Int(8, narrow=True)
 UINT8 = Int(8, signed=False)
 INT16 = Int(16)
 INT32 = Int(32)
 INT64 = Int(64)
+POST4 = power_of_sqrt2(4)
+POT4 = power_of_two(4)
 INDEX = INT64
 BOOL = Int(1, signed=False)
 

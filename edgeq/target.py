@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
+from edgeq.formats import INT4, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx"]
-Runtime = Literal["tensorrt", "onnxruntime"]
+Emitter = Literal["onnx", "coreml"]
+Runtime = Literal["tensorrt", "onnxruntime", "coreml"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -32,6 +32,32 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class KMeans:
+    """Every weight gets a table of its own, of 2^`bits` levels where its elements cluster."""
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"kmeans{self.bits}"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights stored as codes and made real again when the file is loaded; activations stay real.
+
+    `block` input channels share a scale (0: all of an output channel's); without `per_channel` the whole weight does.
+    Weights of fewer than `smallest` elements stay real. Rows of fewer than `shortest_row` elements cost little and lose
+    most, so they keep eight bits.
+    """
+
+    format: Format | KMeans
+    block: int = 0
+    per_channel: bool = True
+    smallest: int = 512
+    shortest_row: int = 32
+
+
+@dataclass(frozen=True)
 class Target:
     """One row of the table of targets.
 
@@ -40,7 +66,9 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges that measured best for this target.
+    `estimator` is the rule for ranges that measured best for this target. `stored_weights` says how a target whose
+    activations stay real stores its weights. `half_scales` are scales that half precision holds. `ios` is the oldest
+    system that a CoreML file loads in.
     """
 
     name: str
@@ -61,11 +89,14 @@ class Target:
     estimator: str = "mse"
     rounding: o.Rounding = "fp32rne"
     integer_ops: frozenset[type[o.Op]] = frozenset()
+    stored_weights: StoredWeights | None = None
+    half_scales: bool = False
+    ios: int = 16
     aliases: tuple[str, ...] = ()
 
     @property
     def is_integer(self) -> bool:
-        """Whether this target quantizes at all; otherwise it is a float baseline."""
+        """Whether this target computes on integers, which takes images to calibrate on."""
         return self.precision == "int8"
 
     @property
@@ -86,6 +117,23 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
 )  # fmt: skip
+
+
+def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: tuple[str, ...] = ()) -> Target:
+    """A CoreML target that computes in half precision on stored weights."""
+    return Target(
+        name,
+        f"CoreML with {summary} (iOS {ios}, macOS {ios - 3})",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(signal_to_noise_db=40.0),
+        stored_weights=weights,
+        half_scales=True,
+        ios=ios,
+        aliases=aliases,
+    )
+
 
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -141,6 +189,41 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    Target(
+        "coreml-w8a8",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14)",
+        emitter="coreml",
+        runtime="coreml",
+        precision="int8",
+        agreement=Agreement(equal_share=0.9),  # half precision moves one code in twenty over a near-tie
+        float_share=0.10,
+        integer_ops=INTEGER_OPS,
+        half_scales=True,
+        ios=17,
+    ),
+    _stored("coreml-w8", "INT8 weights", StoredWeights(INT8_NARROW), 16, aliases=("coreml", "mlpackage")),
+    _stored("coreml-w4", "INT4 weights in blocks of 32 input channels", StoredWeights(INT4, block=32), 18),
+    _stored("coreml-post4", "4-bit power-of-sqrt2 weights", StoredWeights(POST4), 18),
+    _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
+    _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
+    _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
+    _stored("coreml-kmeans8", "8-bit weights, each with its own table", StoredWeights(KMeans(8), per_channel=False), 16),
+    Target(
+        "coreml-fp16",
+        "CoreML in half precision",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(signal_to_noise_db=40.0),
+    ),
+    Target(
+        "coreml-fp32",
+        "CoreML in float",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
 )
 
 
@@ -163,7 +246,7 @@ def describe(target: Target) -> dict[str, object]:
         "runtime": target.runtime,
         "precision": target.precision,
         "aliases": list(target.aliases),
-        "weight": str(target.weight) if target.is_integer else target.precision,
+        "weight": _weight_of(target),
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,
@@ -173,3 +256,10 @@ def describe(target: Target) -> dict[str, object]:
         "rounding": target.rounding if target.is_integer else None,
         "agreement": vars(target.agreement),
     }
+
+
+def _weight_of(target: Target) -> str:
+    if target.stored_weights:
+        block = f" block {target.stored_weights.block}" if target.stored_weights.block else ""
+        return f"{target.stored_weights.format}{block}"
+    return str(target.weight) if target.is_integer else target.precision

@@ -95,12 +95,14 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, executable: frozens
             _write(temporary / name, content, 0o755 if name in executable else 0o644)
         if folder.is_dir():
             for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).replace(folder / name)
         else:
             temporary.rename(folder)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(content)
         file.flush()
