@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgeq.emit.coreml_decompress import decompressed, has_rounded_table, part_of, stored_bits
 from edgeq.emit.coreml_read import Constant, MilProgram, Operator, read_model
 from edgeq.emit.coreml_writer import SMALLEST_CODES, Writer, is_narrow
 from edgeq.errors import AgreementError
-from edgeq.formats import FloatArray, bits_of, decode
+from edgeq.formats import bits_of, decode
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 
@@ -42,7 +43,7 @@ def _prove_constant(
         raise AgreementError("a constant of the file has another shape", where=value, value=operator.outputs[0].shape)
     if not type_.scale or codes.size < SMALLEST_CODES or bits_of(type_.format) > 8:
         wanted = decode(type_.format, codes, type_.zero_point) * type_.scales if type_.scale else codes
-        stored = _content(operator, "val")
+        stored = part_of(operator, "val")
         _compare(value, stored.array, wanted.astype(real) if stored.dtype in ("fp16", "fp32") else wanted)
         return
     if not operator.kind.startswith("constexpr_"):
@@ -50,12 +51,12 @@ def _prove_constant(
             "a weight was left in the file as plain numbers", where=value, value=operator.kind, allowed=type_.format
         )
     width = next(width for width in WIDTHS if width >= bits_of(type_.format))
-    found = _stored_bits(operator, made)
+    found = stored_bits(operator, made)
     if found > (4 if width == 3 and w.ios < 18 else width):
         raise AgreementError("a weight takes more bits than its format", where=value, value=found, allowed=width)
     wanted = decode(type_.format, codes, type_.zero_point) * type_.scales
     exact = decompressed(operator, made)
-    _compare(value, exact, wanted.astype(real).astype(np.float64) if _has_rounded_table(operator) else wanted)
+    _compare(value, exact, wanted.astype(real).astype(np.float64) if has_rounded_table(operator) else wanted)
 
 
 def _compare(value: o.Value, found: Array, wanted: Array) -> None:
@@ -68,84 +69,6 @@ def _compare(value: o.Value, found: Array, wanted: Array) -> None:
             value=f"{found[first]} at {list(first)}, {int(differs.sum())} of {found.size} elements differ",
             allowed=str(wanted[first]),
         )
-
-
-def _content(operator: Operator, key: str) -> Constant:
-    """A constant part of an operator: an input in iOS 18, an attribute before."""
-    part = operator.inputs.get(key, operator.attributes.get(key))
-    if not isinstance(part, Constant):
-        raise AgreementError("a part of a constant is missing", where=operator.outputs[0].name, value=key)
-    return part
-
-
-def _has_rounded_table(operator: Operator) -> bool:
-    """Whether the table holds products of level and scale, rounded, which is all that systems before iOS 18 know."""
-    return operator.kind == "constexpr_lut_to_dense" and "shape" in operator.attributes
-
-
-def _stored_bits(operator: Operator, made: Mapping[str, Operator]) -> int:
-    """Bits of one stored element."""
-    match operator.kind:
-        case "constexpr_affine_dequantize":
-            return _width(_content(operator, "quantized_data").dtype)
-        case "constexpr_lut_to_dense" if _has_rounded_table(operator):
-            return int(_content(operator, "lut").array.size).bit_length() - 1
-        case "constexpr_lut_to_dense":
-            return _width(_content(operator, "indices").dtype)
-        case "constexpr_blockwise_shift_scale":
-            data = operator.inputs["data"]
-            return _width(data.dtype) if isinstance(data, Constant) else _stored_bits(made[data[0]], made)
-        case kind:
-            raise AgreementError("a constant of an unknown kind", where=operator.outputs[0].name, value=kind)
-
-
-def _width(dtype: str) -> int:
-    return int(dtype.lstrip("uintfp"))
-
-
-def decompressed(operator: Operator, made: Mapping[str, Operator]) -> FloatArray:
-    """The reals that a compressed constant stands for, in double precision, before they are rounded."""
-    match operator.kind:
-        case "constexpr_affine_dequantize":
-            codes = _content(operator, "quantized_data").array.astype(np.float64)
-            shape = [1] * codes.ndim
-            scale = _content(operator, "scale").array.astype(np.float64)
-            if scale.ndim:
-                shape[int(_content(operator, "axis").array)] = -1
-            return (codes - float(_content(operator, "zero_point").array)) * scale.reshape(shape)
-        case "constexpr_lut_to_dense" if _has_rounded_table(operator):
-            return _old_table(operator)
-        case "constexpr_lut_to_dense":
-            table = _content(operator, "lut").array.astype(np.float64)
-            indices = _content(operator, "indices").array.astype(np.int64)
-            if table.size != table.shape[-2]:
-                raise AgreementError("one table for the whole constant was meant", value=table.shape)
-            return np.asarray(table.reshape(-1)[indices])
-        case "constexpr_blockwise_shift_scale":
-            part = operator.inputs["data"]
-            data = part.array.astype(np.float64) if isinstance(part, Constant) else decompressed(made[part[0]], made)
-            if "offset" in operator.inputs:
-                data = data - spread(_content(operator, "offset").array.astype(np.float64), data.shape)
-            return data * spread(_content(operator, "scale").array.astype(np.float64), data.shape)
-        case kind:
-            raise AgreementError("a constant of an unknown kind", where=operator.outputs[0].name, value=kind)
-
-
-def spread(grid: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """One number per block as one per element."""
-    for axis, (blocks, size) in enumerate(zip(grid.shape, shape, strict=True)):
-        grid = np.repeat(grid, size // blocks, axis=axis)
-    return grid
-
-
-def _old_table(operator: Operator) -> FloatArray:
-    table = _content(operator, "lut").array.astype(np.float64)
-    shape = tuple(_content(operator, "shape").array.astype(int).tolist())
-    bits = int(table.size).bit_length() - 1
-    stream = np.unpackbits(_content(operator, "indices").array.astype(np.uint8), bitorder="little")
-    count = int(np.prod(shape))
-    indices = stream[: count * bits].reshape(count, bits) @ (1 << np.arange(bits))
-    return np.asarray(table[indices.reshape(shape)])
 
 
 def _prove_quantizers(program: MilProgram, made: Mapping[str, Operator], w: Writer) -> int:
