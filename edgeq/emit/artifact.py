@@ -40,6 +40,12 @@ class Artifact:
     code_bits: int = 8
     next_commands: list[str] = field(default_factory=list)
 
+    @property
+    def primary_bytes(self) -> int:
+        """Bytes of what a runtime loads: the file, or all files of a package."""
+        inside = [self.primary] if self.primary.is_file() else self.primary.rglob("*")
+        return sum(path.stat().st_size for path in inside if path.is_file())
+
     def document(self) -> list[dict[str, object]]:
         """One JSON entry per file: path, bytes, sha256."""
         return [

@@ -38,6 +38,7 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
+from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
 from edgeq.target import Target, find_target
@@ -104,6 +105,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         lowered, chosen = lower(graph, found.plan), found.chosen
         verify(lowered)
         report.notes += _lift_notes(found.lifts)
+    elif target.stored_weights:
+        lowered = quantize_weights(graph, target, recipe)
+        verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
@@ -158,7 +162,7 @@ def _costs(graph: Graph) -> list[Row]:
 def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
     return [
         Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
-        Row("file_bytes", artifact.primary.stat().st_size, "B", 1, "artifact", "size of the file"),
+        Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 
 
@@ -210,7 +214,10 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    report.agreement = agreement(
+        lowered, artifact, samples, request.seed, request.threads, progress,
+        real_layers=target.agreement.real_layer_db is not None,
+    )  # fmt: skip
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
