@@ -182,7 +182,7 @@ def _prepared(program: MilProgram) -> tuple[dict[str, Content], list[Operator]]:
     constants: dict[str, Content] = {}
     steps = []
     for operator in program.operators:
-        spot = operator.outputs[0] if operator.outputs else Spot("", (), "fp32")
+        spot = operator.outputs[0]
         if operator.kind == "const" and "val" in operator.attributes:
             constants[spot.name] = _content(operator.attributes["val"], spot)
         elif operator.kind.startswith("constexpr_"):

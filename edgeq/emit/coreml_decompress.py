@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import FloatArray
 
 
+_DAMAGE = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)
+
+
 def part_of(operator: Operator, key: str) -> Constant:
-    """A constant part of an operator: an input in iOS 18, an attribute before."""
+    """A constant part of an operator: an input in iOS 18, an attribute before. Raises UnsupportedError."""
     part = operator.inputs.get(key, operator.attributes.get(key))
     if not isinstance(part, Constant):
         raise UnsupportedError("a part of a constant is missing", where=operator.outputs[0].name, value=key)
@@ -24,28 +28,51 @@ def has_rounded_table(operator: Operator) -> bool:
     return operator.kind == "constexpr_lut_to_dense" and "shape" in operator.attributes
 
 
+def _table_behind(operator: Operator, made: Mapping[str, Operator]) -> Operator | None:
+    """The table whose result `operator` scales, if it scales one."""
+    data = operator.inputs.get("data")
+    if data is None or isinstance(data, Constant):
+        return None
+    found = made.get(data[0]) if len(data) == 1 else None
+    if found is None or found.kind != "constexpr_lut_to_dense":
+        raise UnsupportedError("a constant is made of something else", where=operator.outputs[0].name, value=data)
+    return found
+
+
 def stored_bits(operator: Operator, made: Mapping[str, Operator]) -> int:
-    """Bits of one stored element."""
+    """Bits of one stored element of a compressed constant. Raises UnsupportedError."""
     match operator.kind:
         case "constexpr_affine_dequantize":
-            return width_of(part_of(operator, "quantized_data").dtype)
+            return _width(part_of(operator, "quantized_data").dtype)
         case "constexpr_lut_to_dense" if has_rounded_table(operator):
             return int(part_of(operator, "lut").array.size).bit_length() - 1
         case "constexpr_lut_to_dense":
-            return width_of(part_of(operator, "indices").dtype)
+            return _width(part_of(operator, "indices").dtype)
         case "constexpr_blockwise_shift_scale":
-            data = operator.inputs["data"]
-            return width_of(data.dtype) if isinstance(data, Constant) else stored_bits(made[data[0]], made)
+            table = _table_behind(operator, made)
+            return _width(part_of(operator, "data").dtype) if table is None else stored_bits(table, made)
         case kind:
             raise UnsupportedError("a constant of an unknown kind", where=operator.outputs[0].name, value=kind)
 
 
-def width_of(dtype: str) -> int:
+def _width(dtype: str) -> int:
     return int(dtype.lstrip("uintfp"))
 
 
 def decompressed(operator: Operator, made: Mapping[str, Operator]) -> FloatArray:
-    """The reals that a compressed constant stands for, in double precision, before they are rounded."""
+    """The reals that a compressed constant stands for, in double precision, before they are rounded.
+
+    `made` finds the operator of every tensor. Raises UnsupportedError for parts that do not fit each other.
+    """
+    try:
+        return _decompressed(operator, made)
+    except _DAMAGE as error:
+        raise UnsupportedError(
+            "a compressed constant is damaged", where=operator.outputs[0].name, value=error
+        ) from error
+
+
+def _decompressed(operator: Operator, made: Mapping[str, Operator]) -> FloatArray:
     match operator.kind:
         case "constexpr_affine_dequantize":
             codes = part_of(operator, "quantized_data").array.astype(np.float64)
@@ -55,35 +82,33 @@ def decompressed(operator: Operator, made: Mapping[str, Operator]) -> FloatArray
                 shape[int(part_of(operator, "axis").array)] = -1
             return (codes - float(part_of(operator, "zero_point").array)) * scale.reshape(shape)
         case "constexpr_lut_to_dense" if has_rounded_table(operator):
-            return _old_table(operator)
+            return _packed_table(operator)
         case "constexpr_lut_to_dense":
             table = part_of(operator, "lut").array.astype(np.float64)
-            indices = part_of(operator, "indices").array.astype(np.int64)
             if table.size != table.shape[-2]:
-                raise UnsupportedError("one table for the whole constant was meant", value=table.shape)
-            return np.asarray(table.reshape(-1)[indices])
+                raise ValueError(f"tables {table.shape}, where one for the whole constant is known")
+            return np.asarray(table.reshape(-1)[part_of(operator, "indices").array.astype(np.int64)])
         case "constexpr_blockwise_shift_scale":
-            part = operator.inputs["data"]
-            data = part.array.astype(np.float64) if isinstance(part, Constant) else decompressed(made[part[0]], made)
+            behind = _table_behind(operator, made)
+            data = part_of(operator, "data").array.astype(np.float64) if behind is None else decompressed(behind, made)
             if "offset" in operator.inputs:
-                data = data - spread(part_of(operator, "offset").array.astype(np.float64), data.shape)
-            return data * spread(part_of(operator, "scale").array.astype(np.float64), data.shape)
+                data = data - _spread(part_of(operator, "offset").array.astype(np.float64), data.shape)
+            return data * _spread(part_of(operator, "scale").array.astype(np.float64), data.shape)
         case kind:
             raise UnsupportedError("a constant of an unknown kind", where=operator.outputs[0].name, value=kind)
 
 
-def spread(grid: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+def _spread(grid: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """One number per block as one per element."""
     for axis, (blocks, size) in enumerate(zip(grid.shape, shape, strict=True)):
         grid = np.repeat(grid, size // blocks, axis=axis)
     return grid
 
 
-def _old_table(operator: Operator) -> FloatArray:
+def _packed_table(operator: Operator) -> FloatArray:
     table = part_of(operator, "lut").array.astype(np.float64)
     shape = tuple(part_of(operator, "shape").array.astype(int).tolist())
-    bits = int(table.size).bit_length() - 1
+    bits, count = int(table.size).bit_length() - 1, prod(shape)
     stream = np.unpackbits(part_of(operator, "indices").array.astype(np.uint8), bitorder="little")
-    count = int(np.prod(shape))
     indices = stream[: count * bits].reshape(count, bits) @ (1 << np.arange(bits))
     return np.asarray(table[indices.reshape(shape)])

@@ -7,6 +7,7 @@ stands for, computed from the file alone in double precision, must be exactly le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,12 +25,17 @@ WIDTHS = (1, 2, 3, 4, 6, 8)
 
 
 def prove(model: bytes, weights: bytes, w: Writer) -> int:
-    """Number of constants and quantizers that were compared. Raises AgreementError, naming the first that differs."""
+    """Number of constants and quantizers that were compared.
+
+    Raises AgreementError, naming the first that differs, and UnsupportedError for a file that cannot be read at all.
+    """
     program = read_model(model, weights)
     made = {spot.name: operator for operator in program.operators for spot in operator.outputs}
     compared = 0
     for value, tensor in w.views().items():
         if value in w.graph.constants:
+            if tensor.name not in made:
+                raise AgreementError("a constant is missing in the file", where=value)
             _prove_constant(value, w.graph.constants[value], w.type(value), made[tensor.name], made, w)
             compared += 1
     return compared + _prove_quantizers(program, made, w)
@@ -44,6 +50,8 @@ def _prove_constant(
     if not type_.scale or codes.size < SMALLEST_CODES or bits_of(type_.format) > 8:
         wanted = decode(type_.format, codes, type_.zero_point) * type_.scales if type_.scale else codes
         stored = part_of(operator, "val")
+        if stored.array.shape != codes.shape or stored.dtype == "string":
+            raise AgreementError("a constant of the file is something else", where=value, value=stored.dtype)
         _compare(value, stored.array, wanted.astype(real) if stored.dtype in ("fp16", "fp32") else wanted)
         return
     if not operator.kind.startswith("constexpr_"):
@@ -56,6 +64,8 @@ def _prove_constant(
         raise AgreementError("a weight takes more bits than its format", where=value, value=found, allowed=width)
     wanted = decode(type_.format, codes, type_.zero_point) * type_.scales
     exact = decompressed(operator, made)
+    if exact.shape != codes.shape:
+        raise AgreementError("a constant of the file has another shape", where=value, value=exact.shape)
     _compare(value, exact, wanted.astype(real).astype(np.float64) if has_rounded_table(operator) else wanted)
 
 
@@ -78,14 +88,12 @@ def _prove_quantizers(program: MilProgram, made: Mapping[str, Operator], w: Writ
     for operator in program.operators:
         if operator.kind not in ("quantize", "dequantize"):
             continue
-        codes = operator.outputs[0].name if operator.kind == "quantize" else _names(operator, "input")[0]
+        codes = operator.outputs[0].name if operator.kind == "quantize" else _name(operator, "input")
         if codes not in types:
             raise AgreementError("the file quantizes what was meant to be real", where=codes)
         value, type_ = types[codes]
-        scale = made[_names(operator, "scale")[0]].attributes["val"].array.astype(np.float64)
-        zero = _names(operator, "zero_point")
-        zero_point = int(made[zero[0]].attributes["val"].array) if zero else 0
-        if scale.size != 1 or (float(scale),) != type_.scale or zero_point != type_.zero_point:
+        scale, zero_point = (_number(operator, key, made) for key in ("scale", "zero_point"))
+        if (scale,) != type_.scale or zero_point != type_.zero_point:
             raise AgreementError(
                 "a quantizer of the file is not what was meant", where=value,
                 value=f"scale {scale}, zero point {zero_point}",
@@ -95,6 +103,16 @@ def _prove_quantizers(program: MilProgram, made: Mapping[str, Operator], w: Writ
     return found
 
 
-def _names(operator: Operator, key: str) -> tuple[str, ...]:
-    part = operator.inputs.get(key, ())
-    return () if isinstance(part, Constant) else part
+def _name(operator: Operator, key: str) -> str:
+    """The one tensor that an operand names; empty where there is none."""
+    part = operator.inputs.get(key)
+    return "" if part is None or isinstance(part, Constant) or len(part) != 1 else part[0]
+
+
+def _number(operator: Operator, key: str, made: Mapping[str, Operator]) -> float:
+    """A scalar operand: 0 where it is not given, NaN where it is no number."""
+    if key not in operator.inputs:
+        return 0.0
+    constant = made[_name(operator, key)].attributes.get("val") if _name(operator, key) in made else None
+    is_number = constant is not None and constant.array.size == 1 and constant.array.dtype.kind in "fiu"
+    return float(constant.array.reshape(())) if constant is not None and is_number else math.nan

@@ -127,7 +127,9 @@ def _shape_and_type(type_: Any, where: str) -> tuple[Shape, str]:
 
 
 def _operator(operation: Any, weights: bytes) -> Operator:
-    where = operation.outputs[0].name if operation.outputs else operation.type
+    if not operation.outputs:
+        raise UnsupportedError("an operator without results", value=operation.type)
+    where = operation.outputs[0].name
     if operation.blocks:
         raise UnsupportedError("control flow is not read", where=where, value=operation.type)
     inputs: dict[str, tuple[str, ...] | Constant] = {}

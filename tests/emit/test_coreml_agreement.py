@@ -25,6 +25,7 @@ from tests.code_nets import code_nets
 from tests.coreml_agreement import compare_locally
 from tests.draws import random_inputs
 from tests.lowering import lowered
+from tests.quantized import Net, inputs_of
 from tests.real_nets import real_graphs
 
 EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -125,8 +126,6 @@ def test_tables_of_older_systems(bits: int, tmp_path: Path) -> None:
     """One table with one scale per weight is what iOS 16 knows."""
     rule = StoredWeights(KMeans(bits), per_channel=False, smallest=10, shortest_row=1)
     target = replace(find_target("coreml-kmeans8"), stored_weights=rule)
-    from tests.quantized import Net, inputs_of
-
     net = Net(1, 3, 8, 8)
     graph = net.graph(net.linear(net.add(o.Reshape(net.conv("x", 8, "c"), "r", (1, 512))), 20, "out"))
     quantized = quantize_weights(graph, target, Recipe())
