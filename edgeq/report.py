@@ -149,7 +149,9 @@ def agreement_table(report: Report) -> Table:
     reals = [item for item in report.agreement if item.kind == "real"]
     if reals:
         worst = min(reals, key=lambda item: item.signal_to_noise_db)
-        table.add_row(f"{len(reals)} real layers, each given the same operands; worst: {worst.value}", "", "", _db(worst))
+        table.add_row(
+            f"{len(reals)} real layers, each given the same operands; worst: {worst.value}", "", "", _db(worst)
+        )
     return table
 
 

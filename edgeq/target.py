@@ -215,7 +215,9 @@ TARGETS: tuple[Target, ...] = (
     _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
     _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
     _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
-    _stored("coreml-kmeans8", "8-bit weights, each with its own table", StoredWeights(KMeans(8), per_channel=False), 16),
+    _stored(
+        "coreml-kmeans8", "8-bit weights, each with its own table", StoredWeights(KMeans(8), per_channel=False), 16
+    ),
     Target(
         "coreml-fp16",
         "CoreML in half precision",

@@ -48,7 +48,8 @@ class _Port:
         shape = (1, -1, 1, 1)
         found = array.astype(np.float64) * np.reshape(self.scale, shape) + np.reshape(self.shift, shape)
         whole = np.rint(found)
-        return (whole if np.abs(found - whole).max(initial=0.0) < PIXEL_TOLERANCE else found).astype(np.float32)
+        taken = whole if np.abs(found - whole).max(initial=0.0) < PIXEL_TOLERANCE else found
+        return np.asarray(taken, dtype=np.float32)
 
 
 class CoreMLRuntime:

@@ -81,7 +81,9 @@ def _wide(array: Array) -> Array:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def compare_locally(graph: Graph, target: Target, inputs: Mapping[o.Value, Array], folder: Path) -> Iterator[Comparison]:
+def compare_locally(
+    graph: Graph, target: Target, inputs: Mapping[o.Value, Array], folder: Path
+) -> Iterator[Comparison]:
     """Every value that the file computes, codes in units of their scale plus zero point."""
     artifact = emit(graph, target, folder, "net", {}, {})
     runtime = CoreMLRuntime(artifact.primary, interpret=True)

@@ -16,9 +16,9 @@ from edgeq import __version__
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.coreml_ops import write_op
 from edgeq.emit.coreml_ports import PORTS_KEY, Port, ports_text, write_inputs, write_outputs
+from edgeq.emit.coreml_program import value_type
 from edgeq.emit.coreml_proof import prove
 from edgeq.emit.coreml_schema import Model
-from edgeq.emit.coreml_program import value_type
 from edgeq.emit.coreml_writer import Writer
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
@@ -112,7 +112,10 @@ def _add_program(model: Model, inputs: list[Port], outputs: list[Port], w: Write
 def _package_manifest(files: Mapping[str, bytes]) -> bytes:
     """The list of the package's items; the identifiers follow from the contents, so that the same files are the same."""
     entries = {}
-    items = ((MODEL_FILE, "model.mlmodel", "CoreML Model Specification"), (WEIGHTS_FILE, "weights", "CoreML Model Weights"))
+    items = (
+        (MODEL_FILE, "model.mlmodel", "CoreML Model Specification"),
+        (WEIGHTS_FILE, "weights", "CoreML Model Weights"),
+    )
     for path, item, description in items:
         identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, digests({path: files[path]})[path] + item)).upper()
         place = path.removeprefix("Data/").removesuffix("/weight.bin")

@@ -11,7 +11,6 @@ from edgeq.emit.coreml_read import Constant, Operator
 from edgeq.errors import UnsupportedError
 from edgeq.formats import FloatArray
 
-
 _DAMAGE = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)
 
 

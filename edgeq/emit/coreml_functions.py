@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgeq.emit.coreml_program import Shape, Tensor
 from edgeq.emit.coreml_writer import Writer
 from edgeq.formats import INDEX
@@ -83,7 +85,7 @@ def _remainder(a: Tensor, b: Tensor, shape: Shape, out: str, w: Writer) -> Tenso
 def _is_natural(value: o.Value, w: Writer) -> bool:
     """Whether an index is known not to be negative."""
     if value in w.graph.constants:
-        return bool((w.graph.constants[value] >= 0).all())
+        return bool(w.graph.constants[value].min(initial=0) >= 0)
     match w.graph.producer.get(value):
         case o.TopK() | o.ArgMax():
             return True
@@ -98,7 +100,7 @@ def _is_natural(value: o.Value, w: Writer) -> bool:
 def natural(indices: o.Value, size: int, w: Writer) -> Tensor:
     """Indices of which negative ones, which count from the end of `size` elements, are made positive."""
     if indices in w.graph.constants:
-        return w.constant(w.graph.constants[indices] % size, indices, "int32")
+        return w.constant(w.graph.constants[indices].astype(np.int64) % size, indices, "int32")
     tensor = w.real(indices)
     if _is_natural(indices, w):
         return tensor

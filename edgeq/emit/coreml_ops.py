@@ -29,7 +29,9 @@ def write_op(op: o.Op, w: Writer) -> None:
     for value in o.results(op):
         type_ = w.type(value)
         if type_.scale and not isinstance(type_.format, Int | Fixed):
-            raise UnsupportedError("CoreML quantizes activations to 8-bit integers only", where=value, value=type_.format)
+            raise UnsupportedError(
+                "CoreML quantizes activations to 8-bit integers only", where=value, value=type_.format
+            )
     match op:
         case o.Quantize() if is_narrow(w.type(op.out)):
             w.quantize(w.real(op.x), op.out)

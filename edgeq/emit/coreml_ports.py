@@ -131,8 +131,8 @@ def write_outputs(w: Writer) -> list[Port]:
         dtype = "fp32" if tensor.dtype in ("fp16", "fp32") else "int32"
         feature = w.output_ports[value]
         if tensor.dtype == dtype:
-            w.op("identity", feature, tensor.shape, dtype, name=feature, x=tensor)
+            w.op("identity", feature, tensor.shape, dtype, feature, x=tensor)
         else:
-            w.op("cast", feature, tensor.shape, dtype, name=feature, x=tensor, dtype=dtype)
+            w.op("cast", feature, tensor.shape, dtype, feature, x=tensor, dtype=dtype)
         ports.append(Port(value, feature, tensor.shape, dtype))
     return ports

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -41,7 +41,7 @@ class Tensor:
 
 
 Scalar = bool | int | float | str
-Operand = Tensor | Sequence[Tensor] | Array | Scalar
+Operand = Tensor | list[Tensor] | Array | Scalar
 
 
 def identifier(name: str) -> str:
@@ -93,8 +93,8 @@ class Program:
         hint: str,
         shape: Shape,
         dtype: str | None = None,
-        /,
         name: str | None = None,
+        /,
         **inputs: Operand | None,
     ) -> Tensor:
         """Append an operator with the inputs that are not None; `hint` is like what its result is called."""
@@ -102,7 +102,7 @@ class Program:
         return result
 
     def several(
-        self, kind: str, outputs: Sequence[tuple[str, Shape, str]], /, name: str | None = None, **inputs: Operand | None
+        self, kind: str, outputs: Sequence[tuple[str, Shape, str]], name: str | None = None, /, **inputs: Operand | None
     ) -> list[Tensor]:
         """Append an operator with several results, given as hint, shape and element type."""
         results = [Tensor(name or self.fresh(hint), tuple(shape), dtype) for hint, shape, dtype in outputs]
@@ -151,18 +151,15 @@ class Program:
 
     def _argument(self, operand: Operand, hint: str) -> Argument:
         argument = Argument()
-        tensors = (
-            [operand]
-            if isinstance(operand, Tensor)
-            else operand
-            if _all_tensors(operand)
-            else [self.constant(operand, hint)]
-        )
+        if isinstance(operand, Tensor):
+            tensors = [operand]
+        else:
+            tensors = operand if isinstance(operand, list) else [self.constant(operand, hint)]
         for tensor in tensors:
             argument.arguments.add(name=tensor.name)
         return argument
 
-    def constant(self, content: Array | Scalar | Sequence[Scalar], hint: str, dtype: str | None = None) -> Tensor:
+    def constant(self, content: Array | Scalar, hint: str, dtype: str | None = None) -> Tensor:
         """A constant; numbers take the element type of reals, indices int32, unless `dtype` says otherwise."""
         if isinstance(content, str):
             array, dtype = np.array(content), "string"
@@ -216,9 +213,3 @@ class Program:
             case _:
                 tensor.bytes.values = pack(array, dtype)
         return message
-
-
-def _all_tensors(operand: object) -> bool:
-    return isinstance(operand, Iterable) and not isinstance(operand, str) and all(
-        isinstance(item, Tensor) for item in operand
-    )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from edgeq.emit.coreml_schema import BLOB_TYPES, Model, data_type_name
 from edgeq.errors import UnsupportedError, UntrustedInputError
@@ -197,5 +197,5 @@ def _unpacked(content: bytes, dtype: str, count: int, where: str) -> Array:
     if layout is not None:
         return np.frombuffer(content, layout)
     stream = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")[: count * bits]
-    codes: Array = stream.reshape(count, bits) @ (1 << np.arange(bits))
+    codes = np.asarray(stream.reshape(count, bits) @ (1 << np.arange(bits)), dtype=np.int64)
     return codes - ((codes >> (bits - 1)) << bits) if dtype.startswith("int") else codes

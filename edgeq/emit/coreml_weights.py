@@ -142,5 +142,3 @@ def _old_palette(indices: Array, table: FloatArray, type_: Type, where: str, w: 
             "shape": (np.array(indices.shape), "uint32"),
         },
     )  # fmt: skip
-
-

@@ -31,6 +31,8 @@ from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
 AGREEMENT_IMAGES = 4
+HALF_FLOOR = 2.0**-24
+"""The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
@@ -42,9 +44,10 @@ Run = Callable[[Float32Array], list[Float32Array]]
 
 @dataclass
 class _Difference:
-    """Running comparison of two tensors, in codes of `step`."""
+    """Running comparison of two tensors, in codes of `step`; differences up to `floor` are no noise."""
 
     step: float
+    floor: float = 0.0
     equal: int = 0
     count: int = 0
     largest_code: int = 0
@@ -61,7 +64,7 @@ class _Difference:
         self.largest_code = max(self.largest_code, int(codes.max(initial=0)))
         self.largest = max(self.largest, float(error.max(initial=0.0)))
         self.signal += float((wanted**2).sum())
-        self.noise += float((error**2).sum())
+        self.noise += float((error[error > self.floor] ** 2).sum())
 
     @property
     def signal_to_noise_db(self) -> float:
@@ -101,7 +104,8 @@ def agreement(
             if name not in watched:
                 return None
             found = seen[watched[name]]
-            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor))).add(tensor.numpy(), found)
+            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
             return torch.from_numpy(found)
 
         with torch.no_grad():

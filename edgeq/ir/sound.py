@@ -31,7 +31,12 @@ def type_problems(type_: Type) -> Problems:
         yield f"{type_.format} is not supported; allowed: {wrong}"
         return
     if not is_codes(type_):
-        if type_.zero_point or type_.axis is not None or type_.block or not (type_.is_real or type_.format in (INDEX, BOOL)):
+        if (
+            type_.zero_point
+            or type_.axis is not None
+            or type_.block
+            or not (type_.is_real or type_.format in (INDEX, BOOL))
+        ):
             yield f"a value without a scale must be real, an index or a truth value, not {type_}"
         return
     if type_.is_real:

@@ -71,9 +71,7 @@ def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: b
     return found
 
 
-def _move_operand(
-    structure: Structure, ranges: dict[o.Value, Range], x: o.Value, out: o.Value, half: bool
-) -> None:
+def _move_operand(structure: Structure, ranges: dict[o.Value, Range], x: o.Value, out: o.Value, half: bool) -> None:
     key, goal = structure.key[x], structure.key[out]
     if key == goal or key not in ranges or goal not in ranges:
         return
@@ -120,9 +118,7 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     biases: dict[o.Value, Array] = {}
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
-            weight = weight_type(
-                graph.constants[op.weight], target.weight, weight_axis(op), half=half, where=op.weight
-            )
+            weight = weight_type(graph.constants[op.weight], target.weight, weight_axis(op), half=half, where=op.weight)
             if op.bias is not None:
                 bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)

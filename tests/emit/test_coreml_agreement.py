@@ -102,7 +102,9 @@ FORMATS: tuple[tuple[Format | KMeans, int, int], ...] = (
 
 
 @pytest.mark.parametrize(("format", "block", "ios"), FORMATS, ids=str)
-def test_stored_weights(format: Format | KMeans, block: int, ios: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_stored_weights(
+    format: Format | KMeans, block: int, ios: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rule = StoredWeights(format, block, smallest=10, shortest_row=1)
     target = replace(find_target("coreml-w8"), stored_weights=rule, ios=ios)
     shares: list[float] = []

@@ -11,8 +11,8 @@ import pytest
 
 from edgeq.emit import coreml_weights
 from edgeq.emit.coreml import build_model, emit
-from edgeq.emit.coreml_proof import prove
 from edgeq.emit.coreml_program import Tensor
+from edgeq.emit.coreml_proof import prove
 from edgeq.emit.coreml_schema import Model
 from edgeq.emit.coreml_writer import Writer
 from edgeq.errors import AgreementError, EdgeqError, UnsupportedError
@@ -85,9 +85,8 @@ def changed_byte(key: str, add: int = 1) -> Callable[[bytes, bytes], tuple[bytes
         for operation in operations(message):
             if not operation.type.startswith("constexpr_"):
                 continue
-            value = operation.attributes[key] if key in operation.attributes else None
-            if value is None and key in operation.inputs:
-                value = operation.inputs[key].arguments[0].value
+            attributes, inputs = operation.attributes, operation.inputs
+            value = attributes[key] if key in attributes else inputs[key].arguments[0].value if key in inputs else None
             if value is not None and value.WhichOneof("choice") == "blobFileValue":
                 place = value.blobFileValue.offset + 64 + 6
                 return model, weights[:place] + bytes([(weights[place] + add) % 256]) + weights[place + 1 :]
