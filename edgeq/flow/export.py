@@ -23,7 +23,7 @@ from edgeq.flow.inputs import (
     task_of,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize
+from edgeq.flow.ranges import ChosenRange, quantize, store_weights
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -38,7 +38,6 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
 from edgeq.target import Target, find_target
@@ -100,13 +99,15 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes += _data_notes(calibration, data)
 
     lowered, chosen = graph, list[ChosenRange]()
-    if calibration is not None:
+    if target.is_integer:
+        assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
         verify(lowered)
         report.notes += _lift_notes(found.lifts)
     elif target.stored_weights:
-        lowered = quantize_weights(graph, target, recipe)
+        report.notes += _stored_notes(calibration)
+        lowered = store_weights(graph, target, recipe, calibration, progress)
         verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
@@ -136,7 +137,7 @@ def _check_options(request: ExportRequest, target: Target) -> None:
 
 
 def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not target.is_integer:
+    if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
     return calibration_set(request.calib, request.calib_images, rule, task)
 
@@ -182,6 +183,12 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
+    if calibration is not None:
+        return []
+    return ["biases are not corrected; --calib IMAGES takes back the shift that rounded weights cause"]
 
 
 def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:
