@@ -78,7 +78,8 @@ def correct_stored_biases(graph: Graph, stored: Graph, samples: Iterable[Mapping
 
 
 def _owns_bias(op: o.Conv | o.Linear, graph: Graph) -> bool:
-    return op.bias in graph.constants and len(graph.consumers[op.bias]) == 1 and op.bias not in graph.outputs
+    bias = op.bias
+    return bias is not None and bias in graph.constants and len(graph.consumers[bias]) == 1
 
 
 def _real_means(
