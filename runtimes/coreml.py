@@ -74,7 +74,8 @@ class CoreMLRuntime:
         self._program = read_package(self._path)
         self.metadata: Mapping[str, str] = self._program.metadata
         self._inputs, self._outputs = _ports(self._program)
-        self._watched = _computed(watched, self._program)
+        values = {port.value for port in self._outputs}
+        self._watched = tuple(name for name in _computed(watched, self._program) if name not in values)
         self._spots = {spot.name: spot for op in self._program.operators for spot in op.outputs}
         self._spots |= {spot.name: spot for spot in self._program.inputs}
         self.inputs = tuple(port.value for port in self._inputs)
@@ -137,7 +138,11 @@ def _ports(program: MilProgram) -> tuple[list[_Port], list[_Port]]:
     inputs = inputs or [_Port(spot.name, spot.name) for spot in program.inputs]
     outputs = outputs or [_Port(name, name) for name in program.outputs]
     known = {spot.name for spot in program.inputs}
-    if {port.feature for port in inputs} != known or {port.feature for port in outputs} != set(program.outputs):
+    made = {spot.name for operator in program.operators for spot in operator.outputs}
+    features = [{port.feature for port in side} for side in (inputs, outputs)]
+    channels = {spot.name: (1, spot.shape[1] if len(spot.shape) == 4 else 1) for spot in program.inputs}
+    fit = all(len(part) in channels.get(p.feature, ()) for p in inputs for part in (p.scale, p.shift))
+    if features != [known, set(program.outputs)] or not features[1] <= made or not fit:
         raise UnsupportedError("the package's description of its ports does not fit its program", value=known)
     return inputs, outputs
 

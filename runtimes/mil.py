@@ -18,6 +18,7 @@ from edgeq.emit.coreml_read import Spot
 from edgeq.errors import UnsupportedError
 
 Content = Tensor | str
+LARGEST_PAD = 4096
 _CARRIERS = {
     "fp16": torch.float32, "fp32": torch.float32, "int8": torch.int8, "uint8": torch.uint8, "int32": torch.int64,
     "uint32": torch.int64, "bool": torch.bool,
@@ -61,6 +62,11 @@ class Call:
         """A truth value, false where it is not given."""
         return self.has(key) and bool(self.tensor(key))
 
+    def check_size(self, shape: list[int]) -> None:
+        """Raises ValueError unless the result, of `shape`, has the declared shape: before anything large is made."""
+        if tuple(shape) != self.output.shape:
+            raise ValueError(f"result of shape {shape}, declared {list(self.output.shape)}")
+
     def text(self, key: str, default: str) -> str:
         """A word."""
         content = self.inputs[key][0] if self.has(key) else default
@@ -79,7 +85,18 @@ def as_declared(tensor: Tensor, dtype: str) -> Tensor:
 
 
 def compute(call: Call) -> Tensor | tuple[Tensor, ...]:
-    """The result of one operator, before it is rounded. Raises UnsupportedError for one that edgeq does not write."""
+    """The result of one operator, before it is rounded.
+
+    Raises UnsupportedError for one that edgeq does not write, and for operands that do not fit it.
+    """
+    try:
+        return _compute(call)
+    except (RuntimeError, IndexError, ValueError, TypeError, KeyError, OverflowError) as error:  # torch's own
+        reason = str(error).partition("\n")[0]
+        raise UnsupportedError("an operator's operands do not fit", where=call.output.name, value=reason) from error
+
+
+def _compute(call: Call) -> Tensor | tuple[Tensor, ...]:
     if call.kind in _UNARY:
         return _UNARY[call.kind](call.tensor("x"))
     if call.kind in _BINARY:
@@ -133,6 +150,8 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def _pads(call: Call) -> list[int]:
     """Amounts for torch's pad, last axis first, from pairs (before, after) of the leading spatial axis first."""
     pads = call.ints("pad", [0, 0, 0, 0]) if call.text("pad_type", "valid") == "custom" else [0, 0, 0, 0]
+    if not all(0 <= pad <= LARGEST_PAD for pad in pads):
+        raise ValueError(f"padding {pads}")
     return [pads[2], pads[3], pads[0], pads[1]]
 
 
@@ -228,16 +247,18 @@ def _pad(call: Call) -> Tensor:
     x, amounts, mode = call.tensor("x"), call.ints("pad"), call.text("mode", "constant")
     pairs = [(amounts[k], amounts[k + 1]) for k in range(0, len(amounts), 2)]
     flat = [amount for pair in reversed(pairs) for amount in pair]
+    first = x.dim() - len(pairs)
+    call.check_size([*x.shape[:first], *(size + sum(pair) for size, pair in zip(x.shape[first:], pairs, strict=True))])
     if mode == "constant":
         return F.pad(x, flat, value=call.number("constant_val"))
-    lead = x.shape[: x.dim() - len(pairs)]  # torch pads batches of the last axes
-    padded = F.pad(x.reshape(1, -1, *x.shape[x.dim() - len(pairs) :]), flat, mode=mode)
-    return padded.reshape(*lead, *padded.shape[2:])
+    padded = F.pad(x.reshape(1, -1, *x.shape[first:]), flat, mode=mode)  # torch pads batches of the last axes
+    return padded.reshape(*x.shape[:first], *padded.shape[2:])
 
 
 def _upsample_bilinear(call: Call) -> Tensor:
     x = call.tensor("x")
     size = [int(x.shape[2 + k] * call.number(f"scale_factor_{side}", 1)) for k, side in enumerate(("height", "width"))]
+    call.check_size([*x.shape[:2], *size])
     corners = call.flag("align_corners")
     if not corners and not call.flag("half_pixel_centers"):
         raise UnsupportedError("a resize that edgeq does not write", where=call.output.name)
@@ -246,7 +267,15 @@ def _upsample_bilinear(call: Call) -> Tensor:
 
 def _upsample_nearest(call: Call) -> Tensor:
     height, width = (int(call.number(f"scale_factor_{side}", 1)) for side in ("height", "width"))
-    return call.tensor("x").repeat_interleave(height, 2).repeat_interleave(width, 3)
+    x = call.tensor("x")
+    call.check_size([*x.shape[:2], x.shape[2] * height, x.shape[3] * width])
+    return x.repeat_interleave(height, 2).repeat_interleave(width, 3)
+
+
+def _tile(call: Call) -> Tensor:
+    x, repeats = call.tensor("x"), call.ints("reps")
+    call.check_size([size * count for size, count in zip(x.shape, repeats, strict=True)])
+    return x.repeat(repeats)
 
 
 def _gather(call: Call) -> Tensor:
@@ -310,7 +339,7 @@ _OTHERS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "pad": _pad,
     "reshape": lambda c: c.tensor("x").reshape(c.ints("shape")),
     "transpose": lambda c: c.tensor("x").permute(c.ints("perm")),
-    "tile": lambda c: c.tensor("x").repeat(c.ints("reps")),
+    "tile": _tile,
     "upsample_nearest_neighbor": _upsample_nearest,
     "upsample_bilinear": _upsample_bilinear,
     "gather": _gather,

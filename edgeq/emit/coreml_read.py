@@ -22,9 +22,10 @@ from edgeq.errors import UnsupportedError, UntrustedInputError
 from edgeq.ir.graph import Array
 
 Shape = tuple[int, ...]
-LARGEST_ELEMENTS = 1 << 31
+LARGEST_ELEMENTS = 1 << 28
 _RECORD = struct.Struct("<IIQQQ")
 _BYTES = {"bool": "u1", "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4"}
+_FIELD_OF = {"string": "strings", "bool": "bools", "int32": "ints", "fp32": "floats"}
 _FLOATS = {"fp16": "<f2", "fp32": "<f4"}
 
 
@@ -160,6 +161,8 @@ def _constant(value: Any, weights: bytes, where: str) -> Constant:
 
 def _in_place(tensor: Any, dtype: str, count: int, where: str) -> Array:
     kind = tensor.WhichOneof("choice")
+    if kind is not None and kind != _FIELD_OF.get(dtype, "bytes"):
+        raise UnsupportedError("a constant of the wrong kind", where=where, value=kind, allowed=dtype)
     match kind:
         case "strings":
             return np.array(list(tensor.strings.values))

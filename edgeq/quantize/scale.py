@@ -49,11 +49,13 @@ def half_scales(scales: npt.ArrayLike, format: Format) -> FloatArray:
     shift = 0 if isinstance(format, Int | Fixed) else max(map(abs, level_range(format))).bit_length() - 1
     wanted = np.ldexp(np.asarray(scales, dtype=np.float64), shift)
     found = np.clip(wanted, _HALF.smallest_subnormal, float(_HALF.max)).astype(np.float16)
-    found = np.where(found < wanted, np.nextafter(found, np.float16(np.inf)), found)
+    with np.errstate(over="ignore"):  # beyond the largest, which is taken below
+        found = np.where(found < wanted, np.nextafter(found, np.float16(np.inf)), found)
     return np.ldexp(np.minimum(found.astype(np.float64), float(_HALF.max)), -shift)
 
 
-def _check(array: Array, format: Format, where: object) -> None:
+def check_weight(array: Array, format: Format, where: object) -> None:
+    """Raise UnsupportedError, naming `where`, for a weight that `format` cannot hold."""
     if array.size == 0:
         raise UnsupportedError("a weight without elements", where=where)
     if not np.isfinite(array).all():
@@ -139,7 +141,7 @@ def weight_type(
     zeros takes the largest scale of the tensor. A Fixed format has its own scale. Raises UnsupportedError, which
     names `where`, for NaN, infinity, no elements, or signs that the format cannot hold.
     """
-    _check(array, format, where)
+    check_weight(array, format, where)
     if isinstance(format, Fixed):
         return Type(array.shape, format, (2.0**-format.fraction,))
     rows = _rows(array, axis, block)

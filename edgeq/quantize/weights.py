@@ -12,7 +12,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.assign import weight_axis
 from edgeq.quantize.codebook import LARGEST_LEVEL, k_means
-from edgeq.quantize.scale import ClipSearch, half_scales, quantize_weight, weight_type
+from edgeq.quantize.scale import ClipSearch, check_weight, half_scales, quantize_weight, weight_type
 from edgeq.quantize.structure import is_expectation, weight_of
 from edgeq.recipe import Recipe
 from edgeq.target import KMeans, StoredWeights, Target
@@ -66,6 +66,7 @@ def stored_type(op: o.Op, array: Array, rule: StoredWeights, *, half: bool) -> T
     if row < rule.shortest_row:
         return weight_type(array, INT8_NARROW, axis, half=half, where=where)
     if isinstance(rule.format, KMeans):
+        check_weight(array, INT8_NARROW, where)
         return _fitted(array, rule.format.bits, axis, half=half)
     clip: ClipSearch = "squared_error" if bits_of(rule.format) <= FEW_BITS else "largest"
     block = 0 if axis is None else block_size(array.shape[1 - axis], rule.block)
