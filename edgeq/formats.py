@@ -146,6 +146,7 @@ def power_of_two(bits: int) -> Codebook:
 
 REAL = Real()
 INT4 = Int(4)
+INT4_NARROW = Int(4, narrow=True)
 INT8 = Int(8)
 INT8_NARROW = Int(8, narrow=True)
 UINT8 = Int(8, signed=False)

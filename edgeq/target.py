@@ -7,16 +7,18 @@ rounding rule of its runtime, and how closely the artifact must agree with the r
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "coreml"]
-Runtime = Literal["tensorrt", "onnxruntime", "coreml"]
+Emitter = Literal["onnx", "tflite", "coreml"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml"]
 Precision = Literal["fp32", "fp16", "int8"]
+Kernels = Literal["exact", "tflite"]
+Ports = Literal["real", "codes"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges that measured best for this target. `stored_weights` says how a target whose
-    activations stay real stores its weights. `half_scales` are scales that half precision holds. `ios` is the oldest
-    system that a CoreML file loads in.
+    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
+    graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
+    `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
+    `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
+    half precision holds. `ios` is the oldest system that a CoreML file loads in.
     """
 
     name: str
@@ -94,8 +98,10 @@ class Target:
     decomposed: tuple[o.FunctionName, ...] = ()
     float_share: float = 0.0
     sufficient_db: float = 50.0
-    estimator: str = "mse"
+    estimator: str = "auto"
     rounding: o.Rounding = "fp32rne"
+    kernels: Kernels = "exact"
+    ports: Ports = "real"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
@@ -143,6 +149,30 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
     )
 
 
+# LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
+TFLITE_OPS = INTEGER_OPS | {o.Softmax}
+
+
+def tflite_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for integer TFLite files; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        summary,
+        emitter="tflite",
+        runtime="litert",
+        precision="int8",
+        agreement=Agreement(equal_share=0.999),  # of LiteRT's reference kernels
+        wide=INT8,
+        symmetric=False,
+        same_scale_concat=True,  # QUANTIZE in front of each operand costs time and, in XNNPACK, a code in five
+        kernels="tflite",
+        rounding="gemmlowp2",
+        decomposed=("silu",),
+        integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
 TARGETS: tuple[Target, ...] = (
     Target(
         "jetson-int8",
@@ -183,7 +213,6 @@ TARGETS: tuple[Target, ...] = (
         symmetric=False,
         least_channels=5,
         float_share=0.05,
-        estimator="auto",
         sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
         decomposed=("silu", "hardswish"),
         integer_ops=INTEGER_OPS,
@@ -194,6 +223,43 @@ TARGETS: tuple[Target, ...] = (
         "ONNX in float for ONNX Runtime",
         emitter="onnx",
         runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    tflite_target(
+        "tflite-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on any CPU",
+        aliases=("tflite", "litert"),
+    ),
+    tflite_target(
+        "rpi-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on a Raspberry Pi",
+        aliases=("rpi", "raspberry-pi"),
+    ),
+    tflite_target(
+        "rpi-w8a16",
+        "TFLite with INT16 activations and INT8 weights: more exact, without XNNPACK's speed",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+    ),
+    tflite_target(
+        "rpi-w4a8",
+        "TFLite with INT8 activations and INT4 weights: half the size",
+        weight=INT4_NARROW,
+    ),
+    tflite_target(
+        "mcu-tflite-int8",
+        "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
+        ports="codes",
+        aliases=("tflm",),
+    ),
+    Target(
+        "tflite-fp32",
+        "TFLite in float for LiteRT",
+        emitter="tflite",
+        runtime="litert",
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),

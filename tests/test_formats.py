@@ -212,7 +212,9 @@ def test_tables_of_powers() -> None:
         assert bits_of(power_of_two(bits)) == bits and len(power_of_two(bits).table) == 2**bits - 1
 
 
-@pytest.mark.parametrize(("make", "bits"), [(power_of_sqrt2, 1), (power_of_sqrt2, 5), (power_of_two, 1), (power_of_two, 6)])
+@pytest.mark.parametrize(
+    ("make", "bits"), [(power_of_sqrt2, 1), (power_of_sqrt2, 5), (power_of_two, 1), (power_of_two, 6)]
+)
 def test_tables_of_powers_have_few_bits(make: Any, bits: int) -> None:
     with pytest.raises(UsageError, match="bits"):
         make(bits)

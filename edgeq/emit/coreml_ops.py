@@ -37,7 +37,7 @@ def write_op(op: o.Op, w: Writer) -> None:
             w.quantize(w.real(op.x), op.out)
         case o.Quantize() | o.Dequantize():
             w.same_as(op.out, op.x)
-        case o.Requantize():
+        case o.Requantize() | o.DivideCodes():
             _requantize(op, w)
         case o.Lookup():
             w.finish(op.out, write_function(op.function, w.real(op.x), op.out, w))
@@ -47,7 +47,7 @@ def write_op(op: o.Op, w: Writer) -> None:
             w.finish(o.results(op)[0], _real(op, w))
 
 
-def _requantize(op: o.Requantize, w: Writer) -> None:
+def _requantize(op: o.Requantize | o.DivideCodes, w: Writer) -> None:
     if not is_narrow(w.type(op.out)):
         real = w.real(op.x)
         clamped = w.clamp(real, w.type(op.out), op.low, op.high, op.out)
@@ -61,7 +61,7 @@ def _requantize(op: o.Requantize, w: Writer) -> None:
         w.quantize(w.real(op.x), op.out, op.low, op.high)
 
 
-def _is_left_to_concat(op: o.Requantize, w: Writer) -> bool:
+def _is_left_to_concat(op: o.Requantize | o.DivideCodes, w: Writer) -> bool:
     """Whether the quantizer behind a concatenation does this requantization anyway."""
     readers = w.graph.consumers.get(op.out, ())
     full = (op.low, op.high) == code_range(w.type(op.out).format)
@@ -130,7 +130,7 @@ def _real(op: o.Op, w: Writer) -> Tensor:
             | o.Gather() | o.GatherElements()
         ):  # fmt: skip
             return write_movement(op, w)
-        case o.Quantize() | o.Dequantize() | o.Requantize() | o.Lookup() | o.TopK():
+        case o.Quantize() | o.Dequantize() | o.Requantize() | o.DivideCodes() | o.Lookup() | o.TopK():
             raise TypeError(f"{type(op).__name__} is written elsewhere")
         case _:
             assert_never(op)

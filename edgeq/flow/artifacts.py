@@ -20,6 +20,8 @@ def emitter_of(target: Target) -> Emit:
             from edgeq.emit.onnx import emit
         case "coreml":
             from edgeq.emit.coreml import emit
+        case "tflite":
+            from edgeq.emit.tflite import emit
     return emit
 
 
@@ -35,7 +37,17 @@ def _coreml(path: Path, threads: int | None) -> Runtime:
     return CoreMLRuntime(path, threads=threads)
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx, ".mlpackage": _coreml}
+def _litert(path: Path, threads: int | None) -> Runtime:
+    from edgeq.runtimes.litert import LiteRtRuntime
+
+    return LiteRtRuntime(path, threads=threads)
+
+
+_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {
+    ".onnx": _onnx,
+    ".mlpackage": _coreml,
+    ".tflite": _litert,
+}
 
 
 def open_runtime(path: Path, threads: int | None = None) -> Runtime:

@@ -21,6 +21,7 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
@@ -96,6 +97,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
     calibration = _calibration(request, target, rule, task)
+    if calibration is not None:
+        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
     report.notes += _data_notes(calibration, data)
 
     lowered, chosen = graph, list[ChosenRange]()

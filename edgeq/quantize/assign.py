@@ -103,7 +103,7 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     Classes made of constants alone get the range of their contents.
     """
     graph, half = structure.graph, target.half_scales
-    ranges = _without_ties(structure, ranges, half)
+    ranges = {**_without_ties(structure, ranges, half), **structure.fixed}
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
@@ -124,4 +124,4 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
-    return Plan(structure, types, weights, biases, target.rounding)
+    return Plan(structure, types, weights, biases, target.rounding, target.kernels)
