@@ -238,20 +238,21 @@ def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArra
 
 
 @lru_cache(maxsize=64)
-def _sorted_levels(format: Format) -> tuple[IntArray, IntArray]:
+def _thresholds(format: Format) -> tuple[FloatArray, IntArray]:
+    """Codes in the order of their levels, and the largest real that each but the last is nearest to.
+
+    On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
+    """
     levels, codes = np.unique(level_table(format), return_index=True)
-    return levels, codes
+    below, above = levels[:-1], levels[1:]
+    middle = (below + above) / 2
+    upper = (codes[1:] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
+    return np.where(upper, np.nextafter(middle, -np.inf), middle), codes
 
 
 def _encode_table(format: Format, levels: FloatArray) -> IntArray:
-    grid, codes = _sorted_levels(format)
-    upper = np.clip(np.searchsorted(grid, levels), 1, len(grid) - 1)
-    below, above = grid[upper - 1], grid[upper]
-    middle = (below + above) / 2
-    # On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
-    even = (codes[upper] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
-    take_upper = (levels > middle) | ((levels == middle) & even)
-    nearest: IntArray = codes[np.where(take_upper, upper, upper - 1)]
+    thresholds, codes = _thresholds(format)
+    nearest: IntArray = codes[np.searchsorted(thresholds, levels)]
     return nearest
 
 
