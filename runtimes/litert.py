@@ -51,7 +51,7 @@ class Record:
         if port not in self.divided:
             return array
         axis, factors = self.divided[port]["axis"], np.asarray(self.divided[port]["factors"], dtype=np.float32)
-        product: Array = array * factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
+        product: Array = np.multiply(array, factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)]))
         return product
 
     def stands_for_reals(self, port: str) -> bool:
