@@ -79,7 +79,7 @@ class Target:
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
     `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
-    `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
+    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
     `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
     """
@@ -104,6 +104,7 @@ class Target:
     kernels: Kernels = "exact"
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
+    tabulated: tuple[o.FunctionName, ...] = ()
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
@@ -256,6 +257,7 @@ TARGETS: tuple[Target, ...] = (
         "mcu-tflite-int8",
         "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
         ports="codes",
+        tabulated=("gelu", "gelu_tanh"),
         aliases=("tflm",),
     ),
     Target(

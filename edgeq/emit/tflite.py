@@ -9,7 +9,7 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from edgeq import __version__
@@ -55,7 +55,7 @@ def emit(
     """
     name = f"{stem}_{target.name.rpartition('-')[2]}.tflite" if target.is_integer else f"{stem}.tflite"
     scales = box_scales(graph, metadata)
-    values = write_graph(divided(graph, scales), target.ports)
+    values = write_graph(divided(graph, scales), target.ports, target.tabulated)
     described = {**metadata, **_own_properties(graph, target)}
     content = finish(values, described, scales) + archive(described)
     files = {name: content, **(more_files or {})}
@@ -68,9 +68,11 @@ def _own_properties(graph: Graph, target: Target) -> dict[str, str]:
     return {"edgeq.version": __version__, "edgeq.target": target.name, "edgeq.graph_sha256": digest(graph)}
 
 
-def build_model(graph: Graph, ports: Ports = "real") -> tuple[bytes, dict[o.Value, str]]:
+def build_model(
+    graph: Graph, ports: Ports = "real", tabulated: Collection[o.FunctionName] = ()
+) -> tuple[bytes, dict[o.Value, str]]:
     """The flatbuffer of a real or lowered graph without metadata, and the tensor that holds each of its values."""
-    values = write_graph(graph, ports)
+    values = write_graph(graph, ports, tabulated)
     return finish(values, {}), tensors_of(values)
 
 
@@ -100,9 +102,9 @@ def finish(values: Values, metadata: Mapping[str, object], scales: Mapping[o.Val
 # --- the graph ----------------------------------------------------------------------------------------------------
 
 
-def write_graph(graph: Graph, ports: Ports) -> Values:
+def write_graph(graph: Graph, ports: Ports, tabulated: Collection[o.FunctionName] = ()) -> Values:
     """Every operator of `graph` in a file. Raises UnsupportedError for what TFLite cannot hold."""
-    v = Values(graph)
+    v = Values(graph, tabulated)
     for name in graph.inputs:
         _input(name, ports, v)
     for op in graph.ops:
