@@ -18,6 +18,8 @@ def emitter_of(target: Target) -> Emit:
     match target.emitter:
         case "onnx":
             from edgeq.emit.onnx import emit
+        case "coreml":
+            from edgeq.emit.coreml import emit
         case "tflite":
             from edgeq.emit.tflite import emit
     return emit
@@ -29,13 +31,23 @@ def _onnx(path: Path, threads: int | None, exact: bool) -> Runtime:
     return OnnxRuntime(path, threads=threads)
 
 
+def _coreml(path: Path, threads: int | None, _: bool) -> Runtime:
+    from edgeq.runtimes.coreml import CoreMLRuntime
+
+    return CoreMLRuntime(path, threads=threads)
+
+
 def _litert(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.litert import LiteRtRuntime
 
     return LiteRtRuntime(path, threads=threads, kernels="reference" if exact else "default")
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {".onnx": _onnx, ".tflite": _litert}
+_RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
+    ".onnx": _onnx,
+    ".mlpackage": _coreml,
+    ".tflite": _litert,
+}
 
 
 def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False) -> Runtime:

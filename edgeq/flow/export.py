@@ -31,7 +31,7 @@ from edgeq.flow.inputs import (
     weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize
+from edgeq.flow.ranges import ChosenRange, quantize, store_weights
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -110,11 +110,16 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes += _data_notes(calibration, data)
 
     lowered, chosen = graph, list[ChosenRange]()
-    if calibration is not None:
+    if target.is_integer:
+        assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
         verify(lowered)
         report.notes += _lift_notes(found.lifts)
+    elif target.stored_weights:
+        report.notes += _stored_notes(calibration)
+        lowered = store_weights(graph, target, recipe, calibration, progress)
+        verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
@@ -151,7 +156,7 @@ def _check_options(request: ExportRequest, target: Target) -> None:
 
 
 def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not target.is_integer:
+    if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
     return calibration_set(request.calib, request.calib_images, rule, task)
 
@@ -177,7 +182,7 @@ def _costs(graph: Graph) -> list[Row]:
 def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
     return [
         Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
-        Row("file_bytes", artifact.primary.stat().st_size, "B", 1, "artifact", "size of the file"),
+        Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 
 
@@ -197,6 +202,12 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
+    if calibration is not None:
+        return []
+    return ["biases are not corrected; --calib IMAGES takes back the shift that rounded weights cause"]
 
 
 def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:
@@ -229,7 +240,10 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    report.agreement = agreement(
+        lowered, artifact, samples, request.seed, request.threads, progress,
+        real_layers=target.agreement.real_layer_db is not None,
+    )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False)
         report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
@@ -260,7 +274,7 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
         f"edgeq verify {artifact.primary}",
         f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
     ]
-    if target.emitter in ("onnx", "tflite"):
+    if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 
