@@ -251,7 +251,8 @@ def _breaks(layer: Layer, promise: Agreement) -> bool:
     """Outputs follow from the layers before them, through float operators that may reorder ties."""
     far = layer.largest > promise.code_difference and not layer.is_output
     noisy = layer.signal_to_noise_db < (promise.signal_to_noise_db or 0.0) and layer.is_output
-    return far or noisy or layer.equal_share < promise.equal_share
+    counted = not layer.is_output or promise.signal_to_noise_db is None
+    return far or noisy or (counted and layer.equal_share < promise.equal_share)
 
 
 def _described(subject: Subject, layer: Layer) -> str:
