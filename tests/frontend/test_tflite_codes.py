@@ -186,6 +186,16 @@ def test_pooling(kind: str, act: int) -> None:
     equal(content, (1, 7, 6, 3))
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride"), [((7, 6), 3, 1), ((8, 5), 3, 2), ((6, 9), 5, 1), ((3, 4), 3, 2)])
+def test_average_pooling_with_padding(size: tuple[int, int], kernel: int, stride: int) -> None:
+    """Windows that the padding cuts are means of fewer codes."""
+    out = tuple(-(-side // stride) for side in size)
+    content = one_op("AVERAGE_POOL_2D", [(1, *size, 3)], (1, *out, 3), "Pool2DOptions", padding=0, strideW=stride,
+                     strideH=stride, filterWidth=kernel, filterHeight=kernel, version=2, scales=(0.05, 1, 0.05),
+                     zeros=(-9, 0, -9))  # fmt: skip
+    equal(content, (1, *size, 3))
+
+
 @pytest.mark.parametrize("kind", ["RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"])
 @pytest.mark.parametrize("half", [False, True])
 def test_resizing(kind: str, half: bool) -> None:
