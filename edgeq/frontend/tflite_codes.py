@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32, INT64, Int
-from edgeq.frontend.tflite_build import Handler, Importer, constant_type, type_of
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_elementwise import known_axes, operands_in_one_form, reduced
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_types import constant_type, type_of
 from edgeq.frontend.tflite_window import (
     convolution,
     kernel_order,

@@ -12,8 +12,8 @@ import pytest
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int
 from edgeq.frontend.tflite import import_tflite, import_with_tensors
-from edgeq.frontend.tflite_build import is_channels_last
 from edgeq.frontend.tflite_file import read_tflite
+from edgeq.frontend.tflite_types import is_channels_last
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
