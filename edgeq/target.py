@@ -265,7 +265,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "coreml-w8a8",
-        "CoreML with INT8 weights and activations (iOS 17, macOS 14)",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
         emitter="coreml",
         runtime="coreml",
         precision="int8",
