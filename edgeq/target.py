@@ -78,6 +78,7 @@ class Target:
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
+    `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
     `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
     `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
@@ -102,6 +103,7 @@ class Target:
     rounding: o.Rounding = "fp32rne"
     kernels: Kernels = "exact"
     ports: Ports = "real"
+    wide_functions: tuple[o.FunctionName, ...] = ()
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
@@ -243,6 +245,7 @@ TARGETS: tuple[Target, ...] = (
         wide=INT16,
         symmetric=True,
         estimator="minmax",
+        wide_functions=("sigmoid", "tanh", "leaky_relu"),
     ),
     tflite_target(
         "rpi-w4a8",

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
-from edgeq.emit.artifact import Artifact, output_folder, to_json
-from edgeq.errors import UsageError
+from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
+from edgeq.errors import UnsupportedError, UsageError
 from edgeq.flow.artifacts import emitter_of
-from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
+from edgeq.flow.check import (
+    accuracy,
+    agreement,
+    apply_accuracy_budget,
+    apply_agreement_promise,
+    equal_codes_row,
+    latency,
+)
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -80,6 +87,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
+    _refuse_codes(model)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
@@ -115,13 +123,21 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
+        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _refuse_codes(model: Model) -> None:
+    if any(type_.scale for type_ in model.graph.types.values()):
+        raise UnsupportedError(
+            "the model is already quantized", where=model.name,
+            next_step="Give the float model; edgeq verify proves a quantized one.",
+        )  # fmt: skip
 
 
 def _target(request: ExportRequest) -> Target:
@@ -228,6 +244,9 @@ def _check(
         lowered, artifact, samples, request.seed, request.threads, progress,
         real_layers=target.agreement.real_layer_db is not None,
     )  # fmt: skip
+    if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
+        quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False)
+        report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
@@ -237,12 +256,13 @@ def _check(
     report.next_commands = _next_commands(request, artifact, target)
 
 
-def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
-    """The decode that a raw head leaves out, as data: a description, and the graph in its text and file forms."""
+def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
+    """The emitted graph; and the decode that a raw head leaves out, as data: a description and its graph."""
+    files = {GRAPH_FILE: to_bytes(lowered)}
     if head is None:
-        return {}
+        return files
     types = dict(zip((item.value for item in head.outputs), (lowered.types[v] for v in lowered.outputs), strict=True))
-    return {
+    return files | {
         "head.json": to_json(head.document(types, to_text(head.decode))),
         "decode.edgeq": to_bytes(head.decode),
     }
