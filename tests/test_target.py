@@ -27,7 +27,6 @@ def test_rows_are_consistent() -> None:
         assert target.integer_ops <= INTEGER_OPS and 0 <= target.float_share <= 1
         assert target.wide.bits >= target.narrow.bits
         assert target.name.endswith(target.precision) or target.emitter != "onnx"
-        assert not (target.is_integer and target.stored_weights)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
     assert all(issubclass(kind, o.Op) for kind in INTEGER_OPS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.emit.artifact import Artifact
-from edgeq.emit.coreml import emit
+from edgeq.emit.coreml import WEIGHTS_FILE, emit
 from edgeq.flow import export
 from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.validate import ValidateRequest, validate_artifact
@@ -69,3 +69,17 @@ def test_a_file_that_is_not_the_graph_breaks_the_promise(tmp_path: Path, monkeyp
     monkeypatch.setattr(export, "emitter_of", lambda _: careless)
     report = export_model(ExportRequest("zoo:depth", "coreml-w4", out=tmp_path / "out"))
     assert report.exit == 5 and any("agreement broken at" in note for note in report.notes)
+
+
+def test_operators_kept_in_float_store_their_weights_all_the_same(tmp_path: Path) -> None:
+    """A W8A8 file is not larger for what stays in float, unless it was asked to."""
+    sizes = []
+    for keep in ((), ("*",)):
+        request = ExportRequest(
+            "zoo:classifier", "coreml-w8a8", calib="scenes", calib_images=4, float_share=0.5, keep_real=keep,
+            out=tmp_path / f"{len(keep)}", no_cache=True,
+        )  # fmt: skip
+        report = export_model(request)
+        assert report.exit == 0, report.notes
+        sizes.append((tmp_path / f"{len(keep)}" / "classifier_w8a8.mlpackage" / WEIGHTS_FILE).stat().st_size)
+    assert sizes[0] < 0.6 * sizes[1]
