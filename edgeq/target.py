@@ -53,7 +53,7 @@ class KMeans:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Weights stored as codes and made real again when the file is loaded; activations stay real.
+    """Weights of operators on reals, stored as codes and made real again when the file is loaded.
 
     `block` input channels share a scale (0: all of an output channel's); without `per_channel` the whole weight does.
     Weights of fewer than `smallest` elements stay real. Rows of fewer than `shortest_row` elements cost little and lose
@@ -79,8 +79,9 @@ class Target:
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
     `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
-    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
-    `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
+    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes
+    and gives: reals, or codes where its inputs and outputs have them.
+    `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
     """
 
@@ -270,13 +271,14 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "coreml-w8a8",
-        "CoreML with INT8 weights and activations (iOS 17, macOS 14)",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
         emitter="coreml",
         runtime="coreml",
         precision="int8",
         agreement=Agreement(equal_share=0.9, real_layer_db=HALF_DB),  # half precision moves codes over near-ties
         float_share=0.10,
         integer_ops=INTEGER_OPS,
+        stored_weights=StoredWeights(INT8_NARROW),
         half_scales=True,
         ios=17,
     ),

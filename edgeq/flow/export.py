@@ -114,12 +114,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
-        verify(lowered)
         report.notes += _lift_notes(found.lifts)
-    elif target.stored_weights:
+    if target.stored_weights:
         report.notes += _stored_notes(calibration)
-        lowered = store_weights(graph, target, recipe, calibration, progress)
-        verify(lowered)
+        lowered = store_weights(lowered, target, recipe, calibration, progress)
+    verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
