@@ -13,8 +13,8 @@ from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx"]
-Runtime = Literal["tensorrt", "onnxruntime"]
+Emitter = Literal["onnx", "c"]
+Runtime = Literal["tensorrt", "onnxruntime", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -40,7 +40,8 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges that measured best for this target.
+    `estimator` is the rule for ranges that measured best for this target. `full_integer` leaves nothing in float up to
+    the outputs, which are codes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     sufficient_db: float = 50.0
     estimator: str = "mse"
     rounding: o.Rounding = "fp32rne"
+    full_integer: bool = False
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
 
@@ -86,6 +88,22 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
 )  # fmt: skip
+
+_C = Target(
+    "c-int8",
+    "integer-only C99 for any processor: no float, no allocation, exact arena",
+    emitter="c",
+    runtime="native",
+    precision="int8",
+    agreement=Agreement(equal_share=1.0, code_difference=0),
+    wide=INT8,
+    symmetric=False,
+    estimator="auto",
+    rounding="single",
+    full_integer=True,
+    integer_ops=INTEGER_OPS,
+    aliases=("c",),
+)
 
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -141,6 +159,7 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    _C,
 )
 
 

@@ -1,7 +1,7 @@
 """Which operators run on codes, and which values must share one type: decided by the graph and the target alone.
 
-An operator stays real when the target has no integer form of it, or when only real operators read its result (the
-decode of a detector, the residual stream between layer norms). Values joined by operators that only move codes
+An operator stays real when the target has no integer form of it, or (unless the target knows nothing else) when only
+real operators read its result: the decode of a detector, the residual stream between layer norms. Values joined by operators that only move codes
 share a type. A value read by a weighted operator is narrow, any other is wide.
 """
 
@@ -158,7 +158,7 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
     found: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
-        wanted = isinstance(op, _WEIGHTED) or any(
+        wanted = target.full_integer or isinstance(op, _WEIGHTED) or any(
             o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
         )
         if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
@@ -215,7 +215,7 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         quantized.update(dict.fromkeys(_activations(op)))
         if any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ())):
             quantized[o.results(op)[0]] = None
-    outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
+    outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes or target.full_integer else set()
     quantized.update(dict.fromkeys(sorted(outputs)))
     values = [value for value in quantized if value not in held]
     classes = _Classes(values)

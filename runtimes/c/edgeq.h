@@ -1,0 +1,92 @@
+/* Types and arithmetic shared by all kernels. Integers only; nothing here allocates, recurses or calls a library.
+ *
+ * An activation is a code q of 8 bits, and real = scale * (q - zero point). A kernel sums products of codes in 32 bits
+ * (the zero points are folded into the bias when the code is generated) and brings the sum to an output code with
+ * edgeq_requantize. Arithmetic right shift of negative numbers is assumed, as every compiler for these cores has it.
+ */
+#ifndef EDGEQ_H
+#define EDGEQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define EDGEQ_STATIC_ASSERT(name, condition) _Static_assert(condition, #name)
+#else
+#define EDGEQ_STATIC_ASSERT(name, condition) typedef char edgeq_assert_##name[(condition) ? 1 : -1]
+#endif
+
+#if defined(__GNUC__)
+#define EDGEQ_INLINE static inline __attribute__((always_inline))
+#else
+#define EDGEQ_INLINE static inline
+#endif
+
+/* One output channel: its bias, and the three numbers that bring a sum to a code. */
+typedef struct {
+    int32_t bias;
+    int32_t multiplier;
+    int32_t offset; /* rounding and output zero point */
+    int32_t shift;
+} edgeq_channel;
+
+/* What all channels of a layer share: a factor for sums (a power of two) and the range of output codes. */
+typedef struct {
+    int32_t factor;
+    int32_t low, high;
+} edgeq_output;
+
+EDGEQ_INLINE int32_t edgeq_high(int32_t a, int32_t b)
+{
+    return (int32_t)(((int64_t)a * b) >> 32);
+}
+
+EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
+{
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+#ifdef EDGEQ_GEMMLOWP
+/* Two roundings, as gemmlowp, TFLite and CMSIS-NN do: r = round(sum q / 2^31), ties upward, then round(r / 2^shift),
+ * ties away from zero. factor is 4 2^max(e, 0), so that the high word holds one bit more than r. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    const int32_t r = (edgeq_high(sum * o->factor, c->multiplier) + 1) >> 1;
+    const int32_t tie = (r < 0) & (c->shift > 0);
+    return edgeq_clamp((r + c->offset - tie) >> c->shift, o->low, o->high);
+}
+#else
+/* One rounding: round(sum q / 2^(31 - e)), ties upward. With 31 - e >= 33 (factor sees to it) the half that rounds is a
+ * multiple of 2^32, so the low word of the product never matters. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    return edgeq_clamp((edgeq_high(sum * o->factor, c->multiplier) + c->offset) >> c->shift, o->low, o->high);
+}
+#endif
+
+/* Copy n bytes: by words where both ends allow it. */
+EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
+{
+    int32_t i = 0;
+#if defined(__GNUC__)
+    if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
+        for (; i + 4 <= n; i += 4) {
+            memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
+        }
+    }
+#endif
+    for (; i < n; i++) {
+        to[i] = from[i];
+    }
+}
+
+EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        to[i] = (int8_t)code;
+    }
+}
+
+#endif

@@ -1,0 +1,143 @@
+/* Convolution: out[p][o] = requantize(bias[o] + sum_k weight[o][k] x[patch of p][k]).
+ *
+ * Activations lie as [height][width][channel]. Two output pixels are computed at a time: their patches are gathered
+ * into two columns of k = kernel_h kernel_w group_c bytes (a 1x1 kernel of stride 1 reads the input in place), and the
+ * dot product runs over the columns. An optional table maps the codes, an optional addend is added to them.
+ */
+#ifndef EDGEQ_CONV_H
+#define EDGEQ_CONV_H
+
+#include "edgeq_dot.h"
+
+/* A residual: out = requantize(own[code] + other[addend]), in 32 bits, elementwise. */
+typedef struct {
+    const int32_t *own, *other; /* one entry per code, from -128 on */
+    edgeq_channel channel;
+    edgeq_output output;
+} edgeq_sum;
+
+typedef struct {
+    const int8_t *weights;         /* [groups][out channels of a group / 4, rounded up][k][4] */
+    const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to 4] */
+    edgeq_output output;
+    const int8_t *table; /* one entry per code, from -128 on; or null */
+    const edgeq_sum *sum;
+    int32_t in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+    int32_t zero;    /* input code of a padded element */
+    int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten */
+    int32_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
+} edgeq_conv_layer;
+
+/* The `taps` elements of one kernel row at input row iy, columns ix, ix + dilation ... */
+EDGEQ_INLINE int8_t *edgeq_gather_row(
+    const edgeq_conv_layer *l, const int8_t *x, int32_t iy, int32_t ix, int32_t depth, int8_t *to)
+{
+    const int32_t run = l->kernel_w * depth;
+    if (iy < 0 || iy >= l->in_h) {
+        edgeq_fill(to, l->zero, run);
+        return to + run;
+    }
+    x += (ptrdiff_t)iy * l->in_w * l->in_c;
+    if (depth == l->in_c && l->dilation_w == 1 && ix >= 0 && ix + l->kernel_w <= l->in_w) {
+        edgeq_copy(to, x + (ptrdiff_t)ix * depth, run);
+        return to + run;
+    }
+    for (int32_t kx = 0; kx < l->kernel_w; kx++, ix += l->dilation_w, to += depth) {
+        if (ix < 0 || ix >= l->in_w) {
+            edgeq_fill(to, l->zero, depth);
+        } else {
+            edgeq_copy(to, x + (ptrdiff_t)ix * l->in_c, depth);
+        }
+    }
+    return to;
+}
+
+EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const int8_t *x, int32_t pixel, int32_t depth, int8_t *to)
+{
+    const int32_t oy = pixel / l->out_w, ox = pixel - oy * l->out_w;
+    int32_t iy = oy * l->stride_h - l->pad_top;
+    for (int32_t ky = 0; ky < l->kernel_h; ky++, iy += l->dilation_h) {
+        to = edgeq_gather_row(l, x, iy, ox * l->stride_w - l->pad_left, depth, to);
+    }
+}
+
+EDGEQ_INLINE void edgeq_store_4(
+    const edgeq_conv_layer *l, const edgeq_channel *c, const int32_t *sum, int32_t count, int8_t *out)
+{
+    for (int32_t j = 0; j < count; j++) {
+        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, &l->output);
+    }
+}
+
+/* What follows the convolution, on the codes of one pixel. */
+EDGEQ_INLINE void edgeq_finish(const edgeq_conv_layer *l, int8_t *codes, const int8_t *addend, int8_t *out)
+{
+    const edgeq_sum *const s = l->sum;
+    for (int32_t c = 0; c < l->out_c; c++) {
+        int32_t code = codes[c];
+        if (l->table) {
+            code = l->table[code + 128];
+        }
+        if (s) {
+            code = edgeq_requantize(s->own[code + 128] + s->other[addend[c] + 128], &s->channel, &s->output);
+        }
+        out[c] = (int8_t)code;
+    }
+}
+
+/* All output channels of one group for two pixels. */
+EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, int32_t group, int32_t k, const int8_t *x0,
+    const int8_t *x1, int8_t *out0, int8_t *out1)
+{
+    const int32_t outputs = l->out_c / l->groups;
+    const int32_t blocks = (outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK;
+    const int8_t *w = l->weights + (ptrdiff_t)group * blocks * EDGEQ_BLOCK * k;
+    const edgeq_channel *c = l->channels + (ptrdiff_t)group * blocks * EDGEQ_BLOCK;
+    for (int32_t o = 0; o < outputs; o += EDGEQ_BLOCK, c += EDGEQ_BLOCK, w += (ptrdiff_t)EDGEQ_BLOCK * k) {
+        int32_t sum[8] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias, c[0].bias, c[1].bias, c[2].bias, c[3].bias};
+        edgeq_dot_2x4(x0, x1, w, k, sum);
+        if (outputs - o >= EDGEQ_BLOCK) {
+            edgeq_store_4(l, c, sum, 4, out0 + o);
+            edgeq_store_4(l, c, sum + 4, 4, out1 + o);
+        } else {
+            edgeq_store_4(l, c, sum, outputs - o, out0 + o);
+            edgeq_store_4(l, c, sum + 4, outputs - o, out1 + o);
+        }
+    }
+}
+
+/* scratch: two columns of k bytes unless direct, then two pixels of out_c bytes if there is a table or a sum. */
+static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t *addend, int8_t *out, int8_t *scratch)
+{
+    const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
+    const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
+    const int32_t finished = l->table || l->sum;
+    int8_t *const codes = l->direct ? scratch : scratch + 2 * k;
+    for (int32_t i = 0; i < pixels; i += 2) {
+        /* Of an odd number the last pixel is computed twice. */
+        const int32_t first = l->reverse ? (i + 2 > pixels ? 0 : pixels - 2 - i) : i;
+        const int32_t second = first + 1 < pixels && i + 1 < pixels ? first + 1 : first;
+        int8_t *const out0 = out + (ptrdiff_t)first * l->out_c, *const out1 = out + (ptrdiff_t)second * l->out_c;
+        int8_t *const to0 = finished ? codes : out0, *const to1 = finished ? codes + l->out_c : out1;
+        for (int32_t g = 0; g < l->groups; g++) {
+            const int8_t *x0 = scratch, *x1 = scratch + k;
+            if (l->direct) {
+                x0 = x + (ptrdiff_t)first * l->in_c, x1 = x + (ptrdiff_t)second * l->in_c;
+            } else {
+                edgeq_gather(l, x + (ptrdiff_t)g * depth, first, depth, scratch);
+                edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
+            }
+            edgeq_conv_pair(l, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+        }
+        if (finished) {
+            edgeq_finish(l, codes, addend ? addend + (ptrdiff_t)first * l->out_c : NULL, out0);
+            if (second != first) {
+                edgeq_finish(l, codes + l->out_c, addend ? addend + (ptrdiff_t)second * l->out_c : NULL, out1);
+            }
+        }
+    }
+}
+
+#endif
