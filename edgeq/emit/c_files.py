@@ -355,7 +355,7 @@ def readme(s: Source) -> str:
     )
     return f"""# {s.title}
 
-Integer-only C99 for {s.target}: no floating point, no allocation, no recursion, no library but `memcpy`. Written by
+Integer-only C99 for {s.target}: no floating point, no allocation, no recursion, no library. Written by
 edgeq, which computed what it must give.
 
 ```

@@ -9,7 +9,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
 #define EDGEQ_STATIC_ASSERT(name, condition) _Static_assert(condition, #name)
@@ -73,7 +72,7 @@ EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
 #if defined(__GNUC__)
     if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
         for (; i + 4 <= n; i += 4) {
-            memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
+            __builtin_memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
         }
     }
 #endif

@@ -1,0 +1,97 @@
+"""Unicorn: the same program in an emulator that comes as a Python package; instructions are counted block by block."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from edgeq.boards.board import Board
+from edgeq.boards.build import Built
+from edgeq.errors import BoardError
+
+PAGE = 0x1000
+RAM_BYTES = 16 << 20
+_RETURN = 0x70000000
+"""An address outside the program: reaching it ends the run."""
+
+
+def is_available(board: Board) -> bool:
+    """Whether unicorn is installed and knows the processor of `board`."""
+    return board.unicorn is not None and importlib.util.find_spec("unicorn") is not None
+
+
+def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int]:
+    """The arena afterwards, instruction counts at the marks, and the stack's depth. Raises BoardError."""
+    import unicorn as u
+
+    machine, thumb = _machine(board)
+    _load(machine, built, board)
+    symbols = built.elf.symbols
+    machine.mem_write(symbols["bench_arena"], arena)
+    counter = _Counter(machine, symbols["bench_mark"] & ~1)
+    try:
+        machine.emu_start(symbols["bench_run"] | thumb, _RETURN)
+    except u.UcError as error:
+        raise BoardError("the program failed in the simulator", where=board.name, value=error) from error
+    after = bytes(machine.mem_read(symbols["bench_arena"], len(arena)))
+    depth = int.from_bytes(machine.mem_read(symbols["bench_stack_bytes"], 4), "little")
+    return after, counter.marks, depth
+
+
+class _Counter:
+    """Adds up instructions of the blocks that run and notes the count whenever the block at `mark` begins."""
+
+    def __init__(self, machine: Any, mark: int) -> None:
+        import unicorn as u
+
+        self.count, self.mark, self.marks = 0, mark, list[int]()
+        self._sizes: dict[tuple[int, int], int] = {}
+        machine.hook_add(u.UC_HOOK_BLOCK, self._block)
+
+    def _block(self, machine: Any, address: int, size: int, _: object) -> None:
+        if address == self.mark:
+            self.marks.append(self.count)
+        key = (address, size)
+        if key not in self._sizes:
+            self._sizes[key] = _instructions(bytes(machine.mem_read(address, size)), machine.edgeq_thumb)
+        self.count += self._sizes[key]
+
+
+def _instructions(code: bytes, thumb: bool) -> int:
+    """Number of instructions in a block: two bytes each, or four where the first half says so."""
+    at = count = 0
+    while at < len(code):
+        half = int.from_bytes(code[at : at + 2], "little")
+        long = half >> 11 in (0b11101, 0b11110, 0b11111) if thumb else half & 3 == 3
+        at += 4 if long else 2
+        count += 1
+    return count
+
+
+def _machine(board: Board) -> tuple[Any, int]:
+    import unicorn as u
+    from unicorn import arm_const, riscv_const
+
+    assert board.unicorn is not None
+    architecture, processor = board.unicorn
+    if architecture == "riscv32":
+        machine = u.Uc(u.UC_ARCH_RISCV, u.UC_MODE_RISCV32)
+        registers = {riscv_const.UC_RISCV_REG_SP: board.ram + RAM_BYTES - PAGE, riscv_const.UC_RISCV_REG_RA: _RETURN}
+    else:
+        machine = u.Uc(u.UC_ARCH_ARM, u.UC_MODE_THUMB | u.UC_MODE_MCLASS)
+        models = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
+        machine.ctl_set_cpu_model(models[processor])
+        registers = {arm_const.UC_ARM_REG_SP: board.ram + RAM_BYTES - PAGE, arm_const.UC_ARM_REG_LR: _RETURN | 1}
+    machine.edgeq_thumb = architecture == "arm"
+    for register, value in registers.items():
+        machine.reg_write(register, value)
+    return machine, int(machine.edgeq_thumb)
+
+
+def _load(machine: Any, built: Built, board: Board) -> None:
+    for start in (board.flash, board.ram):
+        machine.mem_map(start, RAM_BYTES)
+    machine.mem_map(_RETURN, PAGE)
+    for section in built.elf.sections:
+        if section.is_loaded:
+            machine.mem_write(section.address, section.content)
