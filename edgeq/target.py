@@ -6,7 +6,7 @@ rounding rule of its runtime, and how closely the artifact must agree with the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeq.errors import UsageError, did_you_mean
@@ -16,6 +16,7 @@ from edgeq.ir import ops as o
 Emitter = Literal["onnx", "c"]
 Runtime = Literal["tensorrt", "onnxruntime", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
+Kernels = Literal["portable", "dsp", "mve"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Target:
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     `estimator` is the rule for ranges that measured best for this target. `full_integer` leaves nothing in float up to
-    the outputs, which are codes.
+    the outputs, which are codes; `kernels` are those of the instruction set.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Target:
     estimator: str = "mse"
     rounding: o.Rounding = "fp32rne"
     full_integer: bool = False
+    kernels: Kernels = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
 
@@ -104,6 +106,11 @@ _C = Target(
     integer_ops=INTEGER_OPS,
     aliases=("c",),
 )
+
+
+def _c(name: str, processor: str, kernels: Kernels = "portable") -> Target:
+    return replace(_C, name=name, summary=f"integer-only C99 for {processor}", kernels=kernels, aliases=())
+
 
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -160,6 +167,10 @@ TARGETS: tuple[Target, ...] = (
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
     _C,
+    _c("rv32imc-int8", "RISC-V RV32IMC"),
+    _c("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    _c("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    _c("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
 )
 
 

@@ -28,7 +28,7 @@ from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
 from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
-from edgeq.target import Target
+from edgeq.target import Kernels, Target
 
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
 GOLDEN_SEED = 1
@@ -67,7 +67,7 @@ def emit(
         "README.md": c_files.readme(source),
     }
     files = {name: text.encode() for name, text in texts.items()}
-    files |= {name: (KERNELS / name).read_bytes() for name in source.headers}
+    files |= {name: kernel_file(name, target.kernels).read_bytes() for name in source.headers}
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
@@ -77,13 +77,19 @@ def emit(
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
 
+def kernel_file(name: str, kernels: Kernels) -> Path:
+    """The header `name` of a set of kernels: its own, or the portable one."""
+    special = KERNELS / kernels / name
+    return special if special.exists() else KERNELS / name
+
+
 def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
     placed = place(found)
     prefix = identifier(stem)
     bank = Bank(prefix)
-    printer = Printer(found, placed, bank)
+    printer = Printer(found, placed, bank, target.kernels)
     layers = [printer.layer(n, step, kernel) for n, (step, kernel) in enumerate(placed.kernels, start=1)]
     headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
     if any(h in headers for h in ("edgeq_conv.h", "edgeq_linear.h")):

@@ -10,6 +10,7 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, nest, places, source_places, to_memory
 from edgeq.emit.c_numbers import Scaling, scaling
+from edgeq.emit.c_pack import BLOCK, PACKINGS
 from edgeq.emit.c_steps import Placed, is_depthwise, plane_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, encode
@@ -17,8 +18,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.passes.kernels import Kernel, Program
 from edgeq.reference.meaning import interpolation_matrix
+from edgeq.target import Kernels
 
-BLOCK = 4
 Fields = dict[str, object]
 
 
@@ -38,8 +39,8 @@ class Layer:
 class Printer:
     """Prints the kernels of one program; constants go into `bank`."""
 
-    def __init__(self, program: Program, placed: Placed, bank: Bank) -> None:
-        self.program, self.placed, self.bank = program, placed, bank
+    def __init__(self, program: Program, placed: Placed, bank: Bank, kernels: Kernels) -> None:
+        self.program, self.placed, self.bank, self.kernels = program, placed, bank, kernels
         self.types = program.graph.types
 
     def layer(self, number: int, step: int, kernel: Kernel) -> Layer:
@@ -139,12 +140,8 @@ class Printer:
         return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
 
     def _packed(self, rows: IntArray, groups: int) -> str:
-        """Rows [outputs, k] of each group in blocks [outputs / 4][k][4]."""
-        outputs, k = rows.shape
-        each = outputs // groups
-        blocks = np.zeros((groups, -(-each // BLOCK) * BLOCK, k), dtype=np.int64)
-        blocks[:, :each] = rows.reshape(groups, each, k)
-        packed = blocks.reshape(groups, -1, BLOCK, k).swapaxes(2, 3)
+        """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
+        packed = PACKINGS[self.kernels](rows.reshape(groups, -1, rows.shape[1]))
         return self.bank.codes(f"weights_{self.number}", packed, f"weights of {comment(self.kernel.out)}")
 
     def _layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:

@@ -16,10 +16,14 @@
 #define EDGEQ_STATIC_ASSERT(name, condition) typedef char edgeq_assert_##name[(condition) ? 1 : -1]
 #endif
 
+/* EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
+ * run out of registers, and spill. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
+#define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
 #else
 #define EDGEQ_INLINE static inline
+#define EDGEQ_IN_ORDER ((void)0)
 #endif
 
 /* One output channel: its bias, and the three numbers that bring a sum to a code. */

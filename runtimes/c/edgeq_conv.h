@@ -63,48 +63,54 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const int8_t *x, int32
     }
 }
 
-EDGEQ_INLINE void edgeq_store_4(
-    const edgeq_conv_layer *l, const edgeq_channel *c, const int32_t *sum, int32_t count, int8_t *out)
+EDGEQ_INLINE void edgeq_store(
+    const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t count, int8_t *out)
 {
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, &l->output);
+        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
     }
 }
 
 /* What follows the convolution, on the codes of one pixel. */
 EDGEQ_INLINE void edgeq_finish(const edgeq_conv_layer *l, int8_t *codes, const int8_t *addend, int8_t *out)
 {
-    const edgeq_sum *const s = l->sum;
-    for (int32_t c = 0; c < l->out_c; c++) {
-        int32_t code = codes[c];
-        if (l->table) {
-            code = l->table[code + 128];
+    const int32_t count = l->out_c;
+    if (l->table) {
+        const int8_t *const table = l->table + 128;
+        for (int32_t c = 0; c < count; c++) {
+            codes[c] = table[codes[c]];
         }
-        if (s) {
-            code = edgeq_requantize(s->own[code + 128] + s->other[addend[c] + 128], &s->channel, &s->output);
+    }
+    if (l->sum) {
+        const edgeq_sum s = *l->sum;
+        const int32_t *const own = s.own + 128, *const other = s.other + 128;
+        for (int32_t c = 0; c < count; c++) {
+            out[c] = (int8_t)edgeq_requantize(own[codes[c]] + other[addend[c]], &s.channel, &s.output);
         }
-        out[c] = (int8_t)code;
+    } else {
+        edgeq_copy(out, codes, count);
     }
 }
 
-/* All output channels of one group for two pixels. */
-EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, int32_t group, int32_t k, const int8_t *x0,
-    const int8_t *x1, int8_t *out0, int8_t *out1)
+/* All output channels of one group for two pixels. `output` is given apart so that the usual one can be a constant. */
+EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k,
+    const int8_t *x0, const int8_t *x1, int8_t *out0, int8_t *out1)
 {
-    const int32_t outputs = l->out_c / l->groups;
+    const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k);
     const int32_t blocks = (outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK;
-    const int8_t *w = l->weights + (ptrdiff_t)group * blocks * EDGEQ_BLOCK * k;
+    const int8_t *w = l->weights + (ptrdiff_t)group * blocks * step;
     const edgeq_channel *c = l->channels + (ptrdiff_t)group * blocks * EDGEQ_BLOCK;
-    for (int32_t o = 0; o < outputs; o += EDGEQ_BLOCK, c += EDGEQ_BLOCK, w += (ptrdiff_t)EDGEQ_BLOCK * k) {
+    for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
         int32_t sum[8] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias, c[0].bias, c[1].bias, c[2].bias, c[3].bias};
         edgeq_dot_2x4(x0, x1, w, k, sum);
-        if (outputs - o >= EDGEQ_BLOCK) {
-            edgeq_store_4(l, c, sum, 4, out0 + o);
-            edgeq_store_4(l, c, sum + 4, 4, out1 + o);
+        if (left >= EDGEQ_BLOCK) {
+            edgeq_store(&output, c, sum, 4, out0);
+            edgeq_store(&output, c, sum + 4, 4, out1);
         } else {
-            edgeq_store_4(l, c, sum, outputs - o, out0 + o);
-            edgeq_store_4(l, c, sum + 4, outputs - o, out1 + o);
+            edgeq_store(&output, c, sum, left, out0);
+            edgeq_store(&output, c, sum + 4, left, out1);
         }
+        c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK;
     }
 }
 
@@ -114,6 +120,7 @@ static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t 
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
     const int32_t finished = l->table || l->sum;
+    const int32_t usual = l->output.factor == 1 && l->output.low == -128 && l->output.high == 127;
     int8_t *const codes = l->direct ? scratch : scratch + 2 * k;
     for (int32_t i = 0; i < pixels; i += 2) {
         /* Of an odd number the last pixel is computed twice. */
@@ -129,7 +136,12 @@ static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t 
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, first, depth, scratch);
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
             }
-            edgeq_conv_pair(l, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+            if (usual) {
+                const edgeq_output whole = {1, -128, 127};
+                edgeq_conv_pair(l, whole, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+            } else {
+                edgeq_conv_pair(l, l->output, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+            }
         }
         if (finished) {
             edgeq_finish(l, codes, addend ? addend + (ptrdiff_t)first * l->out_c : NULL, out0);

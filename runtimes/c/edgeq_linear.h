@@ -20,7 +20,7 @@ static void edgeq_linear(const edgeq_linear_layer *l, const int8_t *x, int8_t *o
         for (int32_t o = 0; o < l->outputs; o += EDGEQ_BLOCK, c += EDGEQ_BLOCK) {
             int32_t sum[4] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias};
             edgeq_dot_1x4(x, w, l->inputs, sum);
-            w += (ptrdiff_t)EDGEQ_BLOCK * l->inputs;
+            w += EDGEQ_BLOCK * edgeq_packed(l->inputs);
             for (int32_t j = 0; j < EDGEQ_BLOCK && o + j < l->outputs; j++) {
                 const int32_t code = edgeq_requantize(sum[j], c + j, &l->output);
                 *out++ = (int8_t)(l->table ? l->table[code + 128] : code);
