@@ -10,7 +10,7 @@ from __future__ import annotations
 import keyword
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def emit(
         "README.md": c_files.readme(source),
     }
     files = {name: text.encode() for name, text in texts.items()}
-    files |= {name: kernel_file(name, target.kernels).read_bytes() for name in source.headers}
+    files |= kernel_files(source.headers, target.kernels)
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
@@ -77,10 +77,17 @@ def emit(
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
 
-def kernel_file(name: str, kernels: Kernels) -> Path:
-    """The header `name` of a set of kernels: its own, or the portable one."""
-    special = KERNELS / kernels / name
-    return special if special.exists() else KERNELS / name
+def kernel_files(headers: Sequence[str], kernels: Kernels) -> dict[str, bytes]:
+    """`headers` and all that they include: of each the file of that set of kernels, or the portable one."""
+    found: dict[str, bytes] = {}
+    waiting = list(headers)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            special = KERNELS / kernels / name
+            found[name] = (special if special.exists() else KERNELS / name).read_bytes()
+            waiting += re.findall(r'#include "(edgeq\w*\.h)"', found[name].decode())
+    return dict(sorted(found.items()))
 
 
 def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Program]:
@@ -92,8 +99,6 @@ def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Pr
     printer = Printer(found, placed, bank, target.kernels)
     layers = [printer.layer(n, step, kernel) for n, (step, kernel) in enumerate(placed.kernels, start=1)]
     headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
-    if any(h in headers for h in ("edgeq_conv.h", "edgeq_linear.h")):
-        headers = (*headers, "edgeq_dot.h")
     inputs = _ports(found, placed, found.inputs, "input")
     outputs = _ports(found, placed, found.outputs, "output")
     values = [kernel.out for _, kernel in placed.kernels]

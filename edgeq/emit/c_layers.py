@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, nest, places, source_places, to_memory
 from edgeq.emit.c_numbers import Scaling, scaling
-from edgeq.emit.c_pack import BLOCK, PACKINGS
+from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK, packed
 from edgeq.emit.c_steps import Placed, is_depthwise, plane_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, encode
@@ -131,18 +131,18 @@ class Printer:
                 raise UnsupportedError("a sum over codes may exceed 32 bits", where=op.out)
         return weight, folded
 
-    def _channels(self, numbers: Scaling, outputs: int, groups: int) -> str:
+    def _channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
         """Channels of each group, padded to whole blocks."""
         padded = []
         each = outputs // groups
         for g in range(groups):
-            padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % BLOCK)]
+            padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
         return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
 
-    def _packed(self, rows: IntArray, groups: int) -> str:
+    def _packed(self, rows: IntArray, groups: int, block: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        packed = PACKINGS[self.kernels](rows.reshape(groups, -1, rows.shape[1]))
-        return self.bank.codes(f"weights_{self.number}", packed, f"weights of {comment(self.kernel.out)}")
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.kernels)
+        return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def _layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
         kind = note.split(",")[0]
@@ -165,14 +165,14 @@ class Printer:
         weight, bias = self._folded(op)
         outputs = len(weight)
         numbers = self._scaling(bias)
-        kernel = (weight.shape[2], weight.shape[3])
+        kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[self.kernels]
         residual, summed = self.kernel.residual, "NULL"
         descriptor = ""
         if residual:
             descriptor, summed = self._sum_descriptor()
         fields: Fields = {
-            "weights": self._packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups),
-            "channels": self._channels(numbers, outputs, op.groups),
+            "weights": self._packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block),
+            "channels": self._channels(numbers, outputs, op.groups, block),
             "output": _output(numbers),
             "table": self._table(),
             "sum": summed,
@@ -249,8 +249,8 @@ class Printer:
         weight, bias = self._folded(op)
         numbers = self._scaling(bias)
         fields: Fields = {
-            "weights": self._packed(weight, 1),
-            "channels": self._channels(numbers, len(weight), 1),
+            "weights": self._packed(weight, 1, ROW_BLOCK),
+            "channels": self._channels(numbers, len(weight), 1, ROW_BLOCK),
             "output": _output(numbers),
             "table": self._table(),
             "rows": self.types[op.x].size // weight.shape[1],

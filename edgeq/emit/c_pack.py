@@ -1,39 +1,26 @@
-"""Weights in the order in which each set of kernels reads them (runtimes/c/*/edgeq_dot.h states it)."""
+"""Weights in the order in which each set of kernels reads them (edgeq_dot.h of the set states it)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
 from edgeq.formats import IntArray
 from edgeq.target import Kernels
 
-BLOCK = 4
-"""Output channels that are computed together."""
+ROW_BLOCK = 4
+"""Outputs of a matrix product that are computed together."""
+
+PIXEL_BLOCK: dict[Kernels, int] = {"portable": 4, "dsp": 2, "mve": 4}
+"""Output channels of a convolution that are computed together."""
+
+_DEPTH: dict[Kernels, int] = {"portable": 1, "dsp": 4, "mve": 16}
+"""Elements of one output channel that lie side by side."""
 
 
-def _padded(rows: IntArray, depth: int) -> IntArray:
-    """[groups, outputs, k] with outputs padded to whole blocks and k to a multiple of `depth`, by zeros."""
-    _, outputs, k = rows.shape
-    return np.pad(rows, ((0, 0), (0, -outputs % BLOCK), (0, -k % depth)))
-
-
-def _portable(rows: IntArray) -> IntArray:
-    """[groups][blocks][k][4]."""
-    blocks = _padded(rows, 1)
-    return blocks.reshape(len(rows), -1, BLOCK, blocks.shape[2]).swapaxes(2, 3)
-
-
-def _dsp(rows: IntArray) -> IntArray:
-    """[groups][pairs][k / 4][2][4]."""
-    blocks = _padded(rows, 4)
-    return blocks.reshape(len(rows), -1, 2, blocks.shape[2] // 4, 4).swapaxes(2, 3)
-
-
-def _mve(rows: IntArray) -> IntArray:
-    """[groups][outputs][k / 16][16]."""
-    return _padded(rows, 16)
-
-
-PACKINGS: dict[Kernels, Callable[[IntArray], IntArray]] = {"portable": _portable, "dsp": _dsp, "mve": _mve}
+def packed(rows: IntArray, block: int, kernels: Kernels) -> IntArray:
+    """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros."""
+    groups, outputs, k = rows.shape
+    depth = _DEPTH[kernels]
+    whole = np.pad(rows, ((0, 0), (0, -outputs % block), (0, -k % depth)))
+    blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth)
+    return blocks.swapaxes(2, 3)

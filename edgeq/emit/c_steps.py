@@ -18,6 +18,8 @@ from edgeq.passes.kernels import Kernel, Program
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
 
 PIXELS_AT_ONCE = 2
+SPARE_BYTES = 3
+"""Kernels that load words may read so far beyond the plane of a depthwise convolution."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
     match op:
         case o.Conv() if is_depthwise(kernel, program):
             plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
-            scratch = plane[0] * plane[1]
+            scratch = plane[0] * plane[1] + SPARE_BYTES
             if types[op.x].shape[1] == types[kernel.out].shape[1] and kernel.residual is None:
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():

@@ -47,6 +47,12 @@ EDGEQ_INLINE int32_t edgeq_high(int32_t a, int32_t b)
 
 EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
 {
+#if defined(__ARM_FEATURE_SAT)
+    if (__builtin_constant_p(low) && __builtin_constant_p(high) && low == -128 && high == 127) {
+        __asm__("ssat %0, #8, %1" : "=r"(x) : "r"(x));
+        return x;
+    }
+#endif
     x = x < low ? low : x;
     return x > high ? high : x;
 }
@@ -68,28 +74,5 @@ EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const
     return edgeq_clamp((edgeq_high(sum * o->factor, c->multiplier) + c->offset) >> c->shift, o->low, o->high);
 }
 #endif
-
-/* Copy n bytes: by words where both ends allow it. */
-EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
-{
-    int32_t i = 0;
-#if defined(__GNUC__)
-    if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
-        for (; i + 4 <= n; i += 4) {
-            __builtin_memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
-        }
-    }
-#endif
-    for (; i < n; i++) {
-        to[i] = from[i];
-    }
-}
-
-EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++) {
-        to[i] = (int8_t)code;
-    }
-}
 
 #endif

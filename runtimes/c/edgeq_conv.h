@@ -7,7 +7,9 @@
 #ifndef EDGEQ_CONV_H
 #define EDGEQ_CONV_H
 
+#include "edgeq_bytes.h"
 #include "edgeq_dot.h"
+#include "edgeq_store.h"
 
 /* A residual: out = requantize(own[code] + other[addend]), in 32 bits, elementwise. */
 typedef struct {
@@ -17,8 +19,8 @@ typedef struct {
 } edgeq_sum;
 
 typedef struct {
-    const int8_t *weights;         /* [groups][out channels of a group / 4, rounded up][k][4] */
-    const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to 4] */
+    const int8_t *weights;         /* of each group in blocks, see edgeq_dot.h */
+    const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     const edgeq_sum *sum;
@@ -63,14 +65,6 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const int8_t *x, int32
     }
 }
 
-EDGEQ_INLINE void edgeq_store(
-    const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t count, int8_t *out)
-{
-    for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
-    }
-}
-
 /* What follows the convolution, on the codes of one pixel. */
 EDGEQ_INLINE void edgeq_finish(const edgeq_conv_layer *l, int8_t *codes, const int8_t *addend, int8_t *out)
 {
@@ -101,14 +95,19 @@ EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output
     const int8_t *w = l->weights + (ptrdiff_t)group * blocks * step;
     const edgeq_channel *c = l->channels + (ptrdiff_t)group * blocks * EDGEQ_BLOCK;
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
-        int32_t sum[8] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias, c[0].bias, c[1].bias, c[2].bias, c[3].bias};
-        edgeq_dot_2x4(x0, x1, w, k, sum);
+        int32_t sum[2 * EDGEQ_BLOCK];
+        edgeq_dot_2(x0, x1, w, k, c, sum);
         if (left >= EDGEQ_BLOCK) {
-            edgeq_store(&output, c, sum, 4, out0);
-            edgeq_store(&output, c, sum + 4, 4, out1);
+#if EDGEQ_BLOCK == 4
+            edgeq_store_4(&output, c, sum, out0);
+            edgeq_store_4(&output, c, sum + 4, out1);
+#else
+            edgeq_store_2(&output, c, sum, out0);
+            edgeq_store_2(&output, c, sum + 2, out1);
+#endif
         } else {
-            edgeq_store(&output, c, sum, left, out0);
-            edgeq_store(&output, c, sum + 4, left, out1);
+            edgeq_store_some(&output, c, sum, left, out0);
+            edgeq_store_some(&output, c, sum + EDGEQ_BLOCK, left, out1);
         }
         c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK;
     }

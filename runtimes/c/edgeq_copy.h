@@ -2,7 +2,7 @@
 #ifndef EDGEQ_COPY_H
 #define EDGEQ_COPY_H
 
-#include "edgeq.h"
+#include "edgeq_bytes.h"
 
 #define EDGEQ_AXES 5
 

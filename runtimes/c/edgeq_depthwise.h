@@ -6,7 +6,8 @@
 #ifndef EDGEQ_DEPTHWISE_H
 #define EDGEQ_DEPTHWISE_H
 
-#include "edgeq.h"
+#include "edgeq_3x3.h"
+#include "edgeq_bytes.h"
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
@@ -20,21 +21,6 @@ typedef struct {
     int32_t zero;             /* input code of a padded element */
 } edgeq_depthwise_layer;
 
-/* What stays in registers while one channel is computed. Copies, since a store of codes might change the originals for
- * all that a compiler knows. */
-typedef struct {
-    edgeq_channel channel;
-    edgeq_output output;
-    const int8_t *table;
-    int32_t plane_w, out_w, step;
-} edgeq_depthwise_row;
-
-EDGEQ_INLINE void edgeq_store_code(const edgeq_depthwise_row *r, int32_t sum, int8_t *out)
-{
-    const int32_t code = edgeq_requantize(sum, &r->channel, &r->output);
-    *out = (int8_t)(r->table ? r->table[code + 128] : code);
-}
-
 /* The part of channel x that the windows cover, into the plane whose padding is already there. */
 EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *plane)
 {
@@ -43,73 +29,12 @@ EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const int8_
     const ptrdiff_t step = l->in_c, skip = (ptrdiff_t)l->in_w * step, width = l->plane_w;
     plane += l->pad_top * width + l->pad_left;
     for (int32_t y = 0; y < rows; y++, x += skip, plane += width) {
-        const int8_t *from = x;
-        int8_t *to = plane, *const end = plane + columns;
-        for (; end - to >= 4; to += 4, from += 4 * step) {
-            to[0] = from[0], to[1] = from[step], to[2] = from[2 * step], to[3] = from[3 * step];
-        }
-        for (; to < end; to++, from += step) {
-            *to = *from;
-        }
-    }
-}
-
-/* The nine weights of a 3x3 window. */
-typedef struct {
-    int32_t a, b, c, d, e, f, g, h, i;
-} edgeq_3x3;
-
-/* Four neighbouring outputs of stride 1 share their input columns. */
-EDGEQ_INLINE void edgeq_four_3x3(const edgeq_depthwise_row *r, const edgeq_3x3 *w, const int8_t *p, int8_t *out)
-{
-    const int8_t *const q = p + r->plane_w, *const s = q + r->plane_w;
-    int32_t s0 = r->channel.bias, s1 = s0, s2 = s0, s3 = s0;
-    s0 += p[0] * w->a + p[1] * w->b + p[2] * w->c, s1 += p[1] * w->a + p[2] * w->b + p[3] * w->c;
-    s2 += p[2] * w->a + p[3] * w->b + p[4] * w->c, s3 += p[3] * w->a + p[4] * w->b + p[5] * w->c;
-    EDGEQ_IN_ORDER;
-    s0 += q[0] * w->d + q[1] * w->e + q[2] * w->f, s1 += q[1] * w->d + q[2] * w->e + q[3] * w->f;
-    s2 += q[2] * w->d + q[3] * w->e + q[4] * w->f, s3 += q[3] * w->d + q[4] * w->e + q[5] * w->f;
-    EDGEQ_IN_ORDER;
-    s0 += s[0] * w->g + s[1] * w->h + s[2] * w->i, s1 += s[1] * w->g + s[2] * w->h + s[3] * w->i;
-    s2 += s[2] * w->g + s[3] * w->h + s[4] * w->i, s3 += s[3] * w->g + s[4] * w->h + s[5] * w->i;
-    edgeq_store_code(r, s0, out);
-    edgeq_store_code(r, s1, out + r->step);
-    edgeq_store_code(r, s2, out + 2 * (ptrdiff_t)r->step);
-    edgeq_store_code(r, s3, out + 3 * (ptrdiff_t)r->step);
-}
-
-EDGEQ_INLINE void edgeq_one_3x3(const edgeq_depthwise_row *r, const edgeq_3x3 *w, const int8_t *p, int8_t *out)
-{
-    const int8_t *const q = p + r->plane_w, *const s = q + r->plane_w;
-    int32_t sum = r->channel.bias + p[0] * w->a + p[1] * w->b + p[2] * w->c;
-    sum += q[0] * w->d + q[1] * w->e + q[2] * w->f;
-    sum += s[0] * w->g + s[1] * w->h + s[2] * w->i;
-    edgeq_store_code(r, sum, out);
-}
-
-EDGEQ_INLINE void edgeq_plane_3x3(
-    const edgeq_depthwise_row *r, const edgeq_depthwise_layer *l, const int8_t *weights, const int8_t *p, int8_t *out)
-{
-    const int8_t *const n = weights;
-    const edgeq_3x3 w = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8]};
-    const int32_t stride = l->stride_w, width = r->out_w;
-    const ptrdiff_t step = r->step, down = (ptrdiff_t)l->stride_h * r->plane_w;
-    for (int32_t y = l->out_h; y > 0; y--, p += down) {
-        const int8_t *at = p;
-        int32_t x = width;
-        if (stride == 1) {
-            for (; x >= 4; x -= 4, at += 4, out += 4 * step) {
-                edgeq_four_3x3(r, &w, at, out);
-            }
-        }
-        for (; x > 0; x--, at += stride, out += step) {
-            edgeq_one_3x3(r, &w, at, out);
-        }
+        edgeq_collect(plane, x, step, columns);
     }
 }
 
 EDGEQ_INLINE void edgeq_plane_any(
-    const edgeq_depthwise_row *r, const edgeq_depthwise_layer *l, const int8_t *w, const int8_t *p, int8_t *out)
+    const edgeq_plane *r, const edgeq_depthwise_layer *l, const int8_t *w, const int8_t *p, int8_t *out)
 {
     for (int32_t y = 0; y < l->out_h; y++) {
         for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
@@ -125,22 +50,30 @@ EDGEQ_INLINE void edgeq_plane_any(
     }
 }
 
-/* scratch: plane_h plane_w bytes. */
+/* scratch: plane_h plane_w bytes and three more. */
 static void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
     const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;
+    const int32_t usual =
+        !l->table && l->output.factor == 1 && l->output.low == -128 && l->output.high == 127;
     edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
     for (int32_t c = 0; c < l->out_c; c++) {
-        const edgeq_depthwise_row row = {l->channels[c], l->output, l->table, l->plane_w, l->out_w, l->out_c};
+        edgeq_plane plane = {
+            l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
         const int8_t *const w = l->weights + (ptrdiff_t)c * taps;
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }
-        if (is_3x3) {
-            edgeq_plane_3x3(&row, l, w, scratch, out + c);
+        if (is_3x3 && usual) {
+            const edgeq_output whole = {1, -128, 127}; /* constants, so that they take no registers */
+            plane.output = whole;
+            plane.table = NULL;
+            edgeq_plane_3x3(&plane, w, scratch, out + c);
+        } else if (is_3x3) {
+            edgeq_plane_3x3(&plane, w, scratch, out + c);
         } else {
-            edgeq_plane_any(&row, l, w, scratch, out + c);
+            edgeq_plane_any(&plane, l, w, scratch, out + c);
         }
     }
 }

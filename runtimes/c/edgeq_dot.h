@@ -1,7 +1,7 @@
 /* Sums of products: the inner loop of convolutions and matrix products, in portable C.
  *
  * Weights come in blocks of four output channels, w[k][4]: one pointer walks through them, and each input byte that is
- * loaded serves four channels. sum[4 * pixel + channel] is added to. Loops are unrolled by hand, since not every
+ * loaded serves four channels. sum[4 * pixel + channel] starts with the channel's bias. Loops are unrolled by hand, since not every
  * compiler does it at -O2 and the loop's own instructions are a sixth of the work otherwise.
  */
 #ifndef EDGEQ_DOT_H
@@ -10,6 +10,7 @@
 #include "edgeq.h"
 
 #define EDGEQ_BLOCK 4
+#define EDGEQ_ROW_BLOCK 4
 
 /* Bytes of one output channel's weights. */
 EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
@@ -27,9 +28,9 @@ EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
         EDGEQ_IN_ORDER;                \
     } while (0)
 
-EDGEQ_INLINE void edgeq_dot_1x4(const int8_t *x, const int8_t *w, int32_t k, int32_t *sum)
+EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
-    int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
+    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
     const int8_t *const end = x + k;
     for (; end - x >= 4; x += 4, w += 16) {
         EDGEQ_DOT_STEP_1(0);
@@ -54,10 +55,11 @@ EDGEQ_INLINE void edgeq_dot_1x4(const int8_t *x, const int8_t *w, int32_t k, int
         EDGEQ_IN_ORDER;                                                                         \
     } while (0)
 
-EDGEQ_INLINE void edgeq_dot_2x4(const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, int32_t *sum)
+EDGEQ_INLINE void edgeq_dot_2(
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
-    int32_t xa = sum[0], xb = sum[1], xc = sum[2], xd = sum[3];
-    int32_t ya = sum[4], yb = sum[5], yc = sum[6], yd = sum[7];
+    int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
+    int32_t ya = xa, yb = xb, yc = xc, yd = xd;
     const int8_t *const end = x + k;
     for (; end - x >= 4; x += 4, y += 4, w += 16) {
         EDGEQ_DOT_STEP_2(0);
