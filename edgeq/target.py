@@ -7,16 +7,18 @@ rounding rule of its runtime, and how closely the artifact must agree with the r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
+from edgeq.formats import INT4_NARROW, INT8, INT8_NARROW, INT16, UINT8, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "c"]
-Runtime = Literal["tensorrt", "onnxruntime", "native"]
+Emitter = Literal["onnx", "tflite", "c"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
-Kernels = Literal["portable", "dsp", "mve"]
+Kernels = Literal["exact", "tflite"]
+Ports = Literal["real", "codes"]
+Instructions = Literal["portable", "dsp", "mve"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges that measured best for this target. `full_integer` leaves nothing in float up to
-    the outputs, which are codes; `kernels` are those of the instruction set.
+    `estimator` is the rule for ranges that measured best for this target. `kernels` says whose arithmetic the integer
+    graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
+    `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
+    `instructions` are those that generated C may use.
     """
 
     name: str
@@ -62,8 +66,9 @@ class Target:
     sufficient_db: float = 50.0
     estimator: str = "mse"
     rounding: o.Rounding = "fp32rne"
-    full_integer: bool = False
-    kernels: Kernels = "portable"
+    kernels: Kernels = "exact"
+    ports: Ports = "real"
+    instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
 
@@ -91,25 +96,48 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
     }
 )  # fmt: skip
 
-_C = Target(
-    "c-int8",
-    "integer-only C99 for any processor: no float, no allocation, exact arena",
-    emitter="c",
-    runtime="native",
-    precision="int8",
-    agreement=Agreement(equal_share=1.0, code_difference=0),
-    wide=INT8,
-    symmetric=False,
-    estimator="auto",
-    rounding="single",
-    full_integer=True,
-    integer_ops=INTEGER_OPS,
-    aliases=("c",),
-)
+# LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
+TFLITE_OPS = INTEGER_OPS | {o.Softmax}
 
 
-def _c(name: str, processor: str, kernels: Kernels = "portable") -> Target:
-    return replace(_C, name=name, summary=f"integer-only C99 for {processor}", kernels=kernels, aliases=())
+def tflite_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for integer TFLite files; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        summary,
+        emitter="tflite",
+        runtime="litert",
+        precision="int8",
+        agreement=Agreement(equal_share=0.999),  # of LiteRT's reference kernels
+        wide=INT8,
+        symmetric=False,
+        same_scale_concat=True,  # QUANTIZE in front of each operand costs time and, in XNNPACK, a code in five
+        kernels="tflite",
+        rounding="gemmlowp2",
+        decomposed=("silu",),
+        integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
+def c_target(name: str, processor: str, instructions: Instructions = "portable", **fields: Any) -> Target:
+    """A row for integer-only C; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"integer-only C99 for {processor}",
+        emitter="c",
+        runtime="native",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        symmetric=False,
+        estimator="auto",
+        rounding="single",
+        ports="codes",
+        instructions=instructions,
+        integer_ops=INTEGER_OPS,
+    )
+    return replace(common, **fields)
 
 
 TARGETS: tuple[Target, ...] = (
@@ -166,11 +194,48 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
-    _C,
-    _c("rv32imc-int8", "RISC-V RV32IMC"),
-    _c("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
-    _c("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
-    _c("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
+    tflite_target(
+        "tflite-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on any CPU",
+        aliases=("tflite", "litert"),
+    ),
+    tflite_target(
+        "rpi-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on a Raspberry Pi",
+        aliases=("rpi", "raspberry-pi"),
+    ),
+    tflite_target(
+        "rpi-w8a16",
+        "TFLite with INT16 activations and INT8 weights: more exact, without XNNPACK's speed",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+    ),
+    tflite_target(
+        "rpi-w4a8",
+        "TFLite with INT8 activations and INT4 weights: half the size",
+        weight=INT4_NARROW,
+    ),
+    tflite_target(
+        "mcu-tflite-int8",
+        "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
+        ports="codes",
+        aliases=("tflm",),
+    ),
+    Target(
+        "tflite-fp32",
+        "TFLite in float for LiteRT",
+        emitter="tflite",
+        runtime="litert",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    c_target("c-int8", "any processor", aliases=("c",)),
+    c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
 )
 
 

@@ -20,6 +20,8 @@ from edgeq.ir.ops import Value
 
 DEFAULT_ROOT = Path("runs/edgeq")
 MANIFEST = "manifest.json"
+GRAPH_FILE = "graph.edgeq"
+"""The graph that was emitted, so that the artifact can be verified later."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
 from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
-from edgeq.target import Kernels, Target
+from edgeq.target import Instructions, Target
 
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
 GOLDEN_SEED = 1
@@ -67,7 +67,7 @@ def emit(
         "README.md": c_files.readme(source),
     }
     files = {name: text.encode() for name, text in texts.items()}
-    files |= kernel_files(source.headers, target.kernels)
+    files |= kernel_files(source.headers, target.instructions)
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
@@ -77,14 +77,14 @@ def emit(
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
 
-def kernel_files(headers: Sequence[str], kernels: Kernels) -> dict[str, bytes]:
+def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str, bytes]:
     """`headers` and all that they include: of each the file of that set of kernels, or the portable one."""
     found: dict[str, bytes] = {}
     waiting = list(headers)
     while waiting:
         name = waiting.pop()
         if name not in found:
-            special = KERNELS / kernels / name
+            special = KERNELS / instructions / name
             found[name] = (special if special.exists() else KERNELS / name).read_bytes()
             waiting += re.findall(r'#include "(edgeq\w*\.h)"', found[name].decode())
     return dict(sorted(found.items()))
@@ -96,7 +96,7 @@ def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Pr
     placed = place(found)
     prefix = identifier(stem)
     bank = Bank(prefix)
-    printer = Printer(found, placed, bank, target.kernels)
+    printer = Printer(found, placed, bank, target.instructions)
     layers = [printer.layer(n, step, kernel) for n, (step, kernel) in enumerate(placed.kernels, start=1)]
     headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
     inputs = _ports(found, placed, found.inputs, "input")

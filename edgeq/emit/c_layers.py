@@ -18,7 +18,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.passes.kernels import Kernel, Program
 from edgeq.reference.meaning import interpolation_matrix
-from edgeq.target import Kernels
+from edgeq.target import Instructions
 
 Fields = dict[str, object]
 
@@ -39,8 +39,8 @@ class Layer:
 class Printer:
     """Prints the kernels of one program; constants go into `bank`."""
 
-    def __init__(self, program: Program, placed: Placed, bank: Bank, kernels: Kernels) -> None:
-        self.program, self.placed, self.bank, self.kernels = program, placed, bank, kernels
+    def __init__(self, program: Program, placed: Placed, bank: Bank, instructions: Instructions) -> None:
+        self.program, self.placed, self.bank, self.instructions = program, placed, bank, instructions
         self.types = program.graph.types
 
     def layer(self, number: int, step: int, kernel: Kernel) -> Layer:
@@ -141,7 +141,7 @@ class Printer:
 
     def _packed(self, rows: IntArray, groups: int, block: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.kernels)
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions)
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def _layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
@@ -165,7 +165,7 @@ class Printer:
         weight, bias = self._folded(op)
         outputs = len(weight)
         numbers = self._scaling(bias)
-        kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[self.kernels]
+        kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[self.instructions]
         residual, summed = self.kernel.residual, "NULL"
         descriptor = ""
         if residual:

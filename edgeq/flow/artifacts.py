@@ -18,6 +18,8 @@ def emitter_of(target: Target) -> Emit:
     match target.emitter:
         case "onnx":
             from edgeq.emit.onnx import emit
+        case "tflite":
+            from edgeq.emit.tflite import emit
         case "c":
             from edgeq.emit.c import emit
     return emit
@@ -29,13 +31,19 @@ def _onnx(path: Path, threads: int | None) -> Runtime:
     return OnnxRuntime(path, threads=threads)
 
 
+def _litert(path: Path, threads: int | None) -> Runtime:
+    from edgeq.runtimes.litert import LiteRtRuntime
+
+    return LiteRtRuntime(path, threads=threads)
+
+
 def _native(path: Path, threads: int | None) -> Runtime:
     from edgeq.runtimes.native import NativeRuntime
 
     return NativeRuntime(path)
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx, ".c": _native}
+_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx, ".tflite": _litert, ".c": _native}
 
 
 def open_runtime(path: Path, threads: int | None = None) -> Runtime:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
-from edgeq.emit.artifact import Artifact, output_folder, to_json
+from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
@@ -107,7 +107,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
+        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
@@ -220,12 +220,13 @@ def _check(
     report.next_commands = _next_commands(request, artifact, target)
 
 
-def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
-    """The decode that a raw head leaves out, as data: a description, and the graph in its text and file forms."""
+def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
+    """The emitted graph; and the decode that a raw head leaves out, as data: a description and its graph."""
+    files = {GRAPH_FILE: to_bytes(lowered)}
     if head is None:
-        return {}
+        return files
     types = dict(zip((item.value for item in head.outputs), (lowered.types[v] for v in lowered.outputs), strict=True))
-    return {
+    return files | {
         "head.json": to_json(head.document(types, to_text(head.decode))),
         "decode.edgeq": to_bytes(head.decode),
     }

@@ -1,0 +1,361 @@
+"""`edgeq verify`: proof that a written file holds the numbers of its graph and computes what the graph means.
+
+The integers are read back and compared exactly; then images run through the real runtime and through the reference,
+layer by layer. A run folder holds the graph; a full-integer .tflite of any origin is its own graph, under the rounding
+of LiteRT's reference kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from edgeq.emit.artifact import GRAPH_FILE, MANIFEST, Artifact
+from edgeq.errors import UnsupportedError, UsageError
+from edgeq.flow.artifacts import emitter_of, open_runtime
+from edgeq.flow.check import EXIT_AGREEMENT
+from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
+from edgeq.flow.parting import Execution, Inputs, Layer, first_parting, layers
+from edgeq.formats import Int, code_range
+from edgeq.frontend.model import open_model, ports_of
+from edgeq.frontend.tflite_build import TO_FIRST, TO_LAST
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import is_codes
+from edgeq.ir.file import digest, load
+from edgeq.ir.graph import Array, Graph
+from edgeq.ir.ops import Value
+from edgeq.passes.simplify import simplify
+from edgeq.progress import Progress, silent
+from edgeq.readback import read_stored
+from edgeq.readback.compare import Comparison, compare
+from edgeq.reference.interpret import Interpreter
+from edgeq.report import OutputAgreement, Report, Row
+from edgeq.runtimes.runtime import Runtime
+from edgeq.target import Agreement, Target, find_target
+
+MOST_DIFFERENCES = 20
+EXACT = Agreement(equal_share=1.0, code_difference=0)
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """The options of `edgeq verify`."""
+
+    artifact: str
+    against: str | None = None
+    calib: str | None = None
+    images: int = 4
+    preprocess: str | None = None
+    seed: int = 0
+    imgsz: str | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is proved: `graph` in the file at `path`, whose `tensors` hold its values; the promise; how it is run."""
+
+    path: Path
+    graph: Graph
+    tensors: Mapping[Value, str]
+    code_bits: int
+    promise: Agreement
+    axes: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
+    """Where the axes of values lie in their tensors, if the file does not say so itself."""
+
+    @property
+    def watched(self) -> dict[Value, str]:
+        """The values of codes that can be seen in the file, inputs aside."""
+        types = self.graph.types
+        return {
+            value: tensor
+            for value, tensor in self.tensors.items()
+            if is_codes(types[value]) and isinstance(format_ := types[value].format, Int)
+            and format_.bits <= self.code_bits and value not in self.graph.inputs
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One way to run the file, and what it promises."""
+
+    label: str
+    promise: Agreement
+    runtime: Runtime
+
+
+def verify_artifact(request: VerifyRequest, progress: Progress = silent) -> Report:
+    """Compare the file with its graph and the runtime with the reference; the report's `exit` is 5 where they differ.
+
+    Raises UsageError for files that are not there, UnsupportedError for what cannot be read or run.
+    """
+    started = time.monotonic()
+    path = Path(request.artifact)
+    if not path.exists():
+        raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")
+    run = _run_folder(path, request.against)
+    report = Report("verify")
+    if run is not None:
+        target = _target(run)
+        report.target = target.name
+        _prove(report, request, _exported(path, run, target), progress)
+    elif path.suffix == ".tflite":
+        _prove(report, request, _foreign(path), progress)
+    if request.against and run is None:
+        _beside_model(report, request, progress)
+    elif run is None and path.suffix != ".tflite":
+        raise UsageError(
+            "there is nothing to verify this file against",
+            where=path,
+            allowed=f"a file beside its {GRAPH_FILE}, or --against RUN_FOLDER or MODEL",
+        )
+    report.seconds = time.monotonic() - started
+    return report
+
+
+# --- what is proved -----------------------------------------------------------------------------------------------
+
+
+def _run_folder(path: Path, against: str | None) -> Path | None:
+    """The folder of the run that wrote the file: the one named, or the file's own."""
+    if against is not None and Path(against).is_dir():
+        if not (Path(against) / GRAPH_FILE).is_file():
+            raise UsageError("this is no run folder", where=against, allowed=f"one with {GRAPH_FILE}")
+        return Path(against)
+    return path.parent if against is None and (path.parent / GRAPH_FILE).is_file() else None
+
+
+def _manifest(run: Path) -> dict[str, object]:
+    try:
+        found = json.loads((run / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError("the manifest cannot be read", where=run / MANIFEST, value=error) from error
+    if not isinstance(found, dict):
+        raise UsageError("the manifest must hold one JSON object", where=run / MANIFEST)
+    return found
+
+
+def _target(run: Path) -> Target:
+    described = _manifest(run).get("target")
+    return find_target(str(described.get("name")) if isinstance(described, dict) else "")
+
+
+def _exported(path: Path, run: Path, target: Target) -> Subject:
+    graph = load(run / GRAPH_FILE)
+    if digest(graph) != _manifest(run).get("graph_sha256"):
+        raise UsageError("the graph is not the one that the manifest names", where=run)
+    emitted = _emitted(graph, target)
+    return Subject(path, graph, emitted.tensors, emitted.code_bits, target.agreement)
+
+
+def _emitted(graph: Graph, target: Target) -> Artifact:
+    """Where a file of this target holds the values of `graph`: known by writing it once more, aside."""
+    with tempfile.TemporaryDirectory(prefix="edgeq-verify-") as folder:
+        return emitter_of(target)(graph, target, Path(folder) / "run", "model", {}, {})
+
+
+def _foreign(path: Path) -> Subject:
+    from edgeq.frontend.tflite import import_with_tensors
+
+    found = import_with_tensors(path, name=path.stem)
+    has_codes = any(map(is_codes, found.graph.types.values()))
+    promise = Agreement() if has_codes else Agreement(signal_to_noise_db=60.0)
+    return Subject(path, found.graph, found.tensors, 16, promise, found.axes)
+
+
+# --- the proof ----------------------------------------------------------------------------------------------------
+
+
+def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: Progress) -> None:
+    found = compare(subject.graph, read_stored(subject.path), subject.tensors, subject.code_bits)
+    _report_numbers(report, found)
+    try:
+        given = list(islice(_inputs(request, subject), request.images))
+        for kernels in _kernels(subject, request.threads):
+            execution = _execution(subject, kernels.runtime)
+            compared = layers(subject.graph, execution, given, progress, len(given))
+            _report_layers(report, subject, kernels, compared)
+    except UnsupportedError as error:
+        if not found.differences:
+            raise
+        report.notes.append(f"the runtime refuses the file: {error}")
+
+
+def _report_numbers(report: Report, found: Comparison) -> None:
+    how = "read back from the file"
+    report.rows += [
+        Row("tensors_compared", found.tensors, "", 1, "artifact", how),
+        Row("numbers_compared", found.numbers, "", 1, "artifact", how),
+        Row("differences", len(found.differences), "", 1, "artifact", how),
+    ]
+    report.notes += [f"differs at {difference}" for difference in found.differences[:MOST_DIFFERENCES]]
+    if len(found.differences) > MOST_DIFFERENCES:
+        report.notes.append(f"and {len(found.differences) - MOST_DIFFERENCES} more differences")
+    if found.differences:
+        report.exit = EXIT_AGREEMENT
+
+
+def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared: list[Layer]) -> None:
+    report.agreement += [
+        OutputAgreement(layer.value, "output" if layer.is_output else "layer", layer.equal_share, layer.largest,
+                        layer.largest_real, layer.signal_to_noise_db, layer.count)
+        for layer in compared
+    ]  # fmt: skip
+    equal, count = sum(layer.equal for layer in compared), sum(layer.count for layer in compared)
+    report.rows.append(Row("equal_codes", equal / max(count, 1), "", count, kernels.label, "each layer given the same"))
+    parted = first_parting(compared)
+    if parted is None:
+        report.notes.append(f"{kernels.label} and the reference agree on all {count:,} codes of {len(compared)} values")
+        return
+    report.notes.append(f"{kernels.label} and the reference first part at {_described(subject, parted)}")
+    for layer in compared:
+        promise = subject.promise if _follows_floats(subject.graph, layer) else kernels.promise
+        if _breaks(layer, promise):
+            report.exit = EXIT_AGREEMENT
+            report.notes.append(
+                f"promise broken at {_described(subject, layer)}; promised are {promise.equal_share:.0%} and"
+                f" {promise.code_difference}"
+            )
+            return
+
+
+def _follows_floats(graph: Graph, layer: Layer) -> bool:
+    """Whether a value was rounded from the result of float operators, which no runtime promises to the last bit."""
+    op = graph.producer.get(layer.value)
+    return layer.is_output or (isinstance(op, o.Quantize) and op.x in graph.producer)
+
+
+def _breaks(layer: Layer, promise: Agreement) -> bool:
+    """Outputs follow from the layers before them, through float operators that may reorder ties."""
+    far = layer.largest > promise.code_difference and not layer.is_output
+    noisy = layer.signal_to_noise_db < (promise.signal_to_noise_db or 0.0) and layer.is_output
+    return far or noisy or layer.equal_share < promise.equal_share
+
+
+def _described(subject: Subject, layer: Layer) -> str:
+    op = subject.graph.producer.get(layer.value)
+    kind = f" ({type(op).__name__})" if op is not None else ""
+    unit = "codes" if not layer.is_output or is_codes(subject.graph.types[layer.value]) else "steps of 1/255"
+    return f"{layer.value}{kind}: {layer.equal_share:.4%} equal, up to {layer.largest} {unit} apart"
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def _kernels(subject: Subject, threads: int | None) -> Iterator[Kernels]:
+    """LiteRT's reference kernels are what a .tflite graph spells, exactly; its default ones keep the target's promise."""
+    if subject.path.suffix != ".tflite":
+        runtime = open_runtime(subject.path, threads)
+        yield Kernels(runtime.name, subject.promise, runtime)
+        return
+    from edgeq.runtimes.litert import LiteRtRuntime
+
+    has_codes = any(map(is_codes, subject.graph.types.values()))
+    exact = EXACT if has_codes else subject.promise
+    yield Kernels("LiteRT reference", exact, LiteRtRuntime(subject.path, threads=threads, kernels="reference"))
+    yield Kernels("LiteRT default", subject.promise, LiteRtRuntime(subject.path, threads=threads))
+
+
+def _execution(subject: Subject, runtime: Runtime) -> Execution:
+    """One run of the file that shows the codes inside."""
+    graph, watched = subject.graph, subject.watched
+    if runtime.outputs != graph.outputs or runtime.inputs != graph.inputs:
+        raise UnsupportedError(
+            "the ports of the file are not those of the graph",
+            value=(runtime.inputs, runtime.outputs),
+            allowed=(graph.inputs, graph.outputs),
+        )
+    inside = runtime.watching(watched.values()) if watched else runtime
+
+    def execute(inputs: Inputs) -> tuple[dict[Value, Array], dict[Value, Array]]:
+        fed = {name: _port(array, runtime.input_shapes[name], TO_FIRST) for name, array in inputs.items()}
+        results = runtime.run(fed)
+        found = inside.run(fed) if watched else {}
+        seen = {value: _turned(subject, value, found[tensor]) for value, tensor in watched.items()}
+        given = {name: _port(array, graph.types[name].shape, TO_LAST) for name, array in results.items()}
+        return {**given, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
+
+    return execute
+
+
+def _port(array: Array, shape: tuple[int, ...], permutation: tuple[int, ...]) -> Array:
+    """A port of a file with channels first, which runtimes take for channels last."""
+    return array if array.shape == shape or array.ndim != 4 else np.ascontiguousarray(array.transpose(permutation))
+
+
+def _turned(subject: Subject, value: Value, tensor: Array) -> Array:
+    axes = subject.axes.get(value)
+    return tensor if axes is None else np.ascontiguousarray(tensor.transpose(axes))
+
+
+def _inputs(request: VerifyRequest, subject: Subject) -> Iterator[dict[Value, Array]]:
+    """Images as the file takes them, or noise and the extremes of every input."""
+    types = [subject.graph.types[name] for name in subject.graph.inputs]
+    if request.calib is None:
+        return _noise(subject.graph, request.seed)
+    if len(types) != 1 or is_codes(types[0]):
+        raise UsageError("only a model with one real image input takes images", next_step="Leave --calib out.")
+    return _images(request, subject)
+
+
+def _images(request: VerifyRequest, subject: Subject) -> Iterator[dict[Value, Array]]:
+    runtime = open_runtime(subject.path, request.threads)
+    model = ports_of(subject.path.stem, runtime.input_shapes, runtime.output_shapes, runtime.metadata)
+    rule = choose_preprocess(request.preprocess, model)
+    images = calibration_set(str(request.calib), request.images, rule, task_of(model))
+    (name,) = subject.graph.inputs
+    for tensor in images.tensors():
+        yield {name: tensor}
+
+
+def _noise(graph: Graph, seed: int) -> Iterator[dict[Value, Array]]:
+    rng = np.random.default_rng(seed)
+
+    def drawn(name: Value) -> Array:
+        type_ = graph.types[name]
+        if is_codes(type_):
+            low, high = code_range(type_.format)
+            return rng.integers(low, high + 1, type_.shape)
+        return rng.random(type_.shape, dtype=np.float32) if type_.is_real else rng.integers(0, 2, type_.shape)
+
+    while True:
+        yield {name: drawn(name) for name in graph.inputs}
+
+
+# --- beside a model -----------------------------------------------------------------------------------------------
+
+
+def _beside_model(report: Report, request: VerifyRequest, progress: Progress) -> None:
+    """The outputs of the file beside those of a float model on the same inputs: what all of the quantization costs."""
+    model = open_model(
+        str(request.against), imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle
+    )  # fmt: skip
+    graph = simplify(model.graph)
+    runtime = open_runtime(Path(request.artifact), request.threads)
+    if len(runtime.inputs) != len(graph.inputs) or len(runtime.outputs) != len(graph.outputs):
+        raise UsageError("the model has other ports than the file", where=request.against, value=graph.outputs)
+    reference = Interpreter(graph)
+    signal, noise = np.zeros(len(graph.outputs)), np.zeros(len(graph.outputs))
+    subject = Subject(Path(request.artifact), graph, {}, 8, Agreement())
+    for done, given in enumerate(islice(_inputs(request, subject), request.images), start=1):
+        wanted = list(reference(given).values())
+        found = list(runtime.run(dict(zip(runtime.inputs, given.values(), strict=True))).values())
+        for k, (a, b) in enumerate(zip(wanted, found, strict=True)):
+            exact = a.numpy().astype(np.float64)
+            signal[k] += float((exact**2).sum())
+            noise[k] += float(((exact - b.astype(np.float64)) ** 2).sum())
+        progress("comparing with the model", done, request.images)
+    for name, s, n in zip(graph.outputs, signal, noise, strict=True):
+        db = 10 * np.log10(max(s, 1e-300) / max(n, 1e-300))
+        report.rows.append(
+            Row(f"snr_db {name}", float(db), "dB", request.images, "artifact", f"beside {request.against}")
+        )
