@@ -64,11 +64,13 @@ def compile_c(command: Sequence[str], folder: Path) -> None:
 
 
 def code_of(array: Array, port: Port) -> NDArray[np.int8]:
-    """The codes that enter for `array`: quantized if the port is real (ties to even, saturating)."""
+    """The codes that enter for `array`: quantized if the port is real, saturating."""
     if not port["real"]:
         return np.asarray(array, dtype=np.int8)
     ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])
-    return np.clip(np.rint(ratio) + port["zero_point"], -128, 127).astype(np.int8)
+    whole = np.trunc(ratio)
+    nearest = np.rint(ratio) if port["ties"] == "even" else whole + np.trunc(2 * (ratio - whole))
+    return np.clip(nearest + port["zero_point"], -128, 127).astype(np.int8)
 
 
 def value_of(codes: NDArray[np.int8], port: Port) -> Array:

@@ -124,13 +124,18 @@ def identifier(text: str) -> str:
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
     symbols = [kind] if len(ports) == 1 else [f"{kind}_{k}" for k in range(len(ports))]
     return [
-        Port(name, symbol, found.type(value), placed.offset(value), name != value)
+        Port(name, symbol, found.type(value), placed.offset(value), name != value, _ties(found, value))
         for (name, value), symbol in zip(ports, symbols, strict=True)
     ]
 
 
+def _ties(found: Program, value: o.Value) -> o.Ties:
+    maker = found.graph.producer.get(value)
+    return maker.ties if isinstance(maker, o.Quantize) else "even"
+
+
 def _profile(found: Program) -> str:
-    rules = {kernel.requantize.rounding for kernel in found.kernels if kernel.requantize}
+    rules = {kernel.settling.rounding for kernel in found.kernels if isinstance(kernel.settling, o.Requantize)}
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
 
 

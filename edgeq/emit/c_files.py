@@ -7,18 +7,23 @@ from dataclasses import dataclass, field
 
 from edgeq.emit.c_bank import Bank, wrapped
 from edgeq.emit.c_layers import Layer, comment
+from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its name in the model, its name in C, where its codes lie, and what they mean."""
+    """An input or output: its name in the model, its name in C, where its codes lie, and what they mean.
+
+    A real input is quantized by the caller, ties as `ties` says.
+    """
 
     name: str
     symbol: str
     type: Type
     offset: int
     is_real: bool
+    ties: o.Ties
 
     @property
     def memory(self) -> str:
@@ -39,6 +44,7 @@ class Port:
             "scale": self.type.scale[0],
             "zero_point": self.type.zero_point,
             "real": self.is_real,
+            "ties": self.ties,
         }
 
 

@@ -103,9 +103,19 @@ class Printer:
         return self.types[value].zero_point
 
     def _scaling(self, biases: Sequence[int]) -> Scaling:
-        assert self.kernel.requantize is not None
-        op = self.kernel.requantize
-        return scaling(op, self.types[op.out].zero_point, biases, self.kernel.acc)
+        op = self.kernel.settling
+        assert isinstance(op, o.Requantize)
+        return scaling(op, self.types[op.out].zero_point, biases, self.kernel.sums)
+
+    def _averaged(self, x: o.Value, weight: int) -> Fields:
+        """The fields of a layer with one scale, whose sums of codes carry `weight` times the input's zero point."""
+        op = self.kernel.settling
+        bias = -weight * self._zero(x)
+        if not isinstance(op, o.DivideCodes):
+            return {**self._shared(self._scaling([bias])), "divisor": 0}
+        bias += op.divisor * self._zero(op.out)
+        shared = self._shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high))
+        return {**shared, "divisor": op.divisor}
 
     def _shared(self, numbers: Scaling) -> Fields:
         """The fields of a layer with one scale."""
@@ -192,7 +202,7 @@ class Printer:
         residual = self.kernel.residual
         assert residual is not None
         op = residual.requantize
-        numbers = scaling(op, self.types[op.out].zero_point, [0], residual.acc)
+        numbers = scaling(op, self.types[op.out].zero_point, [0], residual.sums)
         name = f"sum_{self.number}"
         fields: Fields = {
             "own": self.bank.words(f"own_{self.number}", residual.own, "terms by code"),
@@ -287,7 +297,7 @@ class Printer:
     def _pool(self, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dilation: o.Pair, function: str) -> Layer:
         fields: Fields = {}
         if isinstance(op, o.AveragePool):
-            fields = self._shared(self._scaling([-self._zero(op.x) * kernel[0] * kernel[1]]))
+            fields = self._averaged(op.x, kernel[0] * kernel[1])
         fields |= self._window(op.x, kernel, op.stride, op.padding, dilation)
         fields["zero"] = self._zero(op.x)
         call = f"{function}(&{self.name}, {self.read(op.x)}, {self.written()})"
@@ -313,7 +323,7 @@ class Printer:
         for k, size in enumerate((in_h, in_w)):
             matrix = interpolation_matrix(size, op.size[k], op.scale[k], op.mode, op.coordinates, True)
             mixes.append(_mixes(matrix.numpy()))
-        fields = self._shared(self._scaling([-self._zero(op.x) << 20]))
+        fields = self._averaged(op.x, 1 << 20)
         fields |= {
             "rows": self.bank.mixes(f"rows_{self.number}", mixes[0], "rows that each output row mixes"),
             "columns": self.bank.mixes(f"columns_{self.number}", mixes[1], "columns that each output column mixes"),

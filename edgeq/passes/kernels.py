@@ -18,7 +18,7 @@ import torch
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int, IntArray, code_range, decode
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import accumulates, is_codes, level_bounds
+from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
 from edgeq.reference.arithmetic import requantize
 
@@ -27,6 +27,7 @@ Weighted = o.Conv | o.ConvTranspose | o.Linear
 Binary = o.Add | o.Sub | o.Mul
 Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Gather | o.Pad | o.Concat
 Anchor = Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+Settling = o.Requantize | o.DivideCodes
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,29 @@ class Term:
 
 @dataclass(frozen=True)
 class Residual:
-    """What a convolution adds to its codes: requantize(own[code] + other.table[other code]); `acc` bounds that sum."""
+    """What a convolution adds to its codes: requantize(own[code] + other.table[other code]); `sums` bounds that sum."""
 
     own: IntArray
     other: Term
     requantize: o.Requantize
-    acc: int
+    sums: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One step: `op` on codes, requantized, mapped through `table` (codes by code), plus a residual; gives `out`.
+    """One step: `op` on codes, settled to codes, mapped through `table` (codes by code), plus a residual; gives `out`.
 
-    `terms` are the operands of an Add or Sub. `acc` bounds the magnitude of the accumulator, `macs` counts its work.
+    `terms` are the operands of an Add or Sub. `sums` are the proved intervals of the accumulator, one for each output
+    channel of a weighted operator.
     """
 
     op: Anchor
     out: o.Value
-    requantize: o.Requantize | None = None
+    settling: Settling | None = None
     table: IntArray | None = None
     terms: tuple[Term, ...] = ()
     residual: Residual | None = None
-    acc: int = 0
+    sums: tuple[Interval, ...] = ()
 
     @property
     def reads(self) -> tuple[o.Value, ...]:
@@ -161,15 +163,26 @@ class _Grouping:
         return readers[0] if len(readers) == 1 and value not in self.kept and value not in self.graph.outputs else None
 
     def _is_term(self, op: o.Op) -> bool:
-        """Whether `op` widens 8-bit codes and only sums read the result."""
-        if not isinstance(op, o.Requantize) or not _is_narrow(self.graph.types[op.x]) or op.out in self.graph.outputs:
+        """Whether `op` widens 8-bit codes, perhaps in two steps, and only sums read the result."""
+        if not isinstance(op, o.Requantize) or op.out in self.graph.outputs or len(op.multiplier) > 1:
+            return False
+        maker = self.graph.producer.get(op.x)
+        if not _is_narrow(self.graph.types[op.x]) and not (isinstance(maker, o.Requantize) and self._widens(maker)):
             return False
         readers = self.graph.consumers.get(op.out, ())
-        return not _is_narrow(self.graph.types[op.out]) and all(isinstance(r, o.Add | o.Sub) for r in readers)
+        return not _is_narrow(self.graph.types[op.out]) and all(
+            isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers
+        )
+
+    def _widens(self, op: o.Requantize) -> bool:
+        return _is_narrow(self.graph.types[op.x]) and not _is_narrow(self.graph.types[op.out])
 
     def _kernel(self, op: o.Op) -> Kernel | None:
         if problem := self._problem(op):
             self.problems.append(problem)
+            follower = self._next(o.results(op)[0])
+            if isinstance(follower, Settling):
+                self.absorbed.add(id(follower))  # named once is enough
             return None
         assert isinstance(op, Anchor)
         kernel = Kernel(op, o.results(op)[0])
@@ -177,18 +190,20 @@ class _Grouping:
             return self._with_tables(replace(kernel, table=self._table(op)))
         if not accumulates(op):
             return kernel
-        return self._with_residual(self._with_tables(self._requantized(kernel)))
+        return self._with_residual(self._with_tables(self._settled(kernel)))
 
-    def _requantized(self, kernel: Kernel) -> Kernel:
+    def _settled(self, kernel: Kernel) -> Kernel:
         follower = self._next(kernel.out)
-        assert isinstance(follower, o.Requantize)
+        assert isinstance(follower, Settling)
         self.absorbed.add(id(follower))
         terms = ()
         if isinstance(kernel.op, o.Add | o.Sub):
             sign = -1 if isinstance(kernel.op, o.Sub) else 1
             terms = (self._term(kernel.op.a), self._term(kernel.op.b, sign))
-        low, high = self.bounds[kernel.out]
-        return replace(kernel, out=follower.out, requantize=follower, terms=terms, acc=max(-low, high))
+        sums = (self.bounds[kernel.out],)
+        if isinstance(kernel.op, Weighted):
+            sums = tuple(channel_bounds(self.graph, kernel.op, self.bounds.__getitem__))
+        return replace(kernel, out=follower.out, settling=follower, terms=terms, sums=sums)
 
     def _with_tables(self, kernel: Kernel) -> Kernel:
         """Absorb functions of the codes, one after another, into one table."""
@@ -207,7 +222,7 @@ class _Grouping:
         if not isinstance(kernel.op, o.Conv):
             return kernel
         add = self._next(kernel.out)
-        if isinstance(add, o.Requantize) and self._is_term(add):
+        while isinstance(add, o.Requantize) and self._is_term(add):
             add = self._next(add.out)
         if not isinstance(add, o.Add | o.Sub) or self._problem(add) or not self._same_shape(add):
             return kernel
@@ -215,11 +230,11 @@ class _Grouping:
         own, other = terms if terms[0].value == kernel.out else terms[::-1]
         if own.value != kernel.out or other.value == kernel.out or not self._is_ready(other.value, kernel):
             return kernel
-        requantized = self._requantized(Kernel(add, add.out))
-        assert requantized.requantize is not None
+        summed = self._settled(Kernel(add, add.out))
+        assert isinstance(summed.settling, o.Requantize)
         self.absorbed.add(id(add))
-        residual = Residual(own.table, other, requantized.requantize, requantized.acc)
-        return replace(kernel, out=requantized.out, residual=residual)
+        residual = Residual(own.table, other, summed.settling, summed.sums)
+        return replace(kernel, out=summed.out, residual=residual)
 
     def _same_shape(self, add: o.Add | o.Sub) -> bool:
         shapes = {self.graph.types[v].shape for v in (add.a, add.b, add.out)}
@@ -233,15 +248,21 @@ class _Grouping:
     def _term(self, value: o.Value, sign: int = 1) -> Term:
         maker = self.graph.producer.get(value)
         if isinstance(maker, o.Requantize) and self._is_term(maker):
-            return Term(maker.x, sign * self._levels(maker))
+            source = self._term(maker.x)
+            return Term(source.value, sign * self._requantized(maker, source.table))
         type_ = self.graph.types[value]
         low, high = code_range(type_.format)
         return Term(value, sign * decode(type_.format, _codes(low, high), type_.zero_point))
 
     def _levels(self, op: o.Requantize) -> IntArray:
         """Level of the result for every code of the operand, -128 first (a narrow format lends -127 its neighbour)."""
-        from_type, to = self.graph.types[op.x], self.graph.types[op.out]
-        levels = decode(from_type.format, _codes(*code_range(from_type.format)), from_type.zero_point)
+        from_type = self.graph.types[op.x]
+        return self._requantized(
+            op, decode(from_type.format, _codes(*code_range(from_type.format)), from_type.zero_point)
+        )
+
+    def _requantized(self, op: o.Requantize, levels: IntArray) -> IntArray:
+        to = self.graph.types[op.out]
         numbers = [torch.tensor(n, dtype=torch.int64) for n in (levels, op.multiplier[0], op.shift[0])]
         codes = requantize(*numbers, op.rounding).numpy() + to.zero_point
         return decode(to.format, np.clip(codes, op.low, op.high), to.zero_point)
@@ -256,6 +277,7 @@ class _Grouping:
     # --- what has no form -------------------------------------------------------------------------------------
 
     def _problem(self, op: o.Op) -> str | None:
+        """What keeps an operator from being a kernel; an accumulator's reader has no problem of its own."""
         return next(self._problems(op), None)
 
     def _problems(self, op: o.Op) -> Iterator[str]:
@@ -279,8 +301,11 @@ class _Grouping:
             yield f"{kind} has computed indices"
         if accumulates(op):
             follower = self._next(result)
-            if not isinstance(follower, o.Requantize) or not _is_narrow(types[follower.out]):
+            if not isinstance(follower, Settling) or not _is_narrow(types[follower.out]):
                 yield f"{kind} gives {types[result].format} that no int8 requantization reads"
+            elif isinstance(follower, o.DivideCodes):
+                if not isinstance(op, o.AveragePool | o.Resize):
+                    yield f"{kind} is divided"
             elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
                 yield f"{kind} has several scales"
             elif follower.rounding not in ("single", "gemmlowp2"):

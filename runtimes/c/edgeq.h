@@ -57,6 +57,24 @@ EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
     return x > high ? high : x;
 }
 
+/* The output of nearly every layer without an activation that clamps: constants, so that they take no registers. */
+#ifdef EDGEQ_GEMMLOWP
+#define EDGEQ_USUAL_FACTOR 4
+#else
+#define EDGEQ_USUAL_FACTOR 1
+#endif
+
+EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
+{
+    return o->factor == EDGEQ_USUAL_FACTOR && o->low == -128 && o->high == 127;
+}
+
+EDGEQ_INLINE edgeq_output edgeq_usual(void)
+{
+    const edgeq_output output = {EDGEQ_USUAL_FACTOR, -128, 127};
+    return output;
+}
+
 #ifdef EDGEQ_GEMMLOWP
 /* Two roundings, as gemmlowp, TFLite and CMSIS-NN do: r = round(sum q / 2^31), ties upward, then round(r / 2^shift),
  * ties away from zero. factor is 4 2^max(e, 0), so that the high word holds one bit more than r. */
@@ -74,5 +92,15 @@ EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const
     return edgeq_clamp((edgeq_high(sum * o->factor, c->multiplier) + c->offset) >> c->shift, o->low, o->high);
 }
 #endif
+
+/* round(sum / divisor), ties away from zero, or with no divisor the requantized sum. */
+EDGEQ_INLINE int32_t edgeq_average(int32_t sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)
+{
+    if (divisor == 0) {
+        return edgeq_requantize(sum, c, o);
+    }
+    const int32_t half = divisor / 2;
+    return edgeq_clamp(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor, o->low, o->high);
+}
 
 #endif

@@ -119,7 +119,7 @@ static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t 
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
     const int32_t finished = l->table || l->sum;
-    const int32_t usual = l->output.factor == 1 && l->output.low == -128 && l->output.high == 127;
+    const int32_t usual = edgeq_is_usual(&l->output);
     int8_t *const codes = l->direct ? scratch : scratch + 2 * k;
     for (int32_t i = 0; i < pixels; i += 2) {
         /* Of an odd number the last pixel is computed twice. */
@@ -136,8 +136,7 @@ static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t 
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
             }
             if (usual) {
-                const edgeq_output whole = {1, -128, 127};
-                edgeq_conv_pair(l, whole, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+                edgeq_conv_pair(l, edgeq_usual(), g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
             } else {
                 edgeq_conv_pair(l, l->output, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
             }

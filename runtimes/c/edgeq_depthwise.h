@@ -55,8 +55,7 @@ static void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
     const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;
-    const int32_t usual =
-        !l->table && l->output.factor == 1 && l->output.low == -128 && l->output.high == 127;
+    const int32_t usual = !l->table && edgeq_is_usual(&l->output);
     edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
     for (int32_t c = 0; c < l->out_c; c++) {
         edgeq_plane plane = {
@@ -66,8 +65,7 @@ static void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }
         if (is_3x3 && usual) {
-            const edgeq_output whole = {1, -128, 127}; /* constants, so that they take no registers */
-            plane.output = whole;
+            plane.output = edgeq_usual();
             plane.table = NULL;
             edgeq_plane_3x3(&plane, w, scratch, out + c);
         } else if (is_3x3) {

@@ -11,7 +11,8 @@ typedef struct {
     int32_t in_h, in_w, in_c;
     int32_t out_h, out_w;
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-    int32_t zero; /* input code of a padded element */
+    int32_t zero;    /* input code of a padded element */
+    int32_t divisor; /* of a mean in TFLite's way, round(sum / divisor); 0: requantized */
 } edgeq_pool_layer;
 
 /* The window of an output row or column: first position inside the input, and the number of taps inside. */
@@ -48,7 +49,7 @@ EDGEQ_INLINE int8_t edgeq_mean_code(
             sum += *tap;
         }
     }
-    sum = edgeq_requantize(sum, &l->channel, &l->output);
+    sum = edgeq_average(sum, l->divisor, &l->channel, &l->output);
     return (int8_t)(l->table ? l->table[sum + 128] : sum);
 }
 

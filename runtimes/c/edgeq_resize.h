@@ -18,6 +18,7 @@ typedef struct {
     const int8_t *table; /* one entry per code, from -128 on; or null */
     const edgeq_mix *rows, *columns;
     int32_t in_w, in_c, out_h, out_w;
+    int32_t divisor; /* of TFLite's way, round(sum / divisor); 0: requantized */
 } edgeq_resize_layer;
 
 static void edgeq_resize(const edgeq_resize_layer *l, const int8_t *x, int8_t *out)
@@ -33,7 +34,7 @@ static void edgeq_resize(const edgeq_resize_layer *l, const int8_t *x, int8_t *o
                 const int32_t upper = top[left + c] * (1024 - column->weight) + top[right + c] * column->weight;
                 const int32_t lower = bottom[left + c] * (1024 - column->weight) + bottom[right + c] * column->weight;
                 int32_t code = l->channel.bias + upper * (1024 - row->weight) + lower * row->weight;
-                code = edgeq_requantize(code, &l->channel, &l->output);
+                code = edgeq_average(code, l->divisor, &l->channel, &l->output);
                 *out++ = (int8_t)(l->table ? l->table[code + 128] : code);
             }
         }
