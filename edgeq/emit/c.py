@@ -139,22 +139,21 @@ def _profile(found: Program) -> str:
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
 
 
-def golden_codes(found: Program, seed: int) -> dict[o.Value, Array]:
-    """Codes of every input, by the name of the input: the stream of the self-test."""
+def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int) -> dict[o.Value, Array]:
+    """Codes of inputs of these shapes, one after another: the stream of the self-test."""
     codes, x = {}, seed
-    for name, value in found.inputs:
-        flat = np.empty(found.type(value).size, dtype=np.int8)
+    for name, shape in ports.items():
+        flat = np.empty(int(np.prod(shape)), dtype=np.int8)
         for k in range(len(flat)):
             x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
             flat[k] = (x >> 24) - (256 if x >> 31 else 0)
-        codes[name] = from_memory(flat, found.type(value).shape)
+        codes[name] = from_memory(flat, shape)
     return codes
 
 
 def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
-    inputs, codes = dict(found.inputs), golden_codes(found, GOLDEN_SEED)
-    feeds = {name: codes[name] for name in inputs}
-    given = {value: torch.from_numpy(np.ascontiguousarray(codes[name])) for name, value in inputs.items()}
+    codes = golden_codes({name: found.type(value).shape for name, value in found.inputs}, GOLDEN_SEED)
+    given = {value: torch.from_numpy(np.ascontiguousarray(codes[name])) for name, value in found.inputs}
     seen: dict[o.Value, Array] = {}
     watched = {*values, *(value for _, value in found.outputs)}
 
@@ -165,7 +164,7 @@ def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
         return given.get(name)
 
     with torch.no_grad():
-        Interpreter(graph)(feeds, watch)
+        Interpreter(graph)(codes, watch)
     layers = tuple(zlib.crc32(seen[value].tobytes()) for value in values)
     outputs = [seen[value] for _, value in found.outputs]
     crcs = tuple(zlib.crc32(output.tobytes()) for output in outputs)
@@ -182,6 +181,7 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
             {"value": kernel.out, "shape": list(found.type(kernel.out).shape), "kind": layer.kind, "macs": layer.macs}
             for layer, (_, kernel) in zip(source.layers, placed.kernels, strict=True)
         ],
+        "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
         "macs": source.macs,
         "arena_bytes": source.arena_bytes,
         "lower_bound_bytes": source.lower_bound,
