@@ -59,10 +59,10 @@ def build(board: Board, folder: Path, document: dict[str, Any], into: Path, opti
         _run([*compiler, *COMMON, optimize, *macros, *plain, f"-I{own}", "-c", "-o", str(made), str(source)], into)
         objects.append(str(made))
     program = into / "bench.elf"
-    layout = [
-        f"-Wl,-T,{FIRMWARE / 'board.ld'}", f"-Wl,--defsym=flash_origin={board.flash:#x}",
-        f"-Wl,--defsym=ram_origin={board.ram:#x}", "-Wl,--gc-sections",
-    ]  # fmt: skip
+    script = (FIRMWARE / "board.ld").read_text()
+    script = script.replace("FLASH_ORIGIN", f"{board.flash:#x}").replace("RAM_ORIGIN", f"{board.ram:#x}")
+    (into / "board.ld").write_text(script)
+    layout = [f"-Wl,-T,{into / 'board.ld'}", "-Wl,--gc-sections"]
     _run([*compiler, *_NO_LIBRARY, *layout, "-o", str(program), *objects], into)
     return Built(program, Elf(program), _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
 

@@ -28,33 +28,36 @@ def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int
     _load(machine, built, board)
     symbols = built.elf.symbols
     machine.mem_write(symbols["bench_arena"], arena)
-    counter = _Counter(machine, symbols["bench_mark"] & ~1)
+    marks = _count(machine, symbols["bench_mark"] & ~1, bool(thumb))
     try:
         machine.emu_start(symbols["bench_run"] | thumb, _RETURN)
     except u.UcError as error:
         raise BoardError("the program failed in the simulator", where=board.name, value=error) from error
     after = bytes(machine.mem_read(symbols["bench_arena"], len(arena)))
     depth = int.from_bytes(machine.mem_read(symbols["bench_stack_bytes"], 4), "little")
-    return after, counter.marks, depth
+    return after, marks, depth
 
 
-class _Counter:
-    """Adds up instructions of the blocks that run and notes the count whenever the block at `mark` begins."""
+def _count(machine: Any, mark: int, thumb: bool) -> list[int]:
+    """A list that grows by the number of instructions so far whenever the block at `mark` begins."""
+    import unicorn as u
 
-    def __init__(self, machine: Any, mark: int) -> None:
-        import unicorn as u
+    marks: list[int] = []
+    known: dict[tuple[int, int], int] = {}
+    count = 0
 
-        self.count, self.mark, self.marks = 0, mark, list[int]()
-        self._sizes: dict[tuple[int, int], int] = {}
-        machine.hook_add(u.UC_HOOK_BLOCK, self._block)
+    def block(_: Any, address: int, size: int, __: object) -> None:
+        nonlocal count
+        if address == mark:
+            marks.append(count)
+        try:
+            count += known[address, size]
+        except KeyError:
+            known[address, size] = _instructions(bytes(machine.mem_read(address, size)), thumb)
+            count += known[address, size]
 
-    def _block(self, machine: Any, address: int, size: int, _: object) -> None:
-        if address == self.mark:
-            self.marks.append(self.count)
-        key = (address, size)
-        if key not in self._sizes:
-            self._sizes[key] = _instructions(bytes(machine.mem_read(address, size)), machine.edgeq_thumb)
-        self.count += self._sizes[key]
+    machine.hook_add(u.UC_HOOK_BLOCK, block)
+    return marks
 
 
 def _instructions(code: bytes, thumb: bool) -> int:
@@ -82,10 +85,9 @@ def _machine(board: Board) -> tuple[Any, int]:
         models = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
         machine.ctl_set_cpu_model(models[processor])
         registers = {arm_const.UC_ARM_REG_SP: board.ram + RAM_BYTES - PAGE, arm_const.UC_ARM_REG_LR: _RETURN | 1}
-    machine.edgeq_thumb = architecture == "arm"
     for register, value in registers.items():
         machine.reg_write(register, value)
-    return machine, int(machine.edgeq_thumb)
+    return machine, int(architecture == "arm")
 
 
 def _load(machine: Any, built: Built, board: Board) -> None:
