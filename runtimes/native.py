@@ -1,7 +1,7 @@
 """A folder of generated C, built by this machine's compiler and called in this process.
 
 Reals that enter are quantized and codes that leave are dequantized exactly as the reference does, so that a comparison
-judges the C alone. The library lies in a private temporary folder for as long as the object lives.
+judges the C alone.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class NativeRuntime:
         self._watched = tuple(dict.fromkeys(watched))
         if unknown := [name for name in self._watched if name not in self._layers]:
             raise UsageError("the generated C does not store this value", value=unknown[0])
-        self._temporary = tempfile.TemporaryDirectory(prefix="edgeq-c-")
-        self._library = self._build(Path(self._temporary.name), flags)
+        with tempfile.TemporaryDirectory(prefix="edgeq-c-") as temporary:  # a loaded library needs its file no more
+            self._library = self._build(Path(temporary), flags)
         # 16 spare bytes to align the arena as a C compiler aligns it at least.
         self._memory = np.zeros(self._document["arena_bytes"] + 16, dtype=np.int8)
         start = -self._memory.ctypes.data % 16

@@ -169,14 +169,12 @@ def _calls(number: int, layer: Layer, extent: tuple[int, int]) -> str:
 def weights_header(s: Source) -> str:
     """<prefix>_weights.h."""
     guard = f"{s.prefix.upper()}_WEIGHTS_H"
-    kinds = {entry.kind for entry in s.bank.entries}
-    resize = '#include "edgeq_resize.h"\n' if "edgeq_mix" in kinds else ""
     return f"""/* {s.title}: constants, {s.bank.bytes:,} bytes. */
 #ifndef {guard}
 #define {guard}
 
 #include "edgeq.h"
-{resize}
+
 {s.bank.declarations()}
 #endif
 """
@@ -229,10 +227,10 @@ def self_test(s: Source) -> str:
     """selftest.c: a program that checks the constants, every layer and the outputs."""
     fills = "".join(f"    x = fill({s.prefix}_{p.symbol}(&arena), {p.type.size}, x);\n" for p in s.inputs)
     checks = "".join(
-        f'    failed |= differs("output {comment(p.name)}", 0, '
+        f'    failed |= differs("{p.symbol}", 0, '
         f"crc32(0, {s.prefix}_{p.symbol}(&arena), {p.type.size}), golden_outputs[{k}]);\n"
         for k, p in enumerate(s.outputs)
-    ).replace("%", "%%")
+    )
     return f"""/* Self-test: constants, every layer and the outputs against the reference. Exit status 0 if all are equal. */
 #include <stdint.h>
 #include <stdio.h>

@@ -20,9 +20,11 @@
  * run out of registers, and spill. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
+#define EDGEQ_KERNEL static __attribute__((unused))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
 #else
 #define EDGEQ_INLINE static inline
+#define EDGEQ_KERNEL static
 #define EDGEQ_IN_ORDER ((void)0)
 #endif
 
@@ -39,6 +41,11 @@ typedef struct {
     int32_t factor;
     int32_t low, high;
 } edgeq_output;
+
+/* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
+typedef struct {
+    int32_t first, second, weight;
+} edgeq_mix;
 
 EDGEQ_INLINE int32_t edgeq_high(int32_t a, int32_t b)
 {

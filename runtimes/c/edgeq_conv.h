@@ -114,7 +114,7 @@ EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output
 }
 
 /* scratch: two columns of k bytes unless direct, then two pixels of out_c bytes if there is a table or a sum. */
-static void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t *addend, int8_t *out, int8_t *scratch)
+EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const int8_t *addend, int8_t *out, int8_t *scratch)
 {
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;

@@ -42,7 +42,7 @@ EDGEQ_INLINE int32_t edgeq_transposed_sum(
     return sum;
 }
 
-static void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const int8_t *x, int8_t *out)
 {
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const ptrdiff_t taps = (ptrdiff_t)l->kernel_h * l->kernel_w * depth;

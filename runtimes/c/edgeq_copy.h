@@ -12,7 +12,7 @@ typedef struct {
     int32_t size[EDGEQ_AXES], from_stride[EDGEQ_AXES], to_stride[EDGEQ_AXES];
 } edgeq_walk;
 
-static void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_t *to)
+EDGEQ_KERNEL void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_t *to)
 {
     for (int32_t i0 = 0; i0 < w->size[0]; i0++) {
         for (int32_t i1 = 0; i1 < w->size[1]; i1++) {
@@ -36,7 +36,7 @@ static void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_t *to)
 }
 
 /* Runs of `run` bytes from the places that `starts` lists. */
-EDGEQ_INLINE void edgeq_copy_listed(const int32_t *starts, int32_t count, int32_t run, const int8_t *from, int8_t *to)
+EDGEQ_KERNEL void edgeq_copy_listed(const int32_t *starts, int32_t count, int32_t run, const int8_t *from, int8_t *to)
 {
     for (int32_t i = 0; i < count; i++, to += run) {
         edgeq_copy(to, from + starts[i], run);

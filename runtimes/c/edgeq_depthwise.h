@@ -51,7 +51,7 @@ EDGEQ_INLINE void edgeq_plane_any(
 }
 
 /* scratch: plane_h plane_w bytes and three more. */
-static void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
+EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
     const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;

@@ -37,18 +37,18 @@ EDGEQ_INLINE void edgeq_binary(
     }
 }
 
-EDGEQ_INLINE void edgeq_add(const edgeq_binary_layer *l, const int8_t *a, const int8_t *b, int8_t *out)
+EDGEQ_KERNEL void edgeq_add(const edgeq_binary_layer *l, const int8_t *a, const int8_t *b, int8_t *out)
 {
     edgeq_binary(l, a, b, out, 1);
 }
 
-EDGEQ_INLINE void edgeq_multiply(const edgeq_binary_layer *l, const int8_t *a, const int8_t *b, int8_t *out)
+EDGEQ_KERNEL void edgeq_multiply(const edgeq_binary_layer *l, const int8_t *a, const int8_t *b, int8_t *out)
 {
     edgeq_binary(l, a, b, out, 0);
 }
 
 /* out[i] = table[x[i]], one entry per code, from -128 on. */
-EDGEQ_INLINE void edgeq_lookup(const int8_t *table, const int8_t *x, int32_t n, int8_t *out)
+EDGEQ_KERNEL void edgeq_lookup(const int8_t *table, const int8_t *x, int32_t n, int8_t *out)
 {
     for (int32_t i = 0; i < n; i++) {
         out[i] = table[x[i] + 128];

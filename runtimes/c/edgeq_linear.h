@@ -13,7 +13,7 @@ typedef struct {
     int32_t rows, inputs, outputs;
 } edgeq_linear_layer;
 
-static void edgeq_linear(const edgeq_linear_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_linear(const edgeq_linear_layer *l, const int8_t *x, int8_t *out)
 {
     const edgeq_output output = l->output;
     const int8_t *const table = l->table;

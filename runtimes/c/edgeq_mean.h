@@ -11,7 +11,7 @@ typedef struct {
     int32_t outer, count, inner;
 } edgeq_mean_layer;
 
-static void edgeq_mean(const edgeq_mean_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_mean(const edgeq_mean_layer *l, const int8_t *x, int8_t *out)
 {
     for (int32_t i = 0; i < l->outer; i++, x += (ptrdiff_t)l->count * l->inner) {
         for (int32_t j = 0; j < l->inner; j++) {

@@ -71,12 +71,12 @@ EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t 
     }
 }
 
-EDGEQ_INLINE void edgeq_max_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_max_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
 {
     edgeq_pool(l, x, out, 0);
 }
 
-EDGEQ_INLINE void edgeq_average_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_average_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
 {
     edgeq_pool(l, x, out, 1);
 }

@@ -7,11 +7,6 @@
 
 #include "edgeq.h"
 
-/* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
-typedef struct {
-    int32_t first, second, weight;
-} edgeq_mix;
-
 typedef struct {
     edgeq_channel channel; /* its bias takes the input's zero point out */
     edgeq_output output;
@@ -21,7 +16,7 @@ typedef struct {
     int32_t divisor; /* of TFLite's way, round(sum / divisor); 0: requantized */
 } edgeq_resize_layer;
 
-static void edgeq_resize(const edgeq_resize_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_resize(const edgeq_resize_layer *l, const int8_t *x, int8_t *out)
 {
     for (int32_t y = 0; y < l->out_h; y++) {
         const edgeq_mix *const row = l->rows + y;
