@@ -24,9 +24,9 @@ def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int
     """The arena afterwards, instruction counts at the marks, and the stack's depth. Raises BoardError."""
     import unicorn as u
 
-    machine, thumb = _machine(board)
-    _load(machine, built, board)
     symbols = built.elf.symbols
+    machine, thumb = _machine(board, symbols["bench_stack_top"])
+    _load(machine, built, board)
     machine.mem_write(symbols["bench_arena"], arena)
     marks = _count(machine, symbols["bench_mark"] & ~1, bool(thumb))
     try:
@@ -71,7 +71,7 @@ def _instructions(code: bytes, thumb: bool) -> int:
     return count
 
 
-def _machine(board: Board) -> tuple[Any, int]:
+def _machine(board: Board, stack: int) -> tuple[Any, int]:
     import unicorn as u
     from unicorn import arm_const, riscv_const
 
@@ -79,12 +79,12 @@ def _machine(board: Board) -> tuple[Any, int]:
     architecture, processor = board.unicorn
     if architecture == "riscv32":
         machine = u.Uc(u.UC_ARCH_RISCV, u.UC_MODE_RISCV32)
-        registers = {riscv_const.UC_RISCV_REG_SP: board.ram + RAM_BYTES - PAGE, riscv_const.UC_RISCV_REG_RA: _RETURN}
+        registers = {riscv_const.UC_RISCV_REG_SP: stack, riscv_const.UC_RISCV_REG_RA: _RETURN}
     else:
         machine = u.Uc(u.UC_ARCH_ARM, u.UC_MODE_THUMB | u.UC_MODE_MCLASS)
         models = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
         machine.ctl_set_cpu_model(models[processor])
-        registers = {arm_const.UC_ARM_REG_SP: board.ram + RAM_BYTES - PAGE, arm_const.UC_ARM_REG_LR: _RETURN | 1}
+        registers = {arm_const.UC_ARM_REG_SP: stack, arm_const.UC_ARM_REG_LR: _RETURN | 1}
     for register, value in registers.items():
         machine.reg_write(register, value)
     return machine, int(architecture == "arm")

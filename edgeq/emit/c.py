@@ -20,7 +20,7 @@ from edgeq.emit import c_files
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
-from edgeq.emit.c_layers import Printer
+from edgeq.emit.c_layers import Printer, comment
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
@@ -103,7 +103,7 @@ def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Pr
     outputs = _ports(found, placed, found.outputs, "output")
     values = [kernel.out for _, kernel in placed.kernels]
     source = Source(
-        prefix, stem, inputs, outputs, layers,
+        prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.type(v).size) for v in values],
         bank, _golden(graph, found, values), placed.memory.arena_bytes, placed.memory.lower_bound,
         placed.plain_bytes, total_macs(graph), target.name, _profile(found), headers,

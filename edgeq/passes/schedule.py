@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 ALIGNMENT = 16
-SEARCH_EFFORT = 40_000
+SEARCH_EFFORT = 12_000
 """Placements of single buffers that the search may try."""
 
 
