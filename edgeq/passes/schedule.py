@@ -289,7 +289,8 @@ def _search(problem: _Problem, goal: int) -> tuple[list[int], frozenset[int]]:
     ]
     best: tuple[int, list[int], list[int], frozenset[int]] | None = None
     for queue in queues:
-        for reverse in (growing, frozenset[int](), frozenset(turning)):
+        # Steps that alternate undo each other's gaps.
+        for reverse in (growing, frozenset(turning[::2]), frozenset(turning[1::2]), frozenset[int](), frozenset(turning)):
             best = _better(problem, queue, reverse, best)
     assert best is not None
     rng = random.Random(0)
