@@ -41,6 +41,4 @@ def measure(board: Board, folder: Path, codes: Mapping[str, Codes], optimize: st
         for port in document["outputs"]
     }
     layers = tuple(int(n) for n in np.diff(counts[:-1]))
-    return Measurement(
-        outputs, layers, stack, built.code_bytes, built.constant_bytes, document["arena_bytes"], how
-    )  # type: ignore[arg-type]
+    return Measurement(outputs, layers, stack, built.code_bytes, built.constant_bytes, document["arena_bytes"], how)  # type: ignore[arg-type]

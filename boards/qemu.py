@@ -40,9 +40,7 @@ def run(board: Board, built: Built, arena: bytes, folder: Path) -> tuple[bytes, 
 
 def _checked(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise BoardError("the simulation did not end", where=command[0], value=f"{TIMEOUT_SECONDS} s") from error
     if done.returncode:

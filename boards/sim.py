@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -20,9 +21,14 @@ def is_available(board: Board) -> bool:
     return board.unicorn is not None and importlib.util.find_spec("unicorn") is not None
 
 
+def _unicorn() -> Any:
+    """The package, which ships no types."""
+    return importlib.import_module("unicorn")
+
+
 def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int]:
     """The arena afterwards, instruction counts at the marks, and the stack's depth. Raises BoardError."""
-    import unicorn as u
+    u = _unicorn()
 
     symbols = built.elf.symbols
     machine, thumb = _machine(board, symbols["bench_stack_top"])
@@ -40,7 +46,7 @@ def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int
 
 def _count(machine: Any, mark: int, thumb: bool) -> list[int]:
     """A list that grows by the number of instructions so far whenever the block at `mark` begins."""
-    import unicorn as u
+    u = _unicorn()
 
     marks: list[int] = []
     known: dict[tuple[int, int], int] = {}
@@ -72,7 +78,7 @@ def _instructions(code: bytes, thumb: bool) -> int:
 
 
 def _machine(board: Board, stack: int) -> tuple[Any, int]:
-    import unicorn as u
+    u = _unicorn()
     from unicorn import arm_const, riscv_const
 
     assert board.unicorn is not None

@@ -292,7 +292,9 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
 
 @main.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable.")
+@click.option(
+    "--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable."
+)
 @click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
               help="How the cross compiler optimizes.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")

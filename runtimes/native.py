@@ -42,7 +42,9 @@ def read_folder(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / MANIFEST).read_text("utf-8"))["c"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("this is no folder of generated C", where=folder, next_step="edgeq export writes one.") from error
+        raise UsageError(
+            "this is no folder of generated C", where=folder, next_step="edgeq export writes one."
+        ) from error
     assert isinstance(document, dict)
     return document
 
@@ -70,14 +72,15 @@ def code_of(array: Array, port: Port) -> NDArray[np.int8]:
     ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])
     whole = np.trunc(ratio)
     nearest = np.rint(ratio) if port["ties"] == "even" else whole + np.trunc(2 * (ratio - whole))
-    return np.clip(nearest + port["zero_point"], -128, 127).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(nearest + port["zero_point"], -128, 127).astype(np.int8)
+    return codes
 
 
 def value_of(codes: NDArray[np.int8], port: Port) -> Array:
     """What leaves for `codes`: float32 if the port is real, else the codes."""
     if not port["real"]:
         return codes
-    return (codes.astype(np.float32) - port["zero_point"]) * np.float32(port["scale"])
+    return np.asarray((codes.astype(np.float32) - port["zero_point"]) * np.float32(port["scale"]))
 
 
 class NativeRuntime:

@@ -48,6 +48,7 @@ def small_network() -> Graph:
     x = n.apply(n.conv("x", 10, "first", stride=2), "relu", "a")
     depthwise = n.reals(10, 1, 3, 3, spread=0.4)
     y = n.add(o.Conv(x, depthwise, n.reals(10), "depthwise", (1, 1), (1, 1, 1, 1), groups=10))
+    y = n.add(o.Sub(x, y, "difference"))
     y = n.apply(n.conv(n.apply(y, "silu", "b"), 10, "pointwise", kernel=1), "clip", "c", 0.0, 6.0)
     y = n.add(o.Add(x, n.conv(y, 10, "second"), "residual"))
     gate = n.apply(n.conv(n.add(o.Mean(y, "mean", (2, 3))), 10, "squeeze", kernel=1), "sigmoid", "gate")

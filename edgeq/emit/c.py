@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgeq.emit import c_files
@@ -30,12 +31,48 @@ from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 
+Codes = npt.NDArray[np.int8]
+
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
 GOLDEN_SEED = 1
 FIRST_CODES = 16
 _C_WORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register"
-    " restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+    ]
 )
 
 
@@ -139,15 +176,16 @@ def _profile(found: Program) -> str:
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
 
 
-def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int) -> dict[o.Value, Array]:
+def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int) -> dict[o.Value, Codes]:
     """Codes of inputs of these shapes, one after another: the stream of the self-test."""
-    codes, x = {}, seed
+    codes: dict[o.Value, Codes] = {}
+    x = seed
     for name, shape in ports.items():
         flat = np.empty(int(np.prod(shape)), dtype=np.int8)
         for k in range(len(flat)):
             x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
             flat[k] = (x >> 24) - (256 if x >> 31 else 0)
-        codes[name] = from_memory(flat, shape)
+        codes[name] = np.asarray(from_memory(flat, shape), dtype=np.int8)
     return codes
 
 
@@ -185,6 +223,6 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
         "macs": source.macs,
         "arena_bytes": source.arena_bytes,
         "lower_bound_bytes": source.lower_bound,
-        "constant_bytes": source.bank.bytes,
+        "constant_bytes": source.bank.size,
         "metadata": {key: str(value) for key, value in metadata.items()},
     }

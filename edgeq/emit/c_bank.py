@@ -27,7 +27,7 @@ class Entry:
     comment: str
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes that it takes in flash."""
         return len(self.rows) * _BYTES[self.kind]
 
@@ -70,9 +70,9 @@ class Bank:
         return self._add(name, "edgeq_mix", array.tolist(), comment)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of all constants."""
-        return sum(entry.bytes for entry in self.entries)
+        return sum(entry.size for entry in self.entries)
 
     def crc32(self) -> int:
         """CRC-32 of all constants in order, as a little-endian machine holds them."""

@@ -169,7 +169,7 @@ def _calls(number: int, layer: Layer, extent: tuple[int, int]) -> str:
 def weights_header(s: Source) -> str:
     """<prefix>_weights.h."""
     guard = f"{s.prefix.upper()}_WEIGHTS_H"
-    return f"""/* {s.title}: constants, {s.bank.bytes:,} bytes. */
+    return f"""/* {s.title}: constants, {s.bank.size:,} bytes. */
 #ifndef {guard}
 #define {guard}
 
@@ -182,7 +182,7 @@ def weights_header(s: Source) -> str:
 
 def weights_source(s: Source) -> str:
     """<prefix>_weights.c."""
-    return f"""/* {s.title}: constants, {s.bank.bytes:,} bytes. Generated. */
+    return f"""/* {s.title}: constants, {s.bank.size:,} bytes. Generated. */
 #include "{s.prefix}_weights.h"
 
 {s.bank.definitions()}"""
@@ -390,7 +390,7 @@ Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` 
 
 | | bytes |
 |---|---|
-| constants (flash) | {s.bank.bytes:,} |
+| constants (flash) | {s.bank.size:,} |
 | arena (RAM), exact | {s.arena_bytes:,} |
 | lower bound of any memory plan that runs these layers in this order | {s.lower_bound:,} |
 | a plan that never lets a result overlap an operand would need | {s.plain_bytes:,} |

@@ -11,12 +11,12 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, nest, places, source_places, to_memory
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK, packed
-from edgeq.emit.c_steps import Placed, is_depthwise, plane_of
+from edgeq.emit.c_steps import Placed, plane_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, encode
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.reference.meaning import interpolation_matrix
 from edgeq.target import Instructions
 
@@ -49,7 +49,7 @@ class Printer:
         self.name = f"layer_{number}"
         op = kernel.op
         match op:
-            case o.Conv() if is_depthwise(kernel, self.program):
+            case o.Conv() if is_depthwise(op, self.program.graph):
                 return self._depthwise(op)
             case o.Conv():
                 return self._conv(op)
@@ -155,7 +155,7 @@ class Printer:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def _layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
-        kind = note.split(",")[0]
+        kind = note.split(",", maxsplit=1)[0]
         work = macs(self.kernel.op, self.program.graph)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
 
@@ -240,9 +240,7 @@ class Printer:
         kernel = (weight.shape[2], weight.shape[3])
         title = comment(self.kernel.out)
         fields: Fields = {
-            "weights": self.bank.codes(
-                f"weights_{self.number}", weight.transpose(0, 2, 3, 1), f"weights of {title}"
-            ),
+            "weights": self.bank.codes(f"weights_{self.number}", weight.transpose(0, 2, 3, 1), f"weights of {title}"),
             "channels": self.bank.channels(f"channels_{self.number}", numbers.channels, f"bias and scale of {title}"),
             "output": _output(numbers),
             "table": self._table(),
@@ -278,7 +276,9 @@ class Printer:
         shape = self.types[self.kernel.out].shape
         loops = nest([_broadcast_places(self.types[v].shape, shape) for v in (a, b)])
         if loops is None or len(loops) > 3:
-            raise UnsupportedError("this broadcast is not written for C", where=op.out, value=(self.types[a].shape, self.types[b].shape))
+            raise UnsupportedError(
+                "this broadcast is not written for C", where=op.out, value=(self.types[a].shape, self.types[b].shape)
+            )
         loops = [(1, (0, 0))] * (3 - len(loops)) + loops
         fields: Fields = {}
         if self.kernel.terms:
@@ -372,9 +372,7 @@ class Printer:
             raise UnsupportedError("this padding is not written for C", where=o.results(op)[0])
         run = _common_run(source)
         starts = self.bank.words(f"starts_{self.number}", source[::run], "where each run of codes begins")
-        calls.append(
-            f"edgeq_copy_listed({starts}, {len(source) // run}, {run}, {self.read(x)}, {self.written()})"
-        )
+        calls.append(f"edgeq_copy_listed({starts}, {len(source) // run}, {run}, {self.read(x)}, {self.written()})")
         return self._layer("edgeq_copy.h", "", calls, kind)
 
     def _walk(self, name: str, source: IntArray, into: IntArray) -> tuple[str, tuple[int, int]]:

@@ -47,8 +47,8 @@ def image(type_: Type) -> tuple[int, int, int]:
 
 def _sliced(op: o.Slice, x: IntArray) -> IntArray:
     for axis, (start, stop, step) in enumerate(zip(op.starts, op.stops, op.steps, strict=True)):
-        stop = min(stop, x.shape[axis]) if step > 0 else stop
-        x = np.take(x, range(start, stop, step), axis)
+        end = min(stop, x.shape[axis]) if step > 0 else stop
+        x = np.take(x, range(start, end, step), axis)
     return x
 
 
@@ -79,7 +79,7 @@ def source_places(op: o.Op, x: tuple[int, ...], indices: Array | None) -> IntArr
             found = np.pad(found, pads, constant_values=-1) if op.mode == "constant" else np.pad(found, pads, op.mode)
         case o.Gather():
             assert indices is not None
-            found = np.take(found, indices, op.axis)
+            found = np.take(found, indices.astype(np.int64), op.axis)
         case _:
             raise TypeError(f"{type(op).__name__} does not move codes")
     return np.asarray(to_memory(found), dtype=np.int64)

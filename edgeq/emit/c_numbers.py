@@ -65,8 +65,8 @@ def scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequ
 
 
 def _code(op: o.Requantize, zero_point: int, level: int, q: int, e: int) -> int:
-    numbers = [torch.tensor(number, dtype=torch.int64) for number in (level, q, e)]
-    return min(max(int(requantize(*numbers, op.rounding)) + zero_point, op.low), op.high)
+    total, multiplier, shift = (torch.tensor(number, dtype=torch.int64) for number in (level, q, e))
+    return min(max(int(requantize(total, multiplier, shift, op.rounding)) + zero_point, op.low), op.high)
 
 
 def _single(live: dict[int, _Ratio], zero_point: int, where: str) -> tuple[int, dict[int, _Numbers]]:

@@ -14,7 +14,7 @@ from edgeq.emit.c_layout import image, source_places
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
 
 PIXELS_AT_ONCE = 2
@@ -78,14 +78,13 @@ def _merged(overlaps: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
     """One overlap per operand: of two for the same one, what both allow."""
     found: dict[str, Overlap] = {}
     for overlap in overlaps:
-        known = found.get(overlap.operand)
-        if known is not None:
-            overlap = Overlap(
-                overlap.operand,
-                _larger(known.forward_gap, overlap.forward_gap),
-                _larger(known.reverse_gap, overlap.reverse_gap),
-            )
-        found[overlap.operand] = overlap
+        known = found.get(overlap.operand, overlap)
+        found[overlap.operand] = Overlap(
+            overlap.operand,
+            _larger(known.forward_gap, overlap.forward_gap),
+            _larger(known.reverse_gap, overlap.reverse_gap),
+            exact=known.exact or overlap.exact,
+        )
     return tuple(found.values())
 
 
@@ -112,28 +111,22 @@ def is_pointwise(kernel: Kernel, program: Program) -> bool:
     return (op.stride, op.padding, op.groups) == ((1, 1), (0, 0, 0, 0), 1)
 
 
-def is_depthwise(kernel: Kernel, program: Program) -> bool:
-    """Whether a kernel is a convolution with one input channel per output channel."""
-    return isinstance(kernel.op, o.Conv) and kernel.op.groups == program.type(kernel.op.x).shape[1] > 1
-
-
 def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
     """Rows and columns that the windows of a depthwise convolution cover, padding included."""
-    rows, columns = (
-        (out.shape[2 + k] - 1) * op.stride[k] + (kernel[k] - 1) * op.dilation[k] + 1 for k in (0, 1)
-    )
+    rows, columns = ((out.shape[2 + k] - 1) * op.stride[k] + (kernel[k] - 1) * op.dilation[k] + 1 for k in (0, 1))
     return rows, columns
 
 
 def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
     """The needs of one kernel; `direct` if a 1x1 convolution reads its input in place."""
     types, op = program.graph.types, kernel.op
-    scratch, overlaps = 0, ()
+    scratch = 0
+    overlaps: tuple[Overlap, ...] = ()
     match op:
-        case o.Conv() if is_depthwise(kernel, program):
+        case o.Conv() if is_depthwise(op, program.graph):
             plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
             scratch = plane[0] * plane[1] + SPARE_BYTES
-            if types[op.x].shape[1] == types[kernel.out].shape[1] and kernel.residual is None:
+            if types[op.x].shape[1] == types[kernel.out].shape[1]:
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():
             shape = types[op.weight].shape

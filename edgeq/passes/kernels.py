@@ -95,6 +95,11 @@ class Program:
         return self.graph.types[value]
 
 
+def is_depthwise(op: o.Conv, graph: Graph) -> bool:
+    """Whether every input channel has output channels of its own."""
+    return op.groups == graph.types[op.x].shape[1] > 1
+
+
 def program(graph: Graph) -> Program:
     """The kernels of a lowered graph. Raises UnsupportedError naming everything that integers alone cannot do."""
     return _Grouping(graph).run()
@@ -116,9 +121,9 @@ class _Grouping:
         self.kept = {codes for _, codes in outputs}
         kernels = []
         for op in self.graph.ops:
-            if id(op) not in self.absorbed and not isinstance(op, o.Quantize | o.Dequantize):
-                if not self._is_term(op):
-                    kernels.append(self._kernel(op))
+            is_port = isinstance(op, o.Quantize | o.Dequantize)
+            if not (is_port or id(op) in self.absorbed or self._is_term(op)):
+                kernels.append(self._kernel(op))
         if self.problems:
             raise UnsupportedError(
                 "integers alone cannot compute this network",
@@ -196,11 +201,11 @@ class _Grouping:
         follower = self._next(kernel.out)
         assert isinstance(follower, Settling)
         self.absorbed.add(id(follower))
-        terms = ()
+        terms: tuple[Term, ...] = ()
         if isinstance(kernel.op, o.Add | o.Sub):
             sign = -1 if isinstance(kernel.op, o.Sub) else 1
             terms = (self._term(kernel.op.a), self._term(kernel.op.b, sign))
-        sums = (self.bounds[kernel.out],)
+        sums: tuple[Interval, ...] = (self.bounds[kernel.out],)
         if isinstance(kernel.op, Weighted):
             sums = tuple(channel_bounds(self.graph, kernel.op, self.bounds.__getitem__))
         return replace(kernel, out=follower.out, settling=follower, terms=terms, sums=sums)
@@ -212,14 +217,16 @@ class _Grouping:
             if not _is_narrow(self.graph.types[follower.out]):
                 break
             table = self._table(follower)
-            kernel = replace(kernel, out=follower.out, table=table if kernel.table is None else table[kernel.table + 128])
+            kernel = replace(
+                kernel, out=follower.out, table=table if kernel.table is None else table[kernel.table + 128]
+            )
             self.absorbed.add(id(follower))
             follower = self._next(kernel.out)
         return kernel
 
     def _with_residual(self, kernel: Kernel) -> Kernel:
         """Absorb the addition that alone reads a convolution's codes, directly or widened, if its other operand exists."""
-        if not isinstance(kernel.op, o.Conv):
+        if not isinstance(kernel.op, o.Conv) or is_depthwise(kernel.op, self.graph):
             return kernel
         add = self._next(kernel.out)
         while isinstance(add, o.Requantize) and self._is_term(add):
@@ -243,7 +250,7 @@ class _Grouping:
     def _is_ready(self, value: o.Value, kernel: Kernel) -> bool:
         """Whether `value` is computed before the convolution runs, so that it can be added there."""
         order = {o.results(op)[0]: place for place, op in enumerate(self.graph.ops)}
-        return order.get(value, -1) < order[kernel.op.out]  # type: ignore[union-attr]  # a convolution's
+        return order.get(value, -1) < order[kernel.op.out]
 
     def _term(self, value: o.Value, sign: int = 1) -> Term:
         maker = self.graph.producer.get(value)
@@ -263,8 +270,8 @@ class _Grouping:
 
     def _requantized(self, op: o.Requantize, levels: IntArray) -> IntArray:
         to = self.graph.types[op.out]
-        numbers = [torch.tensor(n, dtype=torch.int64) for n in (levels, op.multiplier[0], op.shift[0])]
-        codes = requantize(*numbers, op.rounding).numpy() + to.zero_point
+        level, multiplier, shift = (torch.tensor(n, dtype=torch.int64) for n in (levels, op.multiplier[0], op.shift[0]))
+        codes = requantize(level, multiplier, shift, op.rounding).numpy() + to.zero_point
         return decode(to.format, np.clip(codes, op.low, op.high), to.zero_point)
 
     def _table(self, op: o.Lookup | o.Requantize) -> IntArray:
@@ -293,7 +300,10 @@ class _Grouping:
                 yield f"{kind} reads {types[value].format}"
         if isinstance(op, Weighted):
             yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
-        if isinstance(op, o.Conv | o.ConvTranspose | o.MaxPool | o.AveragePool | o.Resize) and types[op.x].shape[0] != 1:
+        if (
+            isinstance(op, o.Conv | o.ConvTranspose | o.MaxPool | o.AveragePool | o.Resize)
+            and types[op.x].shape[0] != 1
+        ):
             yield f"{kind} has a batch of {types[op.x].shape[0]}"
         if isinstance(op, o.Linear) and len(types[op.x].shape) == 4 and max(types[op.x].shape[1:3]) > 1:
             yield f"{kind} reads an image"

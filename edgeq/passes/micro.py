@@ -25,9 +25,10 @@ def for_microcontrollers(graph: Graph) -> Micro:
     """`graph` (lowered) with the two changes above."""
     editor = Editor.like(graph)
     for op in graph.ops:
+        changed: o.Op = op
         if isinstance(op, o.Requantize) and op.rounding == "fc-float":
-            op = replace(op, rounding="gemmlowp2")
-        editor.append(op, *(graph.types[value] for value in o.results(op)))
+            changed = replace(op, rounding="gemmlowp2")
+        editor.append(changed, *(graph.types[value] for value in o.results(op)))
     before = {value: _before_softmax(graph, value) for value in graph.outputs}
     outputs = [before[value] or value for value in graph.outputs]
     return Micro(editor.graph(outputs), tuple(value for value in graph.outputs if before[value]))

@@ -137,7 +137,7 @@ def _lives(
     steps: Sequence[Step], sizes: Mapping[str, int], inputs: Iterable[str], outputs: frozenset[str]
 ) -> dict[str, tuple[int, int]]:
     """First and last step of every value; inputs exist before step 0, outputs after the last."""
-    lives = {value: (-1, -1) for value in inputs}
+    lives = dict.fromkeys(inputs, (-1, -1))
     for place, step in enumerate(steps):
         lives[step.out] = (place, place)
         for value in step.reads:
@@ -146,9 +146,7 @@ def _lives(
     return {v: (first, len(steps) if v in outputs else last) for v, (first, last) in lives.items()}
 
 
-def needs(
-    steps: Sequence[Step], sizes: Mapping[str, int], inputs: Iterable[str], outputs: Iterable[str]
-) -> list[int]:
+def needs(steps: Sequence[Step], sizes: Mapping[str, int], inputs: Iterable[str], outputs: Iterable[str]) -> list[int]:
     """Bytes that each step needs at once, with the overlap that saves most."""
     lives = _lives(steps, sizes, inputs, frozenset(outputs))
     found = []
@@ -167,9 +165,7 @@ def needs(
     return found
 
 
-def _lower_bound(
-    steps: Sequence[Step], sizes: Mapping[str, int], inputs: Iterable[str], outputs: Iterable[str]
-) -> int:
+def _lower_bound(steps: Sequence[Step], sizes: Mapping[str, int], inputs: Iterable[str], outputs: Iterable[str]) -> int:
     return max([sum(sizes[v] for v in inputs), *needs(steps, sizes, inputs, outputs)])
 
 
@@ -251,6 +247,9 @@ def _place(problem: _Problem, queue: Sequence[int], reverse: frozenset[int], lim
     return [offset for offset in offsets if offset is not None]
 
 
+_Found = tuple[int, list[int], list[int], frozenset[int]]
+"""Bytes, offsets, the queue that gave them, and the reversed steps."""
+
 _Rule = tuple[int, int, int | None, int | None]
 _NEVER = (-1, 0)
 
@@ -287,12 +286,17 @@ def _search(problem: _Problem, goal: int) -> tuple[list[int], frozenset[int]]:
         sorted(range(count), key=lambda k: (-buffers[k].last, -buffers[k].size)),
         sorted(range(count), key=lambda k: (buffers[k].first, -buffers[k].size)),
     ]
-    best: tuple[int, list[int], list[int], frozenset[int]] | None = None
+    best: _Found = (1 << 62, [], [], frozenset())
     for queue in queues:
         # Steps that alternate undo each other's gaps.
-        for reverse in (growing, frozenset(turning[::2]), frozenset(turning[1::2]), frozenset[int](), frozenset(turning)):
+        for reverse in (
+            growing,
+            frozenset(turning[::2]),
+            frozenset(turning[1::2]),
+            frozenset[int](),
+            frozenset(turning),
+        ):
             best = _better(problem, queue, reverse, best)
-    assert best is not None
     rng = random.Random(0)
     for _ in range(SEARCH_EFFORT // max(count, 1)):
         if best[0] <= _ceiling(goal):
@@ -310,13 +314,13 @@ def _better(
     problem: _Problem,
     queue: list[int],
     reverse: frozenset[int],
-    best: tuple[int, list[int], list[int], frozenset[int]] | None,
-) -> tuple[int, list[int], list[int], frozenset[int]] | None:
-    offsets = _place(problem, queue, reverse, best[0] if best else 1 << 62)
+    best: _Found,
+) -> _Found:
+    offsets = _place(problem, queue, reverse, best[0])
     if offsets is None:
         return best
     total = max((o + b.size for o, b in zip(offsets, problem.buffers, strict=True)), default=0)
-    return (total, offsets, queue, reverse) if best is None or total <= best[0] else best
+    return (total, offsets, queue, reverse)
 
 
 def _overlapped(problem: _Problem, offsets: Sequence[int], order: Sequence[int]) -> Iterable[tuple[int, str]]:

@@ -187,7 +187,7 @@ def test_any_name_becomes_an_identifier(name: str, wanted: str) -> None:
 
 def test_value_names_may_hold_anything(tmp_path: Path) -> None:
     n = Net(1, 3, 8, 8)
-    y = n.conv("x", 4, "*/ #error \\ ??/ \" % ü")
+    y = n.conv("x", 4, '*/ #error \\ ??/ " % ü')
     integer = lowered(n.graph(y), target("c-int8"), inputs_of(n.graph(y)))
     emit(integer, target("c-int8"), tmp_path / "out", "a */ b", {}, {})
     done = subprocess.run(["make", "-s", "test"], cwd=tmp_path / "out", capture_output=True, text=True, check=True)

@@ -12,7 +12,9 @@ from edgeq.passes.schedule import ALIGNMENT, Memory, Overlap, Step, naive_bytes,
 Sizes = dict[str, int]
 
 
-def lives(steps: list[Step], order: tuple[int, ...], inputs: list[str], outputs: list[str]) -> dict[str, tuple[int, int]]:
+def lives(
+    steps: list[Step], order: tuple[int, ...], inputs: list[str], outputs: list[str]
+) -> dict[str, tuple[int, int]]:
     """First and last place in `order` at which each value exists, written out once more."""
     found = {value: [-1, -1] for value in inputs}
     for place, index in enumerate(order):
@@ -71,7 +73,9 @@ def problems(draw: st.DrawFn) -> tuple[list[Step], Sizes, list[str], list[str]]:
             if kind == "exact":
                 overlaps.append(Overlap(value, 0, 0, exact=True))
             elif kind != "none":
-                forward, reverse = (g if kind in (side, "both") else None for g, side in zip(gaps, ("forward", "reverse"), strict=True))
+                forward, reverse = (
+                    g if kind in (side, "both") else None for g, side in zip(gaps, ("forward", "reverse"), strict=True)
+                )
                 overlaps.append(Overlap(value, forward, reverse))
         steps.append(Step(tuple(reads), f"v{k}", draw(st.sampled_from((0, 0, 30))), tuple(overlaps)))
         sizes[f"v{k}"] = draw(st.integers(1, 200))
