@@ -6,9 +6,11 @@ Mutation number n of a seed is the same in every run, so that a finding can be m
 from __future__ import annotations
 
 import math
+import pickle
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import onnx
@@ -24,18 +26,16 @@ Mutation = Callable[[random.Random, bytes], bytes]
 
 
 def mutation(seeds: Sequence[bytes], format_: str, seed: int, number: int) -> bytes:
-    """Input `number` of a run: one of the seeds, mutated a few times."""
+    """Input `number` of a run: one of the seeds with a few fields changed, then perhaps a few bytes."""
     rng = random.Random(f"{format_}/{seed}/{number}")
     content = seeds[int(len(seeds) * rng.random() ** 2)]  # the networks come first, and are the richer start
-    fields = _mutated_onnx if format_ == "onnx" else _mutated_tflite
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):
-        if rng.random() < 0.85:
-            content = fields(rng, content)
-        else:
-            content = rng.choice(_ON_BYTES)(rng, content)
-            if rng.random() < 0.1:
-                content = _spliced(rng, content, rng.choice(seeds))
-    return content
+    changes = rng.choice((1, 1, 1, 2, 3, 5))
+    fields = sum(rng.random() < 0.85 for _ in range(changes))
+    if fields:
+        content = (_mutated_onnx if format_ == "onnx" else _mutated_tflite)(rng, content, fields)
+    for _ in range(changes - fields):
+        content = rng.choice(_ON_BYTES)(rng, content)
+    return _spliced(rng, content, rng.choice(seeds)) if rng.random() < 0.02 else content
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
@@ -90,11 +90,11 @@ _ON_BYTES: tuple[Mutation, ...] = (_flipped, _flipped, _overwritten, _overwritte
 # --- fields of an ONNX file ---------------------------------------------------------------------------------------
 
 
-def _mutated_onnx(rng: random.Random, content: bytes) -> bytes:
+def _mutated_onnx(rng: random.Random, content: bytes, changes: int) -> bytes:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-        for _ in range(rng.choice((1, 1, 2, 3))):
+        for _ in range(changes):
             _mutate_message(rng, model, _texts(model))
         return bytes(model.SerializeToString())
     except Exception:  # what no longer parses is mutated as bytes
@@ -185,14 +185,20 @@ def _new_value(rng: random.Random, field: Any, texts: list[str]) -> Any:
 # --- fields of a .tflite file -------------------------------------------------------------------------------------
 
 
-def _mutated_tflite(rng: random.Random, content: bytes) -> bytes:
+def _mutated_tflite(rng: random.Random, content: bytes, changes: int) -> bytes:
     try:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
-        for _ in range(rng.choice((1, 1, 2, 3))):
+        model = pickle.loads(_unpacked(content))
+        for _ in range(changes):
             _mutate_object(rng, model)
         return packed(model)
     except Exception:  # the schema's own accessors check nothing; what they cannot read is mutated as bytes
         return _overwritten(rng, content)
+
+
+@lru_cache(maxsize=64)
+def _unpacked(content: bytes) -> bytes:
+    """The objects of a seed, pickled: a copy to change costs a tenth of unpacking again."""
+    return pickle.dumps(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content)))
 
 
 def _mutate_object(rng: random.Random, model: Any) -> None:

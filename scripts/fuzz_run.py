@@ -6,6 +6,7 @@ more than `HANG_S` seconds or `LARGEST_BYTES` of memory for one input, and any a
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import resource
@@ -55,21 +56,59 @@ class Tally:
 
 
 def read(format_: str, content: bytes) -> None:
-    """What a person's commands do with a file: import it, simplify it, list and judge its quantization."""
+    """What a person's commands do with a file: import and simplify it, list its numbers, judge them.
+
+    Raises the first typed error, after all of it has been tried.
+    """
+    from edgeq.errors import EdgeqError
+
+    refused: EdgeqError | None = None
+    for step in (_imported, _listed, _judged):
+        try:
+            step(format_, content)
+        except EdgeqError as error:
+            if error.exit_code == 1:
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
+
+
+def _imported(format_: str, content: bytes) -> None:
+    from edgeq.frontend.onnx import import_onnx
+    from edgeq.frontend.tflite import import_tflite
     from edgeq.ir.verify import verify
     from edgeq.passes.simplify import simplify
 
-    if format_ == "onnx":
-        from edgeq.frontend.onnx import import_onnx
-
-        graph = import_onnx(content)
-    else:
-        from edgeq.frontend.tflite import import_tflite
-
-        graph = import_tflite(content)
+    graph = import_onnx(content) if format_ == "onnx" else import_tflite(content)
     verify(graph)
-    if not any(type_.scale for type_ in graph.types.values()):
-        verify(simplify(graph))
+    verify(simplify(graph))
+
+
+def _listed(format_: str, content: bytes) -> None:
+    from edgeq.readback import onnx, tflite
+
+    stored = onnx.read_stored(content) if format_ == "onnx" else tflite.read_stored(content)
+    for tensor in stored.tensors:
+        _ = tensor.reals
+
+
+def _judged(format_: str, content: bytes) -> None:
+    from onnx import ModelProto
+
+    from edgeq.errors import UsageError
+    from edgeq.frontend.tflite_file import read_tflite
+    from edgeq.lint import lint, lint_tflite
+
+    if format_ == "tflite":
+        file = read_tflite(content)
+        lint_tflite(file, "litert"), lint_tflite(file, "tflm")
+        return
+    try:
+        model = ModelProto.FromString(content)
+    except Exception as error:  # what `lint_file` refuses as no ONNX file
+        raise UsageError("not an ONNX file") from error
+    lint(model, "tensorrt"), lint(model, "onnxruntime")
 
 
 def fuzz(format_: str, count: int, seed: int, *, note: Callable[[Tally], None] = lambda tally: None) -> Tally:
@@ -86,7 +125,7 @@ def fuzz(format_: str, count: int, seed: int, *, note: Callable[[Tally], None] =
 def _batch(format_: str, seed: int, start: int, stop: int, tally: Tally) -> int:
     """Inputs start … stop in the worker; the first that is still to be tried afterwards."""
     worker = _worker(format_, seed)
-    worker.link.send((start, stop))
+    worker.begin(start, stop)
     position = start
     while position < stop:
         answer = worker.answer()
@@ -126,6 +165,11 @@ class Worker:
         self.process.start()
         other.close()
         self.link.recv()  # it is ready
+
+    def begin(self, start: int, stop: int) -> None:
+        """Let it try inputs start … stop; one that is dead already answers so."""
+        with contextlib.suppress(ConnectionError):
+            self.link.send((start, stop))
 
     def answer(self) -> dict[str, Any] | str:
         """What became of the next input; `hang` or `crash` if nothing came."""

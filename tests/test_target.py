@@ -21,10 +21,13 @@ def test_names_and_aliases_are_unique() -> None:
 
 def test_rows_are_consistent() -> None:
     for target in TARGETS:
-        assert target.is_integer == bool(target.integer_ops) == (target.agreement.signal_to_noise_db is None)
+        assert target.is_integer == bool(target.integer_ops)
+        promised = (target.agreement.signal_to_noise_db, target.agreement.real_layer_db)
+        assert target.is_integer or promised != (None, None)
         assert target.integer_ops <= INTEGER_OPS and 0 <= target.float_share <= 1
         assert target.wide.bits >= target.narrow.bits
-        assert target.name.endswith(target.precision)
+        assert target.name.endswith(target.precision) or target.emitter != "onnx"
+        assert not (target.is_integer and target.stored_weights)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
     assert all(issubclass(kind, o.Op) for kind in INTEGER_OPS)
 

@@ -6,7 +6,7 @@ anything else is refused by name, since the file would compute other numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -115,20 +115,24 @@ _FUSING = (o.Conv, o.Linear, o.Add, o.Sub, o.Mul, o.AveragePool)
 
 def _clamped(op: tflite.Accumulating, settling: Settling, v: Values) -> None:
     """The kernel without activation, then MINIMUM and MAXIMUM on its codes."""
+    _clamp(settling, v, lambda free: _write(op, free, 0, v))
+
+
+def _clamp(settling: Settling, v: Values, write: Callable[[o.Value], None]) -> None:
+    """What `write` computes into the value that it is given, kept between the codes of `settling`."""
     free = f"{settling.out}.free"
     v.graph = replace(v.graph, types={**v.graph.types, free: v.type(settling.out)})
-    _write(op, free, 0, v)
+    write(free)
     layout, bounds = v.layout(free), code_range(v.type(settling.out).format)
-    current, steps = v.read(free), []
-    if settling.high < bounds[1]:
-        steps.append(("MINIMUM", settling.high))
-    if settling.low > bounds[0]:
-        steps.append(("MAXIMUM", settling.low))
-    for k, (kind, code) in enumerate(steps):
-        last = k == len(steps) - 1
+    limits = [("MINIMUM", settling.high)] if settling.high < bounds[1] else []
+    limits += [("MAXIMUM", settling.low)] if settling.low > bounds[0] else []
+    current = v.read(free)
+    for k, (kind, code) in enumerate(limits):
+        last = k == len(limits) - 1
         out = v.result(settling.out, layout) if last else v.temporary(free, f"{free}.{k}", v.file.shape(current))
         v.file.operator(kind, [current, v.code(free, code)], [out], 2, "MaximumMinimumOptions")
         current = out
+    del v.stored[free]
 
 
 def _write(op: tflite.Accumulating, out: o.Value, activation: int, v: Values) -> None:
@@ -167,7 +171,7 @@ def write_conv(op: o.Conv, out: o.Value, activation: int, v: Values) -> None:
         "padding": padding, "strideH": op.stride[0], "strideW": op.stride[1],
         "dilationHFactor": op.dilation[0], "dilationWFactor": op.dilation[1], "fusedActivationFunction": activation,
     }  # fmt: skip
-    inputs, result = [x, weight, _bias_or_zero(op, out, v)], [v.result(out, layout)]
+    inputs, result = [x, weight, _bias_or_zero(op, shape[0], v)], [v.result(out, layout)]
     if depthwise:
         version = v.version(op.x, 2, 3, 5)
         v.file.operator(
@@ -185,12 +189,9 @@ def _pixel_layout(op: o.Conv, v: Values) -> Layout:
     return home if pointwise and home == (0, 3, 2, 1) else NHWC
 
 
-def _bias_or_zero(op: o.Conv | o.ConvTranspose | o.Linear, out: o.Value, v: Values) -> Index:
+def _bias_or_zero(op: o.Conv | o.Linear, channels: int, v: Values) -> Index:
     """The bias; old runtimes want one, so a missing one is zero."""
-    if op.bias is not None:
-        return v.bias(op.bias, op.x)
-    channels = v.shape(out)[-1 if isinstance(op, o.Linear) else 1]
-    return v.zero_bias(op.x, op.weight, channels)
+    return v.zero_bias(op.x, op.weight, channels) if op.bias is None else v.bias(op.bias, op.x)
 
 
 def write_conv_transpose(op: o.ConvTranspose, out: o.Value, v: Values) -> None:
@@ -199,12 +200,18 @@ def write_conv_transpose(op: o.ConvTranspose, out: o.Value, v: Values) -> None:
         raise UnsupportedError("TFLite has no grouped or dilated transposed convolution", where=op.out)
     kernel, size, count = v.shape(op.weight)[2:], v.shape(op.x)[2:], v.shape(out)[2:]
     whole = [(size[k] - 1) * op.stride[k] + kernel[k] for k in (0, 1)]
-    same = all(whole[k] >= count[k] and op.padding[k] == (whole[k] - count[k]) // 2 for k in (0, 1))
+    same = all(
+        whole[k] >= count[k] == size[k] * op.stride[k] and op.padding[k] == (whole[k] - count[k]) // 2 for k in (0, 1)
+    )
     n, channels = v.shape(out)[:2]
     reach = [count[k] if same else max(whole[k], count[k] + op.padding[k]) for k in (0, 1)]
     cut = reach != list(count)
     result = v.temporary(out, f"{out}.whole", (n, *reach, channels)) if cut else v.result(out, NHWC)
-    inputs = [v.integers([n, *reach, channels], "shape"), v.constant(op.weight, (1, 2, 3, 0)), v.read(op.x, NHWC)]
+    inputs = [
+        v.integers([n, *reach, channels], "shape"),
+        v.constant(op.weight, (1, 2, 3, 0), least_bits=8),
+        v.read(op.x, NHWC),
+    ]
     version = 1 if v.type(op.x).is_real else 2
     if op.bias is not None:
         inputs, version = [*inputs, v.bias(op.bias, op.x)], 3
@@ -219,14 +226,31 @@ def write_conv_transpose(op: o.ConvTranspose, out: o.Value, v: Values) -> None:
 
 
 def write_linear(op: o.Linear, out: o.Value, activation: int, v: Values) -> None:
-    """FULLY_CONNECTED over the last axis, whatever the order of the others."""
+    """FULLY_CONNECTED over the last axis, whatever the order of the others.
+
+    Old runtimes compute 16-bit codes right for two axes only, so these are seen as rows.
+    """
     last = len(v.shape(op.x)) - 1
     home = v.layout(op.x)
     layout = home if home[-1] == last else identity(last + 1)
-    keeps = last != 1
+    x, result = v.read(op.x, layout), v.result(out, layout)
+    if last == 1 or v.version(op.x, 0, 0, 1) == 0:
+        _fully_connected(op, x, result, activation, v)
+        return
+    rows, products = (
+        v.temporary(value, f"{out}.{name}", (v.type(value).size // v.shape(value)[-1], v.shape(value)[-1]))
+        for value, name in ((op.x, "rows"), (out, "products"))
+    )
+    v.reshape(x, rows)
+    _fully_connected(op, rows, products, activation, v)
+    v.reshape(products, result)
+
+
+def _fully_connected(op: o.Linear, x: Index, result: Index, activation: int, v: Values) -> None:
+    keeps = len(v.file.shape(x)) != 2
     v.file.operator(
-        "FULLY_CONNECTED", [v.read(op.x, layout), v.constant(op.weight), _bias_or_zero(op, out, v)],
-        [v.result(out, layout)], max(v.version(op.x, 1, 4, 7), 5 if keeps else 1), "FullyConnectedOptions",
+        "FULLY_CONNECTED", [x, v.constant(op.weight), _bias_or_zero(op, v.shape(op.weight)[0], v)], [result],
+        max(v.version(op.x, 1, 4, 7), 5 if keeps else 1), "FullyConnectedOptions",
         fusedActivationFunction=activation, weightsFormat=0, keepNumDims=keeps,
     )  # fmt: skip
 
@@ -323,11 +347,17 @@ def write_recode(op: o.Requantize, v: Values) -> None:
     """QUANTIZE from codes to codes."""
     x, to = v.type(op.x), v.type(op.out)
     ratio = tflite.recode_ratio(x.scale[0], to.scale[0])
-    full = code_range(to.format) == (op.low, op.high)
-    if (op.multiplier, op.shift, op.rounding) != ((ratio[0],), (ratio[1],), "gemmlowp2") or not full:
+    if (op.multiplier, op.shift, op.rounding) != ((ratio[0],), (ratio[1],), "gemmlowp2"):
         raise _not_a_kernel(op.out, "a requantization with this multiplier")
-    layout = v.layout(op.x)
-    v.file.operator("QUANTIZE", [v.read(op.x)], [v.result(op.out, layout)], 2, "QuantizeOptions")
+
+    def write(out: o.Value) -> None:
+        layout = v.layout(op.x)
+        v.file.operator("QUANTIZE", [v.read(op.x)], [v.result(out, layout)], 2, "QuantizeOptions")
+
+    if code_range(to.format) == (op.low, op.high):
+        write(op.out)
+    else:
+        _clamp(op, v, write)
 
 
 def write_quantize(op: o.Quantize, v: Values) -> None:
@@ -381,7 +411,7 @@ def write_lookup(op: o.Lookup, v: Values) -> None:
     exact = np.array_equal(table, tflite_tables.tabulate(function, x, out))
     if exact and function.name in _FUNCTIONS and not _differs(function, out) and _has_kernel(function, x):
         kind, version, options = _FUNCTIONS[function.name]
-        version = version if bits_of(x.format) <= 8 else 3
+        version = 3 if bits_of(x.format) > 8 and kind != "LEAKY_RELU" else version
         fields: dict[str, object] = {}
         if function.name == "leaky_relu":
             fields["alpha"] = function.a
@@ -394,7 +424,7 @@ def write_lookup(op: o.Lookup, v: Values) -> None:
 
 def _has_kernel(function: o.Function, x: Type) -> bool:
     """Whether the kernel takes codes of this width."""
-    return bits_of(x.format) <= 8 or function.name in ("sigmoid", "tanh")
+    return bits_of(x.format) <= 8 or function.name in ("sigmoid", "tanh", "leaky_relu")
 
 
 def _differs(function: o.Function, out: Type) -> bool:

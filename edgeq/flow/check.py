@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,14 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
-from edgeq.report import OutputAgreement, Report, Row
+from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
 AGREEMENT_IMAGES = 4
+HALF_FLOOR = 2.0**-24
+"""The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
@@ -43,9 +44,10 @@ Run = Callable[[Float32Array], list[Float32Array]]
 
 @dataclass
 class _Difference:
-    """Running comparison of two tensors, in codes of `step`."""
+    """Running comparison of two tensors, in codes of `step`; differences up to `floor` are no noise."""
 
     step: float
+    floor: float = 0.0
     equal: int = 0
     count: int = 0
     largest_code: int = 0
@@ -62,7 +64,7 @@ class _Difference:
         self.largest_code = max(self.largest_code, int(codes.max(initial=0)))
         self.largest = max(self.largest, float(error.max(initial=0.0)))
         self.signal += float((wanted**2).sum())
-        self.noise += float((error**2).sum())
+        self.noise += float((error[error > self.floor] ** 2).sum())
 
     @property
     def signal_to_noise_db(self) -> float:
@@ -78,15 +80,20 @@ def agreement(
     seed: int,
     threads: int | None,
     progress: Progress,
+    *,
+    exact: bool = True,
+    real_layers: bool = False,
 ) -> list[OutputAgreement]:
-    """The artifact in its own runtime beside the reference.
+    """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
     Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
     stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
-    before it, so that a difference belongs to the layer that shows it.
+    before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
     """
-    runtime = open_runtime(artifact.primary, threads)
+    runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
+    if real_layers:
+        watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
     inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
@@ -97,28 +104,42 @@ def agreement(
         def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
             if name not in watched:
                 return None
-            codes = seen[watched[name]]
-            layers.setdefault(name, _Difference(1.0)).add(tensor.numpy(), codes)
-            return torch.from_numpy(codes)
+            found = seen[watched[name]]
+            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+            return torch.from_numpy(found)
 
         with torch.no_grad():
             wanted = reference(inputs)
             reference(inputs, compare)
         for name, tensor in wanted.items():
-            step = 1.0 if is_codes(lowered.types[name]) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+            step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
         progress("comparing with the reference", done, AGREEMENT_IMAGES)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
-        *(_agreement(name, "layer", d) for name, d in layers.items()),
+        *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),
     ]
+
+
+def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
+    """The share of equal codes over all layers, each given the same operands, as one figure."""
+    layers = [item for item in found if item.kind == "layer"]
+    count = sum(item.n for item in layers)
+    share = sum(item.equal_share * item.n for item in layers) / max(count, 1)
+    return Row("equal-codes", share, "", count, ARTIFACT, f"{runtime}, each layer given the same operands")
+
+
+def _step(type_: Type, tensor: torch.Tensor) -> float:
+    """One code; for reals, 1/255 of their range."""
+    return 1.0 if is_codes(type_) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
 
 
 def _has_codes(type_: Type | None, bits: int) -> bool:
     return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits <= bits
 
 
-def _agreement(name: Value, kind: Literal["output", "layer"], d: _Difference) -> OutputAgreement:
+def _agreement(name: Value, kind: AgreementKind, d: _Difference) -> OutputAgreement:
     return OutputAgreement(
         name,
         kind,
@@ -195,7 +216,7 @@ def accuracy(
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer:
+    if target.is_integer or target.stored_weights:
         runs[REFERENCE] = interpreter_run(lowered)
     runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
@@ -272,8 +293,8 @@ def apply_agreement_promise(report: Report, target: Target) -> None:
             )
             report.exit = EXIT_AGREEMENT
             return
-        least = promise.signal_to_noise_db
-        if item.kind == "output" and least is not None and item.signal_to_noise_db < least:
+        least = {"output": promise.signal_to_noise_db, "real": promise.real_layer_db}.get(item.kind)
+        if least is not None and item.signal_to_noise_db < least:
             report.notes.append(
                 f"agreement broken at {item.value}: {item.signal_to_noise_db:.1f} dB, promised {least:g} dB"
             )

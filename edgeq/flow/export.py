@@ -10,9 +10,16 @@ from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
-from edgeq.errors import UsageError
+from edgeq.errors import UnsupportedError, UsageError
 from edgeq.flow.artifacts import emitter_of
-from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
+from edgeq.flow.check import (
+    accuracy,
+    agreement,
+    apply_accuracy_budget,
+    apply_agreement_promise,
+    equal_codes_row,
+    latency,
+)
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -21,9 +28,10 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize
+from edgeq.flow.ranges import ChosenRange, quantize, store_weights
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -79,6 +87,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
+    _refuse_codes(model)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
@@ -96,14 +105,21 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
     calibration = _calibration(request, target, rule, task)
+    if calibration is not None:
+        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
     report.notes += _data_notes(calibration, data)
 
     lowered, chosen = graph, list[ChosenRange]()
-    if calibration is not None:
+    if target.is_integer:
+        assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
         verify(lowered)
         report.notes += _lift_notes(found.lifts)
+    elif target.stored_weights:
+        report.notes += _stored_notes(calibration)
+        lowered = store_weights(graph, target, recipe, calibration, progress)
+        verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
@@ -114,6 +130,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _refuse_codes(model: Model) -> None:
+    if any(type_.scale for type_ in model.graph.types.values()):
+        raise UnsupportedError(
+            "the model is already quantized", where=model.name,
+            next_step="Give the float model; edgeq verify proves a quantized one.",
+        )  # fmt: skip
 
 
 def _target(request: ExportRequest) -> Target:
@@ -132,7 +156,7 @@ def _check_options(request: ExportRequest, target: Target) -> None:
 
 
 def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not target.is_integer:
+    if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
     return calibration_set(request.calib, request.calib_images, rule, task)
 
@@ -158,7 +182,7 @@ def _costs(graph: Graph) -> list[Row]:
 def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
     return [
         Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
-        Row("file_bytes", artifact.primary.stat().st_size, "B", 1, "artifact", "size of the file"),
+        Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 
 
@@ -178,6 +202,12 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
+    if calibration is not None:
+        return []
+    return ["biases are not corrected; --calib IMAGES takes back the shift that rounded weights cause"]
 
 
 def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:
@@ -210,7 +240,13 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    report.agreement = agreement(
+        lowered, artifact, samples, request.seed, request.threads, progress,
+        real_layers=target.agreement.real_layer_db is not None,
+    )  # fmt: skip
+    if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
+        quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False)
+        report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
@@ -234,10 +270,9 @@ def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [
-        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
-        f"edgeq lint {artifact.primary} --for {runtime}",
-    ]
+    commands = [f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"]
+    if artifact.primary.suffix == ".onnx":
+        commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 
 

@@ -8,11 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.calibrate.importance import detection_importance
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.datasets.detection_head import infer_head
 from edgeq.datasets.folder import ImageFile, Rejected, image_hashes, list_images, overlap, read_images, spread
@@ -21,6 +23,8 @@ from edgeq.datasets.preprocess import PRESETS, Preprocess, preset
 from edgeq.datasets.scenes import write_dataset
 from edgeq.errors import EdgeqError, UsageError, did_you_mean
 from edgeq.frontend.model import Model
+from edgeq.ir.graph import Graph
+from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
 _CALIBRATION_SEED, _EVALUATION_SEED = 1, 2
@@ -94,11 +98,12 @@ def task_of(model: Model) -> Task | None:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The images that ranges are chosen from."""
+    """The images that ranges are chosen from; `weigh` tells how errors at the model's outputs count for its task."""
 
     images: tuple[ImageFile, ...]
     rejected: tuple[Rejected, ...]
     preprocess: Preprocess
+    weigh: Weigh | None = None
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
         """One input [1, C, H, W] per image, decoded as it is needed."""
@@ -109,6 +114,19 @@ class CalibrationSet:
     def hashes(self) -> dict[Path, str]:
         """Pixel hash of every image."""
         return {image.path: image.sha256 for image in self.images}
+
+
+def weigh_for_task(task: Task | None, model: Model, graph: Graph) -> Weigh | None:
+    """How errors at the outputs of `graph` count, for a detector whose outputs are the model's own."""
+    shapes = [graph.types[value].shape for value in graph.outputs]
+    if task not in ("detect", "segment", "pose") or graph.outputs != model.graph.outputs:
+        return None
+    size = input_size(model)
+    try:
+        head = infer_head(shapes, size, model.metadata)
+    except EdgeqError:
+        return None
+    return partial(detection_importance, head, input_side=max(size))
 
 
 def _rendered(option: str, task: Task | None, count: int, seed: int, size: tuple[int, int]) -> Path:

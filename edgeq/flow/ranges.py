@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
 from edgeq.calibrate.estimators import MinMax
 from edgeq.calibrate.observe import observe
-from edgeq.calibrate.output_error import Site, choose_by_output_error
+from edgeq.calibrate.output_noise import Site, choose_by_output_noise
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
 from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
@@ -23,17 +24,18 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.bias import correct_biases
+from edgeq.quantize.bias import correct_biases, correct_stored_biases
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.sensitivity import measure_noise
+from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, measure_noise, relative_power
 from edgeq.quantize.structure import Structure, analyse
+from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 AUTO = "auto"
-AUTO_IMAGES = 8
-NOISE_IMAGES = 3
+AUTO_IMAGES = 12
+NOISE_IMAGES = 8
 BIAS_IMAGES = 16
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
@@ -117,7 +119,7 @@ def choose_ranges(
     *,
     only: frozenset[Value] | None = None,
 ) -> list[ChosenRange]:
-    """A grid for every class: by the named estimator, or for `auto` by the error measured where values are read.
+    """A grid for every class: by the named estimator, or for `auto` by the noise that it causes at the outputs.
 
     `only` limits the work to some classes.
     """
@@ -132,7 +134,7 @@ def choose_ranges(
     if not sites:
         return fixed
     if estimator == AUTO:
-        return fixed + _by_output_error(structure, sites, per_class, calibration, progress)
+        return fixed + _by_output_noise(structure, sites, per_class, calibration, progress)
     named = parse_estimator(estimator)
     chosen = fixed
     for key, site in sites.items():
@@ -152,10 +154,10 @@ def choose_ranges(
 def _site(structure: Structure, key: Value, target: Target) -> Site:
     format = structure.formats[key]
     assert isinstance(format, Int), format
-    return Site(format, target.symmetric, structure.members[key], structure.through(key))
+    return Site(format, target.symmetric, structure.through(key))
 
 
-def _by_output_error(
+def _by_output_noise(
     structure: Structure,
     sites: Mapping[Value, Site],
     statistics: Mapping[Value, Statistics],
@@ -170,15 +172,32 @@ def _by_output_error(
         progress("choosing ranges", count, count)
 
     narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
+    objective = _objective(structure, calibration.weigh)
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
-        for key, c in choose_by_output_error(structure.graph, narrow, statistics, counted()).items()
+        for key, c in choose_by_output_noise(structure, objective, narrow, statistics, counted()).items()
     ]
     wide = MinMax(WIDE_HEADROOM)
     for key in sites.keys() - narrow.keys():
         grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
         chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
     return chosen
+
+
+def _objective(structure: Structure, weigh: Weigh | None) -> Objective:
+    """Noise at the network's outputs, weighed for the task where `weigh` knows it, and where the integer part ends.
+
+    What matters for the task is sparse (a few boxes in an image), so it alone would be learned by heart; the noise of
+    the whole integer part keeps it general.
+    """
+    outputs = structure.graph.outputs
+    inner = tuple(value for value in integer_outputs(structure) if value not in outputs)
+
+    def both(found: Sequence[Tensor]) -> list[Tensor]:
+        last, before = found[: len(outputs)], found[len(outputs) :]
+        return [*(weigh or relative_power)(last), *relative_power(before)]
+
+    return Objective((*outputs, *inner), both)
 
 
 def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target, recipe: Recipe) -> Plan:
@@ -212,6 +231,17 @@ def quantize(
     return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
 
 
+def store_weights(
+    graph: Graph, target: Target, recipe: Recipe, calibration: CalibrationSet | None, progress: Progress
+) -> Graph:
+    """`graph` with its weights as codes; with images, the shift that their rounding causes is taken back."""
+    stored = quantize_weights(graph, target, recipe)
+    if calibration is None:
+        return stored
+    progress("correcting biases", 0, 0)
+    return correct_stored_biases(graph, stored, islice(_inputs(graph, calibration), BIAS_IMAGES))
+
+
 def _lifted(
     graph: Graph,
     target: Target,
@@ -230,7 +260,7 @@ def _lifted(
         return Quantization(plan, chosen, [])
     progress("weighing the noise", 0, 0)
     samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
-    noise = measure_noise(graph, plan, samples)
+    noise = measure_noise(graph, plan, samples, _objective(structure, calibration.weigh))
     lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
     if not lifts:
         return Quantization(plan, chosen, [])

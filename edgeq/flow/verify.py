@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -42,6 +42,8 @@ from edgeq.target import Agreement, Target, find_target
 
 MOST_DIFFERENCES = 20
 EXACT = Agreement(equal_share=1.0, code_difference=0)
+ROUNDED_FLOATS = Agreement()
+"""Of codes that float operators decide: a result close to a tie may fall to either side of it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Subject:
     promise: Agreement
     axes: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
     """Where the axes of values lie in their tensors, if the file does not say so itself."""
+    stored: Graph | None = None
+    """`graph` with its constants in the order of the file, where that is another."""
 
     @property
     def watched(self) -> dict[Value, str]:
@@ -86,10 +90,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Kernels:
-    """One way to run the file, and what it promises."""
+    """One way to run the file, and what it promises; without a promise it is only reported."""
 
     label: str
-    promise: Agreement
+    promise: Agreement | None
     runtime: Runtime
 
 
@@ -168,15 +172,15 @@ def _foreign(path: Path) -> Subject:
 
     found = import_with_tensors(path, name=path.stem)
     has_codes = any(map(is_codes, found.graph.types.values()))
-    promise = Agreement() if has_codes else Agreement(signal_to_noise_db=60.0)
-    return Subject(path, found.graph, found.tensors, 16, promise, found.axes)
+    promise = EXACT if has_codes else Agreement(signal_to_noise_db=60.0)
+    return Subject(path, found.graph, found.tensors, 16, promise, found.axes, found.as_stored)
 
 
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
 def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: Progress) -> None:
-    found = compare(subject.graph, read_stored(subject.path), subject.tensors, subject.code_bits)
+    found = compare(subject.stored or subject.graph, read_stored(subject.path), subject.tensors, subject.code_bits)
     _report_numbers(report, found)
     try:
         given = list(islice(_inputs(request, subject), request.images))
@@ -217,8 +221,8 @@ def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared:
         report.notes.append(f"{kernels.label} and the reference agree on all {count:,} codes of {len(compared)} values")
         return
     report.notes.append(f"{kernels.label} and the reference first part at {_described(subject, parted)}")
-    for layer in compared:
-        promise = subject.promise if _follows_floats(subject.graph, layer) else kernels.promise
+    for layer in compared if kernels.promise else ():
+        promise = _promise(subject.graph, layer, kernels.promise or EXACT)
         if _breaks(layer, promise):
             report.exit = EXIT_AGREEMENT
             report.notes.append(
@@ -228,10 +232,19 @@ def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared:
             return
 
 
-def _follows_floats(graph: Graph, layer: Layer) -> bool:
-    """Whether a value was rounded from the result of float operators, which no runtime promises to the last bit."""
-    op = graph.producer.get(layer.value)
-    return layer.is_output or (isinstance(op, o.Quantize) and op.x in graph.producer)
+def _promise(graph: Graph, layer: Layer, promise: Agreement) -> Agreement:
+    """`promise`, or what can be promised of a value that float operators decide."""
+    op, type_ = graph.producer.get(layer.value), graph.types[layer.value]
+    after_floats = isinstance(op, o.Quantize) and op.x in graph.producer
+    if layer.is_output and not is_codes(type_):
+        return replace(promise, equal_share=min(promise.equal_share, ROUNDED_FLOATS.equal_share))
+    if not after_floats:
+        return promise
+    is_wide = isinstance(type_.format, Int) and type_.format.bits > 8
+    share = 0.0 if is_wide else ROUNDED_FLOATS.equal_share
+    return replace(
+        promise, equal_share=min(promise.equal_share, share), code_difference=max(1, promise.code_difference)
+    )
 
 
 def _breaks(layer: Layer, promise: Agreement) -> bool:
@@ -252,17 +265,13 @@ def _described(subject: Subject, layer: Layer) -> str:
 
 
 def _kernels(subject: Subject, threads: int | None) -> Iterator[Kernels]:
-    """LiteRT's reference kernels are what a .tflite graph spells, exactly; its default ones keep the target's promise."""
+    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported beside them."""
+    exact = open_runtime(subject.path, threads, exact=True)
     if subject.path.suffix != ".tflite":
-        runtime = open_runtime(subject.path, threads)
-        yield Kernels(runtime.name, subject.promise, runtime)
+        yield Kernels(exact.name, subject.promise, exact)
         return
-    from edgeq.runtimes.litert import LiteRtRuntime
-
-    has_codes = any(map(is_codes, subject.graph.types.values()))
-    exact = EXACT if has_codes else subject.promise
-    yield Kernels("LiteRT reference", exact, LiteRtRuntime(subject.path, threads=threads, kernels="reference"))
-    yield Kernels("LiteRT default", subject.promise, LiteRtRuntime(subject.path, threads=threads))
+    yield Kernels("LiteRT reference", subject.promise, exact)
+    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads))
 
 
 def _execution(subject: Subject, runtime: Runtime) -> Execution:

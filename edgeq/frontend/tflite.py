@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.errors import EdgeqError, UnsupportedError
+import numpy as np
+
+from edgeq.errors import EdgeqError
+from edgeq.frontend.flatbuffer import Numbers
 from edgeq.frontend.onnx_unsupported import Problem, unsupported
 from edgeq.frontend.tflite_build import TO_FIRST, Handler, Importer
 from edgeq.frontend.tflite_codes import CODES, dequantize
@@ -19,7 +22,7 @@ from edgeq.frontend.tflite_file import FileOperator, TfliteFile, read_tflite
 from edgeq.frontend.tflite_layout import LAYOUT
 from edgeq.frontend.tflite_window import WINDOW
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Graph
+from edgeq.ir.graph import Graph, with_constants
 
 REALS: dict[str, Handler] = {**ELEMENTWISE, **WINDOW, **LAYOUT, "DEQUANTIZE": dequantize}
 INTEGERS: dict[str, Handler] = {**CODES, **LAYOUT}
@@ -28,11 +31,18 @@ INTEGERS: dict[str, Handler] = {**CODES, **LAYOUT}
 @dataclass(frozen=True)
 class Imported:
     """`graph`, and of each of its values that is a tensor of the file: the tensor's name, and where the value's axes
-    lie in it."""
+    lie in it. `columns` tells for weights behind a flattened image which column of the file each column is."""
 
     graph: Graph
     tensors: Mapping[o.Value, str]
     axes: Mapping[o.Value, tuple[int, ...]]
+    columns: Mapping[o.Value, Numbers]
+
+    @property
+    def as_stored(self) -> Graph:
+        """The graph with the columns of its weights in the order of the file."""
+        weights = {value: self.graph.constants[value][:, np.argsort(order)] for value, order in self.columns.items()}
+        return with_constants(self.graph, weights)
 
 
 def import_tflite(source: str | Path | bytes | TfliteFile, *, name: str = "graph") -> Graph:
@@ -60,7 +70,8 @@ def import_with_tensors(source: str | Path | bytes | TfliteFile, *, name: str = 
         value: TO_FIRST if importer.channels_first[value] else tuple(range(len(graph.types[value].shape)))
         for value in tensors
     }
-    return Imported(graph, tensors, axes)
+    columns = {value: order for value, order in importer.columns.items() if value in graph.constants}
+    return Imported(graph, tensors, axes, columns)
 
 
 def _live_operators(file: TfliteFile) -> list[FileOperator]:
@@ -85,10 +96,8 @@ def _translate(importer: Importer, op: FileOperator, problems: list[Problem]) ->
     importer.builder.hint = where
     try:
         handlers[op.kind](importer, op)
-    except UnsupportedError as error:
+    except EdgeqError as error:
         problems.append(Problem(op.kind, where, str(error)))
-    except EdgeqError:
-        raise
     # The file is not to be trusted: an operand of impossible rank or an absurd attribute ends here.
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         problems.append(Problem(op.kind, where, f"malformed: {error}"))

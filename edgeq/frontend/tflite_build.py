@@ -93,6 +93,8 @@ class Importer:
         self.first_values: dict[int, o.Value] = {}
         self.channels_first: dict[str, bool] = {}
         """For each tensor whether the value that has its name has its channels first."""
+        self.columns: dict[str, Numbers] = {}
+        """For the weights whose columns were put in another order: which column of the file each one is."""
         self.on_codes = False
         """Whether constants of codes are wanted as such, rather than as the reals they stand for."""
         self._constants: dict[tuple[int, bool, bool], o.Value] = {}

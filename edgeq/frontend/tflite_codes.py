@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT32, Int
+from edgeq.formats import INT32, INT64, Int
 from edgeq.frontend.tflite_build import Handler, Importer, constant_type, type_of
 from edgeq.frontend.tflite_elementwise import known_axes, operands_in_one_form, reduced
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
@@ -29,14 +29,14 @@ from edgeq.reference import tflite
 from edgeq.reference.tflite_tables import tabulate
 
 _ACTIVATIONS: dict[int, tflite.Activation] = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
-_BITS = 8
+_BITS = (8, 16)
 
 
 def _result_type(i: Importer, op: FileOperator) -> Type:
     """The type that the file gives the result, without its shape."""
     type_ = type_of(i.result(op), ())
-    if not isinstance(type_.format, Int) or type_.format.bits != _BITS:
-        raise UnsupportedError("this kernel is known for 8-bit codes only", value=type_.format)
+    if not isinstance(type_.format, Int) or type_.format.bits not in _BITS:
+        raise UnsupportedError("kernels are known for codes of 8 and 16 bits", value=type_.format)
     return type_
 
 
@@ -70,9 +70,9 @@ def _weighted_bias(i: Importer, tensor: FileTensor | None, x: o.Value, weight: o
     if len(units) > 1 and len(units) != tensor.shape[0]:
         raise UnsupportedError("one bias per channel", where=tensor.name, value=tensor.shape, allowed=len(units))
     if tensor.element not in ("int32", "int64"):
-        raise UnsupportedError("a bias has 32 bits", where=tensor.name, value=tensor.element)
-    codes = tensor.array()
-    return i.code_constant(codes, Type(codes.shape, INT32, units, axis=0 if len(units) > 1 else None), tensor)
+        raise UnsupportedError("a bias has 32 or 64 bits", where=tensor.name, value=tensor.element)
+    codes, width = tensor.array(), INT32 if tensor.element == "int32" else INT64
+    return i.code_constant(codes, Type(codes.shape, width, units, axis=0 if len(units) > 1 else None), tensor)
 
 
 def _codes_of(i: Importer, x: o.Value) -> o.Value:
@@ -103,7 +103,10 @@ def _fully_connected(i: Importer, op: FileOperator) -> None:
     x = _codes_of(i, found.x)
     if tensor.content is None:
         raise UnsupportedError("the weight is computed at run time", where=tensor.name)
-    codes = tensor.array() if found.order is None else tensor.array()[:, found.order]
+    codes = tensor.array()
+    if found.order is not None:
+        codes = codes[:, found.order]
+        i.columns[i.names[tensor.index]] = found.order
     type_ = constant_type(tensor)
     if type_.axis == 1:
         raise UnsupportedError("scales lie along the columns of a weight", where=tensor.name)
@@ -171,8 +174,8 @@ def _operand(i: Importer, op: FileOperator) -> tuple[o.Value, bool]:
 def _looked_up(i: Importer, op: FileOperator, function: o.Function) -> None:
     x, first = _operand(i, op)
     to, from_type = _result_type(i, op), i.type(x)
-    if not isinstance(from_type.format, Int) or from_type.format.bits != _BITS:
-        raise UnsupportedError("tables are for 8-bit codes", value=from_type.format)
+    if from_type.format != to.format:
+        raise UnsupportedError("operand and result have other formats", value=from_type.format, allowed=to.format)
     entries = tabulate(function, from_type, to)
     table = i.builder.new(f"{i.builder.hint}.table")
     i.builder.editor.constants[table] = entries

@@ -186,6 +186,7 @@ def _fully_connected(i: Importer, op: FileOperator) -> None:
         if found.order is not None:
             array = i.reals(tensor) if tensor.is_quantized else tensor.array()
             weight = i.constant(array[:, found.order], tensor)
+            i.columns[i.names[tensor.index]] = found.order
         value = i.emit(o.Linear(found.x, weight, bias, ""))
     value = activation(i, value, op, 0)
     i.give(i.result(op), i.reshape(value, (*found.shape, tensor.shape[0])))

@@ -19,7 +19,7 @@ from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.rename import renamed
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
-from edgeq.quantize.structure import moves_codes
+from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
@@ -229,6 +229,10 @@ class _Lowering:
             return
         assert to is not None, op
         x = self.code(op.x)
+        if self.tflite and op.function.name in CLAMPS:
+            low, high = tflite.clamp_codes(op.function, to)
+            self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
+            return
         entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)

@@ -7,7 +7,7 @@ Errors of different channels are taken as uncorrelated, which steadies the estim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight, quantize_weight
-from edgeq.quantize.structure import weight_of
+from edgeq.quantize.structure import Structure, weight_of
 from edgeq.reference.interpret import Interpreter
 
 PROJECTIONS = 3
@@ -38,11 +38,11 @@ class Noise:
         return sum(self.activations.values()) + sum(self.weights.values())
 
 
-def integer_outputs(graph: Graph, plan: Plan) -> tuple[o.Value, ...]:
+def integer_outputs(structure: Structure) -> tuple[o.Value, ...]:
     """Results of integer operators that are handed to real ones as they are: where noise is measured."""
-    held, types = plan.structure.held, plan.types
-    computed = [o.results(op)[0] for op in graph.ops if plan.structure.runs_on_codes(op)]
-    leaving = [value for value in computed if value not in types and value not in held]
+    graph = structure.graph
+    computed = [o.results(op)[0] for op in graph.ops if structure.runs_on_codes(op)]
+    leaving = [value for value in computed if value not in structure.key and value not in structure.held]
     return tuple(leaving) or graph.outputs
 
 
@@ -54,7 +54,8 @@ def rounding_error(x: Tensor, type_: Type) -> Tensor:
     return (codes - type_.zero_point) * scale - x
 
 
-def _power_by_channel(gradient: Tensor, error: Tensor) -> float:
+def power_by_channel(gradient: Tensor, error: Tensor) -> float:
+    """Sum over channels (axis 1) of (sum over the rest of gradient error)^2."""
     product = gradient * error
     axes = [axis for axis in range(product.dim()) if axis != 1]
     return float(product.sum(axes).square().sum())
@@ -67,39 +68,96 @@ def _trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
     return editor.graph(outputs)
 
 
-def measure_noise(graph: Graph, plan: Plan, samples: Iterable[Mapping[o.Value, Array]], seed: int = 0) -> Noise:
-    """The noise of every narrow class and every quantized weight of `plan`, averaged over a few `samples`.
+Weigh = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""From the outputs to the weight of an error at each of their elements: noise is the sum of (weight * error)^2."""
 
-    Wide values are left out: their rounding is negligible beside the narrow ones'.
+
+def relative_power(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Weights under which noise counts relative to the power of its own output, averaged over the outputs."""
+    return [torch.rsqrt(y.detach().square().sum().clamp_min(1e-20) * len(outputs)).expand_as(y) for y in outputs]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Where noise is measured, and how an error at each element counts."""
+
+    outputs: tuple[o.Value, ...]
+    weigh: Weigh = relative_power
+
+
+def backward_passes(
+    graph: Graph,
+    objective: Objective,
+    kept: Collection[o.Value],
+    samples: Iterable[Mapping[o.Value, Array]],
+    *,
+    weights: Collection[o.Value] = (),
+    seed: int = 0,
+) -> Iterator[tuple[dict[o.Value, Tensor], list[dict[o.Value, Tensor]]]]:
+    """For each sample the values `kept` and, of every random projection of the outputs, the gradients by value.
+
+    `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
-    graph = _trimmed(graph, integer_outputs(graph, plan))
-    measured = _measured_values(plan)
-    interpreter = Interpreter(graph)
-    errors = _weight_errors(graph, plan)
-    for name in errors:
-        interpreter.constants[name].requires_grad_()
+    interpreter = Interpreter(_trimmed(graph, objective.outputs))
+    leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
-    noise, count = Noise(), 0
     for sample in samples:
         values: dict[o.Value, Tensor] = {}
 
         def keep(name: o.Value, tensor: Tensor, values: dict[o.Value, Tensor] = values) -> None:
-            if name in measured:
+            if name in kept:
                 values[name] = tensor
 
         inputs = {name: torch.as_tensor(array).requires_grad_() for name, array in sample.items()}
-        outputs = interpreter(inputs, keep)
-        wanted = [values[name] for name in values] + [interpreter.constants[name] for name in errors]
-        for _ in range(PROJECTIONS):
-            gradients = torch.autograd.grad(
-                _projected(list(outputs.values()), generator), wanted, retain_graph=True, allow_unused=True
+        found = list(interpreter(inputs, keep).values())
+        wanted = {name: value for name, value in (values | leaves).items() if value.requires_grad}
+        with torch.no_grad():
+            weights_of_errors = objective.weigh(found)
+        gradients = []
+        for _ in range(PROJECTIONS if wanted else 0):
+            slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+                _projected(found, weights_of_errors, generator),
+                list(wanted.values()),
+                retain_graph=True,
+                allow_unused=True,
             )
-            _add(noise, plan, measured, values, errors, gradients)
-            count += 1
-    for part in (noise.activations, noise.weights):
-        for key in part:
-            part[key] /= max(count, 1)
-    return noise
+            named = zip(wanted, slopes, strict=True)
+            gradients.append({name: slope for name, slope in named if slope is not None})
+        yield values, gradients
+
+
+def measure_noise(
+    graph: Graph,
+    plan: Plan,
+    samples: Iterable[Mapping[o.Value, Array]],
+    objective: Objective | None = None,
+    seed: int = 0,
+) -> Noise:
+    """The noise of every narrow class and every quantized weight of `plan`, averaged over a few `samples`.
+
+    Wide values are left out: their rounding is negligible beside the narrow ones'.
+    """
+    measured, errors = _measured_values(plan), _weight_errors(graph, plan)
+    readers = {weight_of(op): o.results(op)[0] for op in plan.structure.graph.ops if weight_of(op)}
+    activations: dict[o.Value, float] = {}
+    weights: dict[o.Value, float] = {}
+    count = 0
+    objective = objective or Objective(integer_outputs(plan.structure))
+    passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed)
+    for values, gradients in passes:
+        count += len(gradients)
+        with torch.no_grad():
+            rounding = {name: rounding_error(values[name], plan.types[name]) for name in values}
+            for gradient in gradients:
+                for name, error in rounding.items():
+                    if name in gradient:
+                        key = measured[name]
+                        activations[key] = activations.get(key, 0.0) + power_by_channel(gradient[name], error)
+                for name, error in errors.items():
+                    if name in gradient:
+                        power = float((gradient[name] * error).flatten(1).sum(1).square().sum())
+                        weights[readers[name]] = weights.get(readers[name], 0.0) + power
+    return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
 
 
 def _measured_values(plan: Plan) -> dict[o.Value, o.Value]:
@@ -123,32 +181,9 @@ def _weight_errors(graph: Graph, plan: Plan) -> dict[o.Value, Tensor]:
     return errors
 
 
-def _projected(outputs: list[Tensor], generator: torch.Generator) -> Tensor:
+def _projected(outputs: Sequence[Tensor], weights: Sequence[Tensor], generator: torch.Generator) -> Tensor:
     total = torch.zeros(())
-    for output in outputs:
-        signal = output.detach().square().sum().clamp_min(1e-20) * len(outputs)
-        total = total + (torch.randn(output.shape, generator=generator) * output).sum() / signal.sqrt()
+    for output, weight in zip(outputs, weights, strict=True):
+        if output.is_floating_point():
+            total = total + (torch.randn(output.shape, generator=generator) * weight * output).sum()
     return total
-
-
-def _add(
-    noise: Noise,
-    plan: Plan,
-    measured: Mapping[o.Value, o.Value],
-    values: Mapping[o.Value, Tensor],
-    errors: Mapping[o.Value, Tensor],
-    gradients: tuple[Tensor | None, ...],
-) -> None:
-    readers = {weight_of(op): o.results(op)[0] for op in plan.structure.graph.ops if weight_of(op)}
-    with torch.no_grad():
-        for name, gradient in zip([*values, *errors], gradients, strict=True):
-            if gradient is None:
-                continue
-            if name in values:
-                key = measured[name]
-                power = _power_by_channel(gradient, rounding_error(values[name], plan.types[name]))
-                noise.activations[key] = noise.activations.get(key, 0.0) + power
-            else:
-                power = float((gradient * errors[name]).flatten(1).sum(1).square().sum())
-                reader = readers[name]
-                noise.weights[reader] = noise.weights.get(reader, 0.0) + power

@@ -23,7 +23,8 @@ from edgeq.target import Target
 Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
 Accumulating = Weighted | o.Add | o.Sub | o.Mul | o.AveragePool | o.Mean | o.Resize
 _WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
-_CLAMPS = ("relu", "clip")
+CLAMPS = ("relu", "clip")
+"""Functions that the clamp of a requantization computes."""
 
 
 def is_weighted(op: o.Op) -> bool:
@@ -80,6 +81,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             return op.mode != "cubic"
         case o.Pad():
             return moves_codes(op)
+        case o.Apply():
+            return target.narrow.bits <= 8 or op.function.name in (*CLAMPS, *target.wide_functions)
         case o.Add() | o.Sub() | o.Mul():
             return not all(v in graph.constants for v in (op.a, op.b))
         case _:
@@ -210,7 +213,7 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozense
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
     if isinstance(reader, o.Apply):
-        return reader.function.name in _CLAMPS
+        return reader.function.name in CLAMPS
     return isinstance(reader, o.Add | o.Sub) and target.keeps_wide_values and reader.a != reader.b
 
 

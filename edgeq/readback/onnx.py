@@ -11,7 +11,7 @@ import numpy as np
 from onnx import NodeProto
 
 from edgeq.frontend.onnx_load import load_model
-from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, attribute, title
+from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, integer, title
 from edgeq.readback.stored import Numbers, Role, Stored, StoredOperator, StoredTensor
 
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Identity", "Expand")
@@ -83,7 +83,7 @@ def _weighted(net: Net, node: NodeProto) -> StoredOperator | None:
     weight = _constant(net, node.input[1], "weight", title(node))
     if weight is None or weight.array is None:
         return None
-    if node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB")):
+    if node.op_type == "MatMul" or (node.op_type == "Gemm" and not integer(node, "transB")):
         weight = _transposed(weight)
     return StoredOperator(title(node), node.op_type, tuple(node.output), weight, _bias(net, node))
 

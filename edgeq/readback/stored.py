@@ -48,7 +48,8 @@ class StoredTensor:
         levels = self.levels
         if levels is None:
             return None if self.array is None else self.array.astype(np.float32)
-        return levels.astype(np.float32) * self.along_axis(np.asarray(self.scale, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale gives infinite reals
+            return levels.astype(np.float32) * self.along_axis(np.asarray(self.scale, np.float32))
 
     def along_axis(self, numbers: Numbers) -> Numbers:
         """`numbers`, one or one per channel, so that they broadcast against the constant."""

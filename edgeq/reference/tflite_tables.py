@@ -77,8 +77,9 @@ def _leaky_relu(levels: IntArray, slope: float, scale: float, to_scale: float) -
         return requantize(x, multiplier, shift, "gemmlowp2")
 
     x = torch.from_numpy(levels)
-    ratio = scale / to_scale
-    found: IntArray = torch.where(x >= 0, scaled(ratio), scaled(float(np.float32(slope)) * ratio)).numpy()
+    single, to_single = np.float32(scale), np.float32(to_scale)
+    above, below = float(single / to_single), float(single * np.float32(slope) / to_single)
+    found: IntArray = torch.where(x >= 0, scaled(above), scaled(below)).numpy()
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int
-from edgeq.frontend.tflite import import_tflite
+from edgeq.frontend.tflite import import_tflite, import_with_tensors
 from edgeq.frontend.tflite_build import is_channels_last
 from edgeq.frontend.tflite_file import read_tflite
 from edgeq.ir import ops as o
@@ -69,6 +69,29 @@ def test_a_network_as_the_converter_writes_it(seed: int) -> None:
 def test_four_bit_weights() -> None:
     graph = equal(integer_net(weight="int4"), (1, 8, 8, 3))
     assert any(graph.types[value].format == Int(4) for value in graph.constants)
+
+
+def test_sixteen_bit_activations() -> None:
+    """Every layer but the softmax, which is computed in single precision, to the last bit."""
+    content = integer_net("int16")
+    found, rng = import_with_tensors(content), np.random.default_rng(0)
+    verify(found.graph)
+    interpreter = Interpreter(found.graph)
+    for k in range(6):
+        low = rng.integers(-32768, 32768, (1, 8, 8, 3)).astype(np.int16)
+        x = np.full_like(low, -32768 if k else 32767) if k < 2 else low
+        seen: dict[str, Numbers] = {}
+        interpreter(
+            {found.graph.inputs[0]: np.ascontiguousarray(x.transpose(0, 3, 1, 2))},
+            lambda value, tensor, seen=seen: seen.__setitem__(value, tensor.numpy().copy()),  # type: ignore[misc]
+        )
+        wanted = litert_tensors(content, x)
+        compared = [value for value in found.tensors if value in seen]
+        assert len(compared) >= 7
+        for value in compared:
+            exact = wanted[found.tensors[value]].transpose(found.axes[value])
+            allowed = 1 if value in found.graph.outputs else 0
+            assert np.abs(seen[value] - exact).max() <= allowed, value
 
 
 def test_the_integers_are_those_of_the_file() -> None:

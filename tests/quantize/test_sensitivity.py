@@ -86,5 +86,5 @@ def test_total_and_repeatability(measured: tuple[Graph, Plan, Noise]) -> None:
 
 
 def test_where_noise_is_measured(measured: tuple[Graph, Plan, Noise]) -> None:
-    graph, plan, _ = measured
-    assert integer_outputs(graph, plan) == ("y",)
+    _, plan, _ = measured
+    assert integer_outputs(plan.structure) == ("y",)

@@ -1,0 +1,149 @@
+"""The range of each value whose rounding disturbs the network's outputs least.
+
+Every quantized value has a few candidate grids, proposed by the estimators from its statistics. The noise that each
+candidate causes at the outputs is measured on real images to first order (edgeq/quantize/sensitivity.py): one backward
+pass serves all values and candidates. Where functions alone read a value, its error is taken behind them, so that
+what they squash does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.calibrate.choose import choose
+from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile
+from edgeq.calibrate.statistics import Statistics
+from edgeq.errors import DataError
+from edgeq.formats import FloatArray, Int
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel
+from edgeq.quantize.structure import Structure, gated_function
+from edgeq.reference.meaning import apply_function
+
+CANDIDATES: tuple[Estimator, ...] = (
+    MinMax(), Percentile(99.999), Percentile(99.99), Percentile(99.9), Mse(), Octav(), Entropy()
+)  # fmt: skip
+
+Grid = tuple[float, int]
+Probe = tuple[o.Value, o.Function | None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is to be quantized: the format; `through` is the function that alone reads the value, if there is one."""
+
+    format: Int
+    symmetric: bool
+    through: o.Function | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A grid, the estimator that proposed it, and the noise that it causes at the outputs.
+
+    `gain` is the noise of the observed range (minmax) over `noise`: 2 means that it is halved.
+    """
+
+    scale: float
+    zero_point: int
+    estimator: str
+    noise: float
+    gain: float
+
+
+def rounded(x: Tensor, format: Int, scale: float, zero_point: int) -> Tensor:
+    """The real x (float32) rounded to the levels of a grid and back."""
+    codes = torch.clamp(torch.round(x / scale) + zero_point, format.low, format.high)
+    return (codes - zero_point) * scale
+
+
+def _never_clipped(structure: Structure, key: o.Value, site: Site) -> bool:
+    return site.format.bits >= WIDE_BITS or not set(structure.graph.inputs).isdisjoint(structure.members[key])
+
+
+def _candidates(site: Site, statistics: Statistics, estimators: Sequence[Estimator]) -> dict[Grid, str]:
+    found: dict[Grid, str] = {}
+    for estimator in estimators:
+        grid = choose(statistics, site.format, symmetric=site.symmetric, estimator=estimator, through=site.through)
+        found.setdefault(grid, str(estimator))
+    return found
+
+
+def _probes(graph: Graph, value: o.Value) -> list[Probe]:
+    """Where errors of `value` are weighed and the function up to there: at itself, or behind all that read it."""
+    readers = list(graph.consumers.get(value, ()))
+    if gate := gated_function(readers):
+        return [(o.results(readers[1])[0], gate)]
+    if readers and value not in graph.outputs and all(isinstance(op, o.Apply) for op in readers):
+        return [(op.out, op.function) for op in readers if isinstance(op, o.Apply)]
+    return [(value, None)]
+
+
+def _behind(function: o.Function | None, x: Tensor) -> Tensor:
+    return x if function is None else apply_function(function, x)
+
+
+def _noise_of(
+    x: Tensor, probes: list[Probe], grids: Iterable[Grid], format: Int, gradients: Sequence[Mapping[o.Value, Tensor]]
+) -> FloatArray:
+    """Noise power that each of `grids` causes through x, averaged over the projections."""
+    found = []
+    for grid in grids:
+        coarse, power = rounded(x, format, *grid), 0.0
+        for probe, function in probes:
+            error = _behind(function, coarse) - _behind(function, x)
+            power += sum(power_by_channel(slopes[probe], error) for slopes in gradients if probe in slopes)
+        found.append(power / max(len(gradients), 1))
+    return np.array(found)
+
+
+def choose_by_output_noise(
+    structure: Structure,
+    objective: Objective,
+    sites: Mapping[o.Value, Site],
+    statistics: Mapping[o.Value, Statistics],
+    samples: Iterable[Mapping[o.Value, Array]],
+    *,
+    estimators: Sequence[Estimator] = CANDIDATES,
+) -> dict[o.Value, Choice]:
+    """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
+
+    `statistics` has an entry per site, over all its members. `samples` are some of the calibration inputs (about a
+    dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the first of `estimators`,
+    which gains are measured against. Raises DataError if there is no sample.
+    """
+    grids = {
+        key: _candidates(site, statistics[key], estimators[: 1 if _never_clipped(structure, key, site) else None])
+        for key, site in sites.items()
+    }
+    contested = {
+        value: key
+        for key, found in grids.items()
+        for value in structure.sources(key)
+        if len(found) > 1 and value not in structure.graph.constants
+    }
+    probes = {value: _probes(structure.graph, value) for value in contested}
+    kept = {*probes, *(probe for group in probes.values() for probe, _ in group)}
+    noise, count = {key: np.zeros(len(found)) for key, found in grids.items()}, 0
+    for values, gradients in backward_passes(structure.graph, objective, kept, samples):
+        count += 1
+        with torch.no_grad():
+            for value, key in contested.items():
+                if value in values:
+                    noise[key] += _noise_of(values[value], probes[value], grids[key], sites[key].format, gradients)
+    if sites and not count:
+        raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
+    return {key: _choice(found, noise[key] / count) for key, found in grids.items()}
+
+
+def _choice(grids: Mapping[Grid, str], noise: FloatArray) -> Choice:
+    best = int(np.argmin(noise))
+    gain = float(noise[0] / noise[best]) if noise[best] > 0 else 1.0
+    grid, name = list(grids.items())[best]
+    return Choice(*grid, name, float(noise[best]), gain)
