@@ -14,11 +14,12 @@ from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite", "coreml"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml"]
+Emitter = Literal["onnx", "tflite", "coreml", "c"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
+Instructions = Literal["portable", "dsp", "mve"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Target:
     and gives: reals, or codes where its inputs and outputs have them.
     `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
+    `instructions` are those that generated C may use.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Target:
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
     tabulated: tuple[o.FunctionName, ...] = ()
+    instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
@@ -173,6 +176,26 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         rounding="gemmlowp2",
         decomposed=("silu",),
         integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
+def c_target(name: str, processor: str, instructions: Instructions = "portable", **fields: Any) -> Target:
+    """A row for integer-only C; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"integer-only C99 for {processor}",
+        emitter="c",
+        runtime="native",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        symmetric=False,
+        estimator="auto",
+        rounding="single",
+        ports="codes",
+        instructions=instructions,
+        integer_ops=INTEGER_OPS,
     )
     return replace(common, **fields)
 
@@ -307,6 +330,11 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    c_target("c-int8", "any processor", aliases=("c",)),
+    c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
-from edgeq.errors import UnsupportedError, UsageError
+from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import (
     accuracy,
@@ -20,6 +20,7 @@ from edgeq.flow.check import (
     equal_codes_row,
     latency,
 )
+from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -85,9 +86,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     """
     started = time.monotonic()
     target = _target(request)
-    _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
-    _refuse_codes(model)
+    if is_quantized(model):
+        return _finished(
+            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
+        )
+    _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
@@ -129,14 +133,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
-
-
-def _refuse_codes(model: Model) -> None:
-    if any(type_.scale for type_ in model.graph.types.values()):
-        raise UnsupportedError(
-            "the model is already quantized", where=model.name,
-            next_step="Give the float model; edgeq verify proves a quantized one.",
-        )  # fmt: skip
 
 
 def _target(request: ExportRequest) -> Target:
