@@ -48,7 +48,7 @@ def written(name: str) -> tuple[Graph, Target, bytes, bytes, Writer]:
 
 @pytest.mark.parametrize("name", [*STORED, "coreml-w8a8", "coreml-fp16", "coreml-fp32"])
 def test_an_honest_file_passes(name: str) -> None:
-    graph, target, model, weights, writer = written(name)
+    graph, _, model, weights, writer = written(name)
     compared = prove(model, weights, writer)
     assert compared >= 6
     if name in STORED:
