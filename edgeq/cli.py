@@ -270,12 +270,12 @@ def inspect(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | No
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm"]),
-              help="Whose rules [tensorrt for .onnx, litert for .tflite].")  # fmt: skip
+@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]),
+              help="Whose rules [tensorrt for .onnx, litert for .tflite, coreml for .mlpackage].")  # fmt: skip
 @_output_options
 @click.pass_context
 def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str | None) -> None:
-    """Check the quantization of any ONNX or TFLite file against a runtime's rules (exit 5 on an error)."""
+    """Check the quantization of any ONNX, TFLite or CoreML file against a runtime's rules (exit 5 on an error)."""
     from edgeq.lint import lint_file, print_findings, usual_runtime
 
     runtime = runtime or usual_runtime(model)
@@ -288,6 +288,28 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
     else:
         print_findings(findings)
     ctx.exit(5 if failed else 0)
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable."
+)
+@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
+              help="How the cross compiler optimizes.")  # fmt: skip
+@click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")
+@_output_options
+@click.pass_context
+def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, layers: bool, **options: Any) -> None:
+    """Count the instructions of generated C in ARTIFACT (its folder) on simulated boards (exit 5 if a result differs)."""
+    from edgeq.flow import BenchRequest, bench_artifact
+    from edgeq.report import print_profile
+
+    with _progress(quiet or as_json) as progress:
+        report = bench_artifact(BenchRequest(**options), progress)
+    if layers and not as_json:
+        print_profile(report)
+    _finish(ctx, report, as_json, quiet)
 
 
 @main.command()

@@ -159,6 +159,18 @@ def _db(item: OutputAgreement) -> str:
     return f"{item.signal_to_noise_db:.1f}"
 
 
+def print_profile(report: Report, console: Console | None = None) -> None:
+    """Instructions of every layer, one line each with a bar of its share."""
+    table = Table("board", "layer", "kind", "instructions", "per MAC", "share", title="instructions by layer")
+    for row in report.layers:
+        per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
+        bar = "#" * round(40 * row["share"])
+        table.add_row(
+            row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
+        )
+    (console or Console()).print(table, markup=False)
+
+
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
     """The closing block of a command: figures, agreement, files, and unless `quiet` notes and what to run next."""
     if report.rows:

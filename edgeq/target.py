@@ -14,11 +14,12 @@ from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite", "coreml"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml"]
+Emitter = Literal["onnx", "tflite", "coreml", "c"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
+Instructions = Literal["portable", "dsp", "mve"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class KMeans:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Weights stored as codes and made real again when the file is loaded; activations stay real.
+    """Weights of operators on reals, stored as codes and made real again when the file is loaded.
 
     `block` input channels share a scale (0: all of an output channel's); without `per_channel` the whole weight does.
     Weights of fewer than `smallest` elements stay real. Rows of fewer than `shortest_row` elements cost little and lose
@@ -79,9 +80,11 @@ class Target:
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
     `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
-    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
-    `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
+    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes
+    and gives: reals, or codes where its inputs and outputs have them.
+    `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
+    `instructions` are those that generated C may use.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Target:
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
     tabulated: tuple[o.FunctionName, ...] = ()
+    instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
@@ -172,6 +176,26 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         rounding="gemmlowp2",
         decomposed=("silu",),
         integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
+def c_target(name: str, processor: str, instructions: Instructions = "portable", **fields: Any) -> Target:
+    """A row for integer-only C; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"integer-only C99 for {processor}",
+        emitter="c",
+        runtime="native",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        symmetric=False,
+        estimator="auto",
+        rounding="single",
+        ports="codes",
+        instructions=instructions,
+        integer_ops=INTEGER_OPS,
     )
     return replace(common, **fields)
 
@@ -270,13 +294,14 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "coreml-w8a8",
-        "CoreML with INT8 weights and activations (iOS 17, macOS 14)",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
         emitter="coreml",
         runtime="coreml",
         precision="int8",
         agreement=Agreement(equal_share=0.9, real_layer_db=HALF_DB),  # half precision moves codes over near-ties
         float_share=0.10,
         integer_ops=INTEGER_OPS,
+        stored_weights=StoredWeights(INT8_NARROW),
         half_scales=True,
         ios=17,
     ),
@@ -305,6 +330,11 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    c_target("c-int8", "any processor", aliases=("c",)),
+    c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
 )
 
 

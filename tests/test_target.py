@@ -30,7 +30,6 @@ def test_rows_are_consistent() -> None:
         kind = target.precision if not target.is_integer or bits == (8, 8) else f"w{bits[0]}a{bits[1]}"
         assert target.name.endswith(kind) or target.emitter == "coreml"
         assert (target.kernels == "tflite") == (target.emitter == "tflite" and target.is_integer)
-        assert not (target.is_integer and target.stored_weights)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
     assert all(issubclass(kind, o.Op) for kind in TFLITE_OPS) and INTEGER_OPS < TFLITE_OPS
 

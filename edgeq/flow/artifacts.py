@@ -22,6 +22,8 @@ def emitter_of(target: Target) -> Emit:
             from edgeq.emit.coreml import emit
         case "tflite":
             from edgeq.emit.tflite import emit
+        case "c":
+            from edgeq.emit.c import emit
     return emit
 
 
@@ -43,10 +45,17 @@ def _litert(path: Path, threads: int | None, exact: bool) -> Runtime:
     return LiteRtRuntime(path, threads=threads, kernels="reference" if exact else "default")
 
 
+def _native(path: Path, threads: int | None, _: bool) -> Runtime:
+    from edgeq.runtimes.native import NativeRuntime
+
+    return NativeRuntime(path)
+
+
 _RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
     ".onnx": _onnx,
     ".mlpackage": _coreml,
     ".tflite": _litert,
+    ".c": _native,
 }
 
 

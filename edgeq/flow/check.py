@@ -17,7 +17,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
-from edgeq.formats import Int
+from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
@@ -76,7 +76,7 @@ class _Difference:
 def agreement(
     lowered: Graph,
     artifact: Artifact,
-    samples: CalibrationSet | InputRule,
+    samples: CalibrationSet | InputRule | None,
     seed: int,
     threads: int | None,
     progress: Progress,
@@ -89,6 +89,7 @@ def agreement(
     Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
     stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
     before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
+    Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
@@ -151,16 +152,25 @@ def _agreement(name: Value, kind: AgreementKind, d: _Difference) -> OutputAgreem
     )
 
 
-def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule, seed: int) -> Iterator[dict[Value, Array]]:
+def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule | None, seed: int) -> Iterator[dict[Value, Array]]:
+    rng = np.random.default_rng(seed)
+    if samples is None:
+        for _ in range(AGREEMENT_IMAGES):
+            yield {name: _random_codes(graph.types[name], rng) for name in graph.inputs}
+        return
     (name,) = graph.inputs
     if isinstance(samples, CalibrationSet):
         for tensor in islice(samples.tensors(), AGREEMENT_IMAGES):
             yield {name: tensor}
         return
-    rng = np.random.default_rng(seed)
     for _ in range(AGREEMENT_IMAGES):
         noise = rng.integers(0, 256, (*samples.preprocess.size, 3), dtype=np.uint8)
         yield {name: samples.preprocess.apply(noise)}
+
+
+def _random_codes(type_: Type, rng: np.random.Generator) -> Array:
+    low, high = code_range(type_.format)
+    return rng.integers(low, high, type_.shape, endpoint=True)
 
 
 def interpreter_run(graph: Graph) -> Run:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
-from edgeq.errors import UnsupportedError, UsageError
+from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import (
     accuracy,
@@ -20,6 +20,7 @@ from edgeq.flow.check import (
     equal_codes_row,
     latency,
 )
+from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -85,9 +86,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     """
     started = time.monotonic()
     target = _target(request)
-    _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
-    _refuse_codes(model)
+    if is_quantized(model):
+        return _finished(
+            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
+        )
+    _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
@@ -114,12 +118,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
-        verify(lowered)
         report.notes += _lift_notes(found.lifts)
-    elif target.stored_weights:
+    if target.stored_weights:
         report.notes += _stored_notes(calibration)
-        lowered = store_weights(graph, target, recipe, calibration, progress)
-        verify(lowered)
+        lowered = store_weights(lowered, target, recipe, calibration, progress)
+    verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
@@ -130,14 +133,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
-
-
-def _refuse_codes(model: Model) -> None:
-    if any(type_.scale for type_ in model.graph.types.values()):
-        raise UnsupportedError(
-            "the model is already quantized", where=model.name,
-            next_step="Give the float model; edgeq verify proves a quantized one.",
-        )  # fmt: skip
 
 
 def _target(request: ExportRequest) -> Target:
@@ -270,8 +265,11 @@ def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"]
-    if artifact.primary.suffix == ".onnx":
+    commands = [
+        f"edgeq verify {artifact.primary}",
+        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
+    ]
+    if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 

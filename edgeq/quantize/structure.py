@@ -1,7 +1,7 @@
 """Which operators run on codes, and which values must share one type: decided by the graph and the target alone.
 
-An operator stays real when the target has no integer form of it, or when only real operators read its result (the
-decode of a detector, the residual stream between layer norms). Values joined by operators that only move codes
+An operator stays real when the target has no integer form of it, or (unless the target knows nothing else) when only
+real operators read its result: the decode of a detector, the residual stream between layer norms. Values joined by operators that only move codes
 share a type. A value read by a weighted operator is narrow, any other is wide.
 """
 
@@ -238,7 +238,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
         if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
-    outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
+    leave_as_codes = recipe.output_codes or target.ports == "codes"
+    outputs = {value for value in graph.outputs if value in integer} if leave_as_codes else set()
     quantized.update(dict.fromkeys(sorted(outputs)))
     values = [value for value in quantized if value not in held]
     classes = _Classes(values)
