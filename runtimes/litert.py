@@ -60,17 +60,28 @@ class Record:
 
 
 def read_record(content: bytes) -> Record:
-    """The record in a TFLite file."""
+    """The record in a TFLite file. Raises UnsupportedError for one that cannot be read."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
-    for k in range(model.MetadataLength()):
-        entry = model.Metadata(k)
+    entries = (model.Metadata(k) for k in range(model.MetadataLength()))
+    for entry in entries:
         if entry.Name() == RECORD_BUFFER.encode():
-            record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-            layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
-            return Record(layouts, tuple(record["reals"]), record["divided"])
+            return _parsed(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
     return Record()
+
+
+def _parsed(text: bytes) -> Record:
+    try:
+        record = json.loads(text)
+        layouts = {name: tuple(map(int, axes)) for name, axes in record["layouts"].items()}
+        divided = {
+            name: {"axis": int(item["axis"]), "factors": list(map(float, item["factors"]))}
+            for name, item in record.get("divided", {}).items()
+        }
+        return Record(layouts, tuple(map(str, record["reals"])), divided)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnsupportedError("the record that edgeq left in the TFLite file is damaged", value=error) from error
 
 
 def read_metadata(content: bytes) -> dict[str, str]:
