@@ -131,8 +131,14 @@ def _emitted(graph: Graph, target: Target) -> Artifact:
 
 def _foreign(path: Path) -> Subject:
     from edgeq.frontend.tflite import import_with_tensors
+    from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
 
-    found = import_with_tensors(path, name=path.stem)
+    file = read_tflite(path)
+    if OWN_RECORD in file.notes:  # its tensors have orders of axes of their own, which its graph explains
+        raise UsageError(
+            "edgeq wrote this file", where=path, next_step="Give --against RUN_FOLDER, which has its graph."
+        )
+    found = import_with_tensors(file, name=path.stem)
     has_codes = any(map(is_codes, found.graph.types.values()))
     promise = EXACT if has_codes else Agreement(signal_to_noise_db=60.0)
     return Subject(path, found.graph, found.tensors, 16, promise, found.axes, found.as_stored)
