@@ -270,12 +270,12 @@ def inspect(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | No
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm"]),
-              help="Whose rules [tensorrt for .onnx, litert for .tflite].")  # fmt: skip
+@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]),
+              help="Whose rules [tensorrt for .onnx, litert for .tflite, coreml for .mlpackage].")  # fmt: skip
 @_output_options
 @click.pass_context
 def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str | None) -> None:
-    """Check the quantization of any ONNX or TFLite file against a runtime's rules (exit 5 on an error)."""
+    """Check the quantization of any ONNX, TFLite or CoreML file against a runtime's rules (exit 5 on an error)."""
     from edgeq.lint import lint_file, print_findings, usual_runtime
 
     runtime = runtime or usual_runtime(model)

@@ -70,7 +70,7 @@ class Inspection:
     @property
     def quantized(self) -> list[StoredTensor]:
         """The quantized tensors of the file, as it stores them."""
-        return [tensor for tensor in self.stored.tensors if tensor.scale] if self.stored else []
+        return [tensor for tensor in self.stored.tensors if tensor.is_quantized] if self.stored else []
 
 
 def _network(graph: Graph) -> dict[str, Any]:
@@ -112,10 +112,13 @@ def inspect_model(
     """Open and simplify `model`, and measure it; raises as `open_model` and `find_target` do."""
     row = find_target(target) if target else None
     stored, findings = _stored(model)
+    if stored is not None and stored.format == "mlpackage":
+        notes = ["a CoreML package is listed, not read as a network"]
+        return Inspection(Path(model).stem, None, {}, 0, notes=notes, stored=stored, findings=findings)
     try:
         opened = open_model(model, imgsz=imgsz, arch=arch, trust_pickle=trust_pickle)
     except UnsupportedError as error:
-        if stored is None or not any(tensor.scale for tensor in stored.tensors):
+        if stored is None or not any(tensor.is_quantized for tensor in stored.tensors):
             raise
         return Inspection(Path(model).stem, None, {}, 0, notes=[str(error)], stored=stored, findings=findings)
     graph = simplify(opened.graph)
@@ -128,10 +131,10 @@ def inspect_model(
 def _stored(model: str) -> tuple[Stored | None, list[Finding]]:
     """The numbers of a file that holds some, and what lint finds; nothing of models of other kinds."""
     path = Path(model)
-    if path.suffix not in READABLE or not path.is_file():
+    if path.suffix not in READABLE or not path.exists():
         return None, []
     stored = read_stored(path)
-    return stored, lint_file(path) if any(tensor.scale for tensor in stored.tensors) else []
+    return stored, lint_file(path) if any(tensor.is_quantized for tensor in stored.tensors) else []
 
 
 def print_inspection(found: Inspection, *, text: bool) -> None:
@@ -178,8 +181,8 @@ def _print_quantization(found: Inspection, console: Console) -> None:
 
 
 def _scales(tensor: StoredTensor) -> str:
-    if len(tensor.scale) == 1:
-        return f"{tensor.scale[0]:.6g}"
+    if len(tensor.scale) <= 1:
+        return f"{tensor.scale[0]:.6g}" if tensor.scale else ""
     return f"{min(tensor.scale):.3g} … {max(tensor.scale):.3g} ({len(tensor.scale)}, axis {tensor.axis})"
 
 

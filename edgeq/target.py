@@ -54,7 +54,7 @@ class KMeans:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Weights stored as codes and made real again when the file is loaded; activations stay real.
+    """Weights of operators on reals, stored as codes and made real again when the file is loaded.
 
     `block` input channels share a scale (0: all of an output channel's); without `per_channel` the whole weight does.
     Weights of fewer than `smallest` elements stay real. Rows of fewer than `shortest_row` elements cost little and lose
@@ -80,8 +80,9 @@ class Target:
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
     graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
     `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
-    `ports` are what the file takes and gives: reals, or codes where its inputs and outputs have them.
-    `stored_weights` says how a target whose activations stay real stores its weights. `half_scales` are scales that
+    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes
+    and gives: reals, or codes where its inputs and outputs have them.
+    `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
     half precision holds. `ios` is the oldest system that a CoreML file loads in.
     `instructions` are those that generated C may use.
     """
@@ -106,6 +107,7 @@ class Target:
     kernels: Kernels = "exact"
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
+    tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
@@ -279,6 +281,7 @@ TARGETS: tuple[Target, ...] = (
         "mcu-tflite-int8",
         "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
         ports="codes",
+        tabulated=("gelu", "gelu_tanh"),
         aliases=("tflm",),
     ),
     Target(
@@ -291,13 +294,14 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "coreml-w8a8",
-        "CoreML with INT8 weights and activations (iOS 17, macOS 14)",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
         emitter="coreml",
         runtime="coreml",
         precision="int8",
         agreement=Agreement(equal_share=0.9, real_layer_db=HALF_DB),  # half precision moves codes over near-ties
         float_share=0.10,
         integer_ops=INTEGER_OPS,
+        stored_weights=StoredWeights(INT8_NARROW),
         half_scales=True,
         ios=17,
     ),
@@ -357,6 +361,7 @@ def describe(target: Target) -> dict[str, object]:
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,
+        "ports": target.ports,
         "float_share": target.float_share,
         "sufficient_db": target.sufficient_db,
         "estimator": target.estimator,

@@ -44,6 +44,15 @@ class Record:
 
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reals: tuple[str, ...] | None = None
+    divided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def whole(self, port: str, array: Array) -> Array:
+        """`array` times the factors that the file divided this output by."""
+        if port not in self.divided:
+            return array
+        axis, factors = self.divided[port]["axis"], np.asarray(self.divided[port]["factors"], dtype=np.float32)
+        product: Array = np.multiply(array, factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)]))
+        return product
 
     def stands_for_reals(self, port: str) -> bool:
         """Whether codes at this port are to be quantized and dequantized on the way."""
@@ -60,7 +69,7 @@ def read_record(content: bytes) -> Record:
         if entry.Name() == RECORD_BUFFER.encode():
             record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
             layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
-            return Record(layouts, tuple(record["reals"]))
+            return Record(layouts, tuple(record["reals"]), record["divided"])
     return Record()
 
 
@@ -165,7 +174,7 @@ class LiteRtRuntime:
         port = self._outputs[name]
         if self._record.stands_for_reals(name):
             array = decoded(array, port)
-        return np.ascontiguousarray(array.transpose(self._port_axes(port)))
+        return self._record.whole(name, np.ascontiguousarray(array.transpose(self._port_axes(port))))
 
     def _invoke(self) -> None:
         try:

@@ -29,7 +29,10 @@ UNIT = 2.0**-11
 ROUNDINGS = 4
 SMALLEST_NORMAL = 2.0**-14
 STEEPEST = 1.13
-"""No function of FUNCTIONS_OF_CODES is steeper."""
+"""No function that is tabulated on codes is steeper."""
+
+FLOAT_ERROR = 2.0**-12
+"""Share of x that stands for float32's own error in functions whose terms cancel, such as gelu far below zero."""
 
 Reals = NDArray[np.float64]
 _LINEAR = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Mean, o.AveragePool, o.Reduce, o.Resize)
@@ -151,6 +154,7 @@ def _magnitude(op: o.Op, result: torch.Tensor, file: _File) -> torch.Tensor:
         case o.Binary(function="pow"):
             return result.abs() * (1 + raised(op.b) * raised(op.a).log().abs())
         case o.Apply():
-            return result.abs() + (STEEPEST * raised(op.x) if is_narrow(file.graph.types[file.source(op.x)]) else 0)
+            steepest = STEEPEST if is_narrow(file.graph.types[file.source(op.x)]) else FLOAT_ERROR
+            return result.abs() + steepest * raised(op.x)
         case _:
             return result.abs()

@@ -250,8 +250,8 @@ def test_budget_without_labels(inputs: Path) -> None:
 
 def test_validate_bad_paths(inputs: Path) -> None:
     refused(edgeq("validate", "none.onnx", "--data", "scenes"), 2, "none.onnx")
-    (inputs / "a.tflite").write_bytes(b"TFL3")
-    refused(edgeq("validate", inputs / "a.tflite", "--data", "scenes"), 3, ".onnx")
+    (inputs / "a.engine").write_bytes(b"plan")
+    refused(edgeq("validate", inputs / "a.engine", "--data", "scenes"), 3, ".onnx", ".tflite")
     budget = ("--max-drop", "top1=1")
     refused(edgeq("validate", inputs / "net.onnx", "--data", "scenes", *budget), 2, "--against")
 

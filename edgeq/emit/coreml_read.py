@@ -44,7 +44,6 @@ class Constant:
 
     array: Array
     dtype: str
-    in_weight_file: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class MilProgram:
-    """A program in execution order; `arrays` are the ports declared as arrays or images, with an image's colour order."""
+    """A program in execution order; `images` are the inputs declared as images, with their colour order."""
 
     opset: str
     inputs: tuple[Spot, ...]
@@ -156,7 +155,7 @@ def _constant(value: Any, weights: bytes, where: str) -> Constant:
         flat = _in_place(value.immediateValue.tensor, dtype, prod(shape), where)
     if flat.size != prod(shape):
         raise UnsupportedError("a constant of the wrong size", where=where, value=flat.size, allowed=prod(shape))
-    return Constant(flat.reshape(shape), dtype, value.WhichOneof("choice") == "blobFileValue")
+    return Constant(flat.reshape(shape), dtype)
 
 
 def _in_place(tensor: Any, dtype: str, count: int, where: str) -> Array:

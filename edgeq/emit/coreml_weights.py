@@ -33,12 +33,12 @@ def _has_integers(format: Format, w: Program) -> bool:
     return isinstance(format, Int | Fixed) and (4 < bits <= 8 or (bits == 4 and w.ios >= 18))
 
 
-def exact_scales(scales: FloatArray, where: str, w: Program) -> Array:
-    """`scales` in the program's own real type. Raises UnsupportedError where that would change one."""
-    stored = scales.astype(np.float16 if w.real_dtype == "fp16" else np.float32)
-    if not np.array_equal(stored.astype(np.float64), scales):
-        off = scales[stored.astype(np.float64) != scales]
-        raise UnsupportedError("the file cannot hold this scale exactly", where=where, value=repr(float(off.flat[0])))
+def exact(numbers: FloatArray, where: str, w: Program) -> Array:
+    """Scales or tables in the program's own real type. Raises UnsupportedError where that would change one."""
+    stored = numbers.astype(np.float16 if w.real_dtype == "fp16" else np.float32)
+    if not np.array_equal(stored.astype(np.float64), numbers):
+        off = numbers[stored.astype(np.float64) != numbers]
+        raise UnsupportedError("the file cannot hold this number exactly", where=where, value=repr(float(off.flat[0])))
     return stored
 
 
@@ -65,14 +65,14 @@ def _integers(codes: Array, type_: Type, where: str, w: Program) -> Tensor:
     low, _ = code_range(type_.format)
     dtype = f"{'int' if low < 0 else 'uint'}{4 if bits_of(type_.format) == 4 else 8}"
     if w.ios >= 18:
-        scales = exact_scales(gridded(type_), where, w)
+        scales = exact(gridded(type_), where, w)
         parts = {"data": (codes, dtype), "scale": (scales, w.real_dtype)}
         if type_.zero_point:
             parts["offset"] = (np.full(scales.shape, type_.zero_point), dtype)
         return w.compressed("constexpr_blockwise_shift_scale", where, codes.shape, w.real_dtype, parts)
     if type_.block:
         raise UnsupportedError("scales per block need iOS 18", where=where, value=f"iOS {w.ios}")
-    scales = exact_scales(np.array(type_.scale, dtype=np.float64), where, w)
+    scales = exact(np.array(type_.scale, dtype=np.float64), where, w)
     single = len(type_.scale) == 1
     return w.compressed(
         "constexpr_affine_dequantize", where, codes.shape, w.real_dtype,
@@ -105,8 +105,8 @@ def _exponent(type_: Type) -> int:
 
 def _palette(indices: Array, table: FloatArray, type_: Type, where: str, w: Program) -> Tensor:
     exponent = _exponent(type_)
-    lut = exact_scales(np.ldexp(table - type_.zero_point, -exponent), where, w)
-    scales = exact_scales(np.ldexp(gridded(type_), exponent), where, w)
+    lut = exact(np.ldexp(table - type_.zero_point, -exponent), where, w)
+    scales = exact(np.ldexp(gridded(type_), exponent), where, w)
     bits = len(table).bit_length() - 1
     axes = len(type_.shape)
     dense = w.compressed(

@@ -114,7 +114,7 @@ class Writer(Program):
         (scale,) = type_.scale
         stored = np.array(scale, np.float16 if self.real_dtype == "fp16" else np.float32)
         if float(stored) != scale:
-            raise UnsupportedError("the file cannot hold this scale exactly", where=value, value=repr(scale))
+            raise UnsupportedError("the file cannot hold this number exactly", where=value, value=repr(scale))
         return self.constant(stored, f"{value}_scale")
 
     def _zero_point(self, type_: Type, value: o.Value) -> Tensor | None:

@@ -408,7 +408,7 @@ def write_lookup(op: o.Lookup, v: Values) -> None:
     x, out, function = v.type(op.x), v.type(op.out), op.function
     table = v.graph.constants[op.table]
     layout = v.layout(op.x)
-    exact = np.array_equal(table, tflite_tables.tabulate(function, x, out))
+    exact = function.name not in v.tabulated and np.array_equal(table, tflite_tables.tabulate(function, x, out))
     if exact and function.name in _FUNCTIONS and not _differs(function, out) and _has_kernel(function, x):
         kind, version, options = _FUNCTIONS[function.name]
         version = 3 if bits_of(x.format) > 8 and kind != "LEAKY_RELU" else version

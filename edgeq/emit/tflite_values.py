@@ -7,7 +7,7 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -67,10 +67,13 @@ def quantization_of(type_: Type, layout: Layout) -> Quantization | None:
 
 
 class Values:
-    """The file under construction, and where in it each value of `graph` is."""
+    """The file under construction, and where in it each value of `graph` is.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    Functions in `tabulated` are stored as tables, since the runtime has no kernel for them.
+    """
+
+    def __init__(self, graph: Graph, tabulated: Collection[o.FunctionName] = ()) -> None:
+        self.graph, self.tabulated = graph, frozenset(tabulated)
         self.file = TfliteFile(graph.name or "graph")
         self.home: dict[o.Value, Layout] = {}
         self.stored: dict[o.Value, Index] = {}

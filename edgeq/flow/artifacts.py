@@ -63,7 +63,8 @@ def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False)
     """The artifact at `path` loaded in the runtime for its kind.
 
     With `exact` the runtime's kernels are those whose arithmetic the integer graph spells, where it has several: the
-    reference kernels of LiteRT, of which the default ones are quicker approximations. Raises UsageError if there is nothing, UnsupportedError for kinds that nothing here runs.
+    reference kernels of LiteRT, of which the default ones are quicker approximations. Raises UsageError if there is
+    nothing, UnsupportedError for kinds that nothing here runs.
     """
     if not path.exists():
         raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")

@@ -118,12 +118,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
-        verify(lowered)
         report.notes += _lift_notes(found.lifts)
-    elif target.stored_weights:
+    if target.stored_weights:
         report.notes += _stored_notes(calibration)
-        lowered = store_weights(graph, target, recipe, calibration, progress)
-        verify(lowered)
+        lowered = store_weights(lowered, target, recipe, calibration, progress)
+    verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
@@ -266,8 +265,11 @@ def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"]
-    if artifact.primary.suffix == ".onnx":
+    commands = [
+        f"edgeq verify {artifact.primary}",
+        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
+    ]
+    if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 

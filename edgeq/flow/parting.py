@@ -54,7 +54,7 @@ class Layer:
             self.count, self.largest = self.count + wanted.size, _FARTHEST
             return
         with np.errstate(invalid="ignore"):
-            apart = np.abs(np.rint(found / step) - np.rint(wanted / step))
+            apart = np.rint(np.abs(found - wanted) / step)
         apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
         self.signal += float((wanted**2).sum())
         self.noise += float(np.nan_to_num((found - wanted) ** 2, nan=math.inf).sum())

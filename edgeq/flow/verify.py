@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,23 +21,20 @@ from edgeq.emit.artifact import GRAPH_FILE, MANIFEST, Artifact
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.flow.artifacts import emitter_of, open_runtime
 from edgeq.flow.check import EXIT_AGREEMENT
-from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
-from edgeq.flow.parting import Execution, Inputs, Layer, first_parting, layers
-from edgeq.formats import Int, code_range
-from edgeq.frontend.model import open_model, ports_of
-from edgeq.frontend.tflite_build import TO_FIRST, TO_LAST
+from edgeq.flow.parting import Inputs, Layer, first_parting, layers
+from edgeq.flow.subject import Kernels, Subject, execution, images, kernels_of, noise
+from edgeq.formats import Int
+from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.file import digest, load
-from edgeq.ir.graph import Array, Graph
-from edgeq.ir.ops import Value
+from edgeq.ir.graph import Graph
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.readback import read_stored
 from edgeq.readback.compare import Comparison, compare
 from edgeq.reference.interpret import Interpreter
 from edgeq.report import OutputAgreement, Report, Row
-from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Agreement, Target, find_target
 
 MOST_DIFFERENCES = 20
@@ -60,41 +57,6 @@ class VerifyRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is proved: `graph` in the file at `path`, whose `tensors` hold its values; the promise; how it is run."""
-
-    path: Path
-    graph: Graph
-    tensors: Mapping[Value, str]
-    code_bits: int
-    promise: Agreement
-    axes: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
-    """Where the axes of values lie in their tensors, if the file does not say so itself."""
-    stored: Graph | None = None
-    """`graph` with its constants in the order of the file, where that is another."""
-
-    @property
-    def watched(self) -> dict[Value, str]:
-        """The values of codes that can be seen in the file, inputs aside."""
-        types = self.graph.types
-        return {
-            value: tensor
-            for value, tensor in self.tensors.items()
-            if is_codes(types[value]) and isinstance(format_ := types[value].format, Int)
-            and format_.bits <= self.code_bits and value not in self.graph.inputs
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """One way to run the file, and what it promises; without a promise it is only reported."""
-
-    label: str
-    promise: Agreement | None
-    runtime: Runtime
 
 
 def verify_artifact(request: VerifyRequest, progress: Progress = silent) -> Report:
@@ -184,9 +146,9 @@ def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: P
     _report_numbers(report, found)
     try:
         given = list(islice(_inputs(request, subject), request.images))
-        for kernels in _kernels(subject, request.threads):
-            execution = _execution(subject, kernels.runtime)
-            compared = layers(subject.graph, execution, given, progress, len(given))
+        for kernels in kernels_of(subject, request.threads):
+            shown = execution(subject, kernels.runtime)
+            compared = layers(subject.graph, shown, given, progress, len(given))
             _report_layers(report, subject, kernels, compared)
     except UnsupportedError as error:
         if not found.differences:
@@ -251,7 +213,8 @@ def _breaks(layer: Layer, promise: Agreement) -> bool:
     """Outputs follow from the layers before them, through float operators that may reorder ties."""
     far = layer.largest > promise.code_difference and not layer.is_output
     noisy = layer.signal_to_noise_db < (promise.signal_to_noise_db or 0.0) and layer.is_output
-    return far or noisy or layer.equal_share < promise.equal_share
+    counted = not layer.is_output or promise.signal_to_noise_db is None
+    return far or noisy or (counted and layer.equal_share < promise.equal_share)
 
 
 def _described(subject: Subject, layer: Layer) -> str:
@@ -261,83 +224,10 @@ def _described(subject: Subject, layer: Layer) -> str:
     return f"{layer.value}{kind}: {layer.equal_share:.4%} equal, up to {layer.largest} {unit} apart"
 
 
-# --- running ------------------------------------------------------------------------------------------------------
-
-
-def _kernels(subject: Subject, threads: int | None) -> Iterator[Kernels]:
-    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported beside them."""
-    exact = open_runtime(subject.path, threads, exact=True)
-    if subject.path.suffix != ".tflite":
-        yield Kernels(exact.name, subject.promise, exact)
-        return
-    yield Kernels("LiteRT reference", subject.promise, exact)
-    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads))
-
-
-def _execution(subject: Subject, runtime: Runtime) -> Execution:
-    """One run of the file that shows the codes inside."""
-    graph, watched = subject.graph, subject.watched
-    if runtime.outputs != graph.outputs or runtime.inputs != graph.inputs:
-        raise UnsupportedError(
-            "the ports of the file are not those of the graph",
-            value=(runtime.inputs, runtime.outputs),
-            allowed=(graph.inputs, graph.outputs),
-        )
-    inside = runtime.watching(watched.values()) if watched else runtime
-
-    def execute(inputs: Inputs) -> tuple[dict[Value, Array], dict[Value, Array]]:
-        fed = {name: _port(array, runtime.input_shapes[name], TO_FIRST) for name, array in inputs.items()}
-        results = runtime.run(fed)
-        found = inside.run(fed) if watched else {}
-        seen = {value: _turned(subject, value, found[tensor]) for value, tensor in watched.items()}
-        given = {name: _port(array, graph.types[name].shape, TO_LAST) for name, array in results.items()}
-        return {**given, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
-
-    return execute
-
-
-def _port(array: Array, shape: tuple[int, ...], permutation: tuple[int, ...]) -> Array:
-    """A port of a file with channels first, which runtimes take for channels last."""
-    return array if array.shape == shape or array.ndim != 4 else np.ascontiguousarray(array.transpose(permutation))
-
-
-def _turned(subject: Subject, value: Value, tensor: Array) -> Array:
-    axes = subject.axes.get(value)
-    return tensor if axes is None else np.ascontiguousarray(tensor.transpose(axes))
-
-
-def _inputs(request: VerifyRequest, subject: Subject) -> Iterator[dict[Value, Array]]:
-    """Images as the file takes them, or noise and the extremes of every input."""
-    types = [subject.graph.types[name] for name in subject.graph.inputs]
+def _inputs(request: VerifyRequest, subject: Subject) -> Iterator[Inputs]:
     if request.calib is None:
-        return _noise(subject.graph, request.seed)
-    if len(types) != 1 or is_codes(types[0]):
-        raise UsageError("only a model with one real image input takes images", next_step="Leave --calib out.")
-    return _images(request, subject)
-
-
-def _images(request: VerifyRequest, subject: Subject) -> Iterator[dict[Value, Array]]:
-    runtime = open_runtime(subject.path, request.threads)
-    model = ports_of(subject.path.stem, runtime.input_shapes, runtime.output_shapes, runtime.metadata)
-    rule = choose_preprocess(request.preprocess, model)
-    images = calibration_set(str(request.calib), request.images, rule, task_of(model))
-    (name,) = subject.graph.inputs
-    for tensor in images.tensors():
-        yield {name: tensor}
-
-
-def _noise(graph: Graph, seed: int) -> Iterator[dict[Value, Array]]:
-    rng = np.random.default_rng(seed)
-
-    def drawn(name: Value) -> Array:
-        type_ = graph.types[name]
-        if is_codes(type_):
-            low, high = code_range(type_.format)
-            return rng.integers(low, high + 1, type_.shape)
-        return rng.random(type_.shape, dtype=np.float32) if type_.is_real else rng.integers(0, 2, type_.shape)
-
-    while True:
-        yield {name: drawn(name) for name in graph.inputs}
+        return noise(subject.graph, request.seed)
+    return images(subject, request.calib, request.images, request.preprocess)
 
 
 # --- beside a model -----------------------------------------------------------------------------------------------

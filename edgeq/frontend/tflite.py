@@ -15,11 +15,12 @@ import numpy as np
 from edgeq.errors import EdgeqError
 from edgeq.frontend.flatbuffer import Numbers
 from edgeq.frontend.onnx_unsupported import Problem, unsupported
-from edgeq.frontend.tflite_build import TO_FIRST, Handler, Importer
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_codes import CODES, dequantize
 from edgeq.frontend.tflite_elementwise import ELEMENTWISE
 from edgeq.frontend.tflite_file import FileOperator, TfliteFile, read_tflite
 from edgeq.frontend.tflite_layout import LAYOUT
+from edgeq.frontend.tflite_types import TO_FIRST
 from edgeq.frontend.tflite_window import WINDOW
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, with_constants

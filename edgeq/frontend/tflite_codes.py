@@ -5,13 +5,14 @@ The arithmetic itself stands in edgeq/reference/tflite.py. Geometry and layout a
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32, INT64, Int
-from edgeq.frontend.tflite_build import Handler, Importer, constant_type, type_of
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_elementwise import known_axes, operands_in_one_form, reduced
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_types import constant_type, type_of
 from edgeq.frontend.tflite_window import (
     convolution,
     kernel_order,
@@ -25,11 +26,13 @@ from edgeq.frontend.tflite_window import (
 )
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
+from edgeq.ir.infer import window_count
 from edgeq.reference import tflite
 from edgeq.reference.tflite_tables import tabulate
 
 _ACTIVATIONS: dict[int, tflite.Activation] = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 _BITS = (8, 16)
+_MOST_PIECES = 100
 
 
 def _result_type(i: Importer, op: FileOperator) -> Type:
@@ -136,12 +139,56 @@ def _elementwise(kind: type[o.Add] | type[o.Sub] | type[o.Mul]) -> Handler:
     return handle
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Rows (or columns) start … stop of an image, over which a window of `kernel` stays inside."""
+
+    start: int
+    stop: int
+    kernel: int
+
+
+def _spans(size: int, kernel: int, stride: int, before: int, after: int) -> list[_Span]:
+    """Where a padded window stands along one axis: the full ones together, each cut one by itself.
+
+    >>> _spans(5, 3, 1, 1, 1)
+    [_Span(start=0, stop=2, kernel=2), _Span(start=0, stop=5, kernel=3), _Span(start=3, stop=5, kernel=2)]
+    """
+    found: list[_Span] = []
+    full = False
+    for position in range(window_count(size, kernel, stride, before + after)):
+        first = position * stride - before
+        start, stop = max(first, 0), min(first + kernel, size)
+        if full and stop - start == kernel:
+            found[-1] = replace(found[-1], stop=stop)
+        else:
+            found.append(_Span(start, stop, stop - start))
+        full = stop - start == kernel
+    return found
+
+
 def _average_pool(i: Importer, op: FileOperator) -> None:
+    """Padding does not count, so windows that it cuts are means of fewer elements: each is an operator of its own."""
     p = pooling(i, op)
-    if any(p.padding):
-        raise UnsupportedError("average pooling with padding has no integer meaning here", value=p.padding)
-    kernel = o.AveragePool(p.x, "", p.kernel, p.stride)
-    i.give(i.result(op), _accumulated(i, op, kernel, 5), first=True)
+    n, channels, height, width = i.shape(p.x)
+    top, left, bottom, right = p.padding
+    rows_ = _spans(height, p.kernel[0], p.stride[0], top, bottom)
+    columns = _spans(width, p.kernel[1], p.stride[1], left, right)
+    if len(rows_) * len(columns) > _MOST_PIECES:
+        raise UnsupportedError("average pooling with so much padding is not supported", value=p.padding)
+
+    def piece(row: _Span, column: _Span) -> o.Value:
+        starts, stops = (0, 0, row.start, column.start), (n, channels, row.stop, column.stop)
+        whole = stops == i.shape(p.x) and not any(starts)
+        x = p.x if whole else i.emit(o.Slice(p.x, "", starts, stops, (1, 1, 1, 1)))
+        return _accumulated(i, op, o.AveragePool(x, "", (row.kernel, column.kernel), p.stride), 5)
+
+    strips = [_joined(i, [piece(row, column) for column in columns], 3) for row in rows_]
+    i.give(i.result(op), _joined(i, strips, 2), first=True)
+
+
+def _joined(i: Importer, parts: list[o.Value], axis: int) -> o.Value:
+    return parts[0] if len(parts) == 1 else i.emit(o.Concat(tuple(parts), "", axis))
 
 
 def _max_pool(i: Importer, op: FileOperator) -> None:

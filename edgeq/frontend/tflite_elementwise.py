@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from edgeq.errors import UnsupportedError
-from edgeq.frontend.tflite_build import TO_FIRST, TO_LAST, Handler, Importer
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_types import TO_FIRST, TO_LAST
 from edgeq.ir import ops as o
 
 _ACTIVATIONS: dict[int, o.Function] = {

@@ -7,9 +7,10 @@ from math import prod
 import numpy as np
 
 from edgeq.errors import UnsupportedError
-from edgeq.frontend.tflite_build import TO_FIRST, Handler, Importer
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_elementwise import known_axes
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_types import TO_FIRST
 from edgeq.frontend.tflite_window import options
 from edgeq.ir import ops as o
 

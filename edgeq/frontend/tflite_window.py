@@ -13,9 +13,10 @@ import numpy as np
 
 from edgeq.errors import UnsupportedError
 from edgeq.frontend.flatbuffer import Numbers, Table
-from edgeq.frontend.tflite_build import TO_LAST, Handler, Importer
+from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_elementwise import activation
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_types import TO_LAST
 from edgeq.ir import ops as o
 from edgeq.ir.infer import window_count
 

@@ -1,6 +1,6 @@
-"""Checks of how an ONNX or TFLite file is quantized, whoever wrote it, against the rules of the runtime that will execute it.
+"""Checks of how an ONNX, TFLite or CoreML file is quantized, whoever wrote it, against the rules of the runtime that will execute it.
 
-Every rule has a name, a severity and a reason (`RULES`, `TFLITE_RULES`). An error means that the runtime refuses the file or computes
+Every rule has a name, a severity and a reason (`RULES`, `TFLITE_RULES`, `COREML_RULES`). An error means that the runtime refuses the file or computes
 something else than it says; a warning costs speed or accuracy; a note is worth knowing.
 """
 
@@ -14,19 +14,25 @@ from onnx import ModelProto
 
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.frontend.tflite_file import TfliteFile, read_tflite
+from edgeq.lint.coreml_rules import COREML_RULES
 from edgeq.lint.finding import SEVERITIES, Finding, Rule, Runtime, Subject
 from edgeq.lint.net import Net
 from edgeq.lint.rules import RULES
 from edgeq.lint.tflite_net import TfliteNet
 from edgeq.lint.tflite_rules import TFLITE_RULES
+from edgeq.readback.stored import Stored
 
 __all__ = [
-    "RULES", "TFLITE_RULES", "Finding", "Rule", "Runtime", "lint", "lint_file", "lint_tflite", "print_findings",
+    "COREML_RULES", "RULES", "TFLITE_RULES", "Finding", "Rule", "Runtime", "lint", "lint_file", "lint_tflite", "print_findings",
     "usual_runtime",
 ]  # fmt: skip
 
 
-RUNTIMES: dict[str, tuple[Runtime, ...]] = {".onnx": ("tensorrt", "onnxruntime"), ".tflite": ("litert", "tflm")}
+RUNTIMES: dict[str, tuple[Runtime, ...]] = {
+    ".onnx": ("tensorrt", "onnxruntime"),
+    ".tflite": ("litert", "tflm"),
+    ".mlpackage": ("coreml",),
+}
 """The runtimes that read each kind of file, the usual one first."""
 
 
@@ -62,8 +68,10 @@ def lint_file(path: Path, runtime: Runtime | None = None) -> list[Finding]:
 
     Raises UsageError if it is not there, or not of a kind that the runtime reads.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir() != (path.suffix == ".mlpackage"):
         raise UsageError("there is no such file", value=path)
+    if path.suffix == ".mlpackage":
+        return _found(COREML_RULES, _read_package(path), _fitting(path, runtime))
     if path.suffix == ".tflite":
         return lint_tflite(_read_tflite(path), _fitting(path, runtime))
     try:
@@ -82,6 +90,15 @@ def _fitting(path: Path, runtime: Runtime | None) -> Runtime:
             f"{chosen} does not read this kind of file", value=path, allowed=", ".join(RUNTIMES[path.suffix])
         )
     return chosen
+
+
+def _read_package(path: Path) -> Stored:
+    from edgeq.readback import read_stored
+
+    try:
+        return read_stored(path)
+    except UnsupportedError as error:
+        raise UsageError("this is not a CoreML package", value=path, next_step=str(error)) from error
 
 
 def _read_tflite(path: Path) -> TfliteFile:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "tflm"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 BOTH: tuple[Runtime, ...] = ("tensorrt", "onnxruntime")

@@ -27,7 +27,8 @@ BIAS_LIMIT = 1 << 30
 ClipSearch = Literal["largest", "squared_error"]
 
 _HALF = np.finfo(np.float16)
-_CLIP_RATIOS = np.linspace(1.0, 0.3, 71)
+_CLIP_STEPS = np.arange(1, 15) / -20
+_FINE_CLIP_STEPS = np.array([-4, -3, -2, -1, 1, 2, 3, 4]) / 100
 
 
 def _rows(array: Array, axis: int | None, block: int = 0) -> FloatArray:
@@ -113,13 +114,19 @@ def _squared_errors(rows: FloatArray, scales: FloatArray, format: Format) -> Flo
 
 
 def _clipped(rows: FloatArray, scales: FloatArray, format: Format, half: bool) -> FloatArray:
-    """Per channel the scale of least squared error among shrunken ones; the first, `scales` itself, wins ties."""
-    best, least = scales.copy(), np.full(len(scales), np.inf)
-    for ratio in _CLIP_RATIOS:
-        candidate = scales if ratio == 1.0 else _storable(scales * ratio, format, half)
-        errors = _squared_errors(rows, candidate, format)
-        better = errors < least
-        best[better], least[better] = candidate[better], errors[better]
+    """Per channel the scale of least squared error among shrunken ones, sought in steps of 1/20 and then of 1/100.
+
+    `scales` itself wins ties.
+    """
+    best, least, share = scales.copy(), _squared_errors(rows, scales, format), np.ones(len(scales))
+    for steps in (_CLIP_STEPS, _FINE_CLIP_STEPS):
+        around = share.copy()
+        for step in steps:
+            tried = np.minimum(around + step, 1.0)
+            candidate = _storable(scales * tried, format, half)
+            errors = _squared_errors(rows, candidate, format)
+            better = errors < least
+            best[better], least[better], share[better] = candidate[better], errors[better], tried[better]
     return best
 
 

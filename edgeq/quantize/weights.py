@@ -1,4 +1,4 @@
-"""Stored weights: codes that a Dequantize turns into the real weight, for targets whose activations stay real.
+"""Stored weights: codes that a Dequantize turns into the real weight, for operators whose activations stay real.
 
 No images are needed: scales and tables follow from the weights alone.
 """
@@ -24,7 +24,7 @@ SMALLEST_BLOCK = 8
 
 
 def quantize_weights(graph: Graph, target: Target, recipe: Recipe) -> Graph:
-    """A real `graph` with its large weights as codes in the format of `target.stored_weights`.
+    """`graph` with its large real weights as codes in the format of `target.stored_weights`.
 
     Operators that `recipe` keeps real keep their weights. Raises UnsupportedError for weights that are not finite.
     """
@@ -55,6 +55,7 @@ def _is_stored(op: o.Op, graph: Graph, rule: StoredWeights, recipe: Recipe) -> b
     weight = weight_of(op)
     assert weight is not None
     kept = isinstance(recipe.format_of(o.results(op)[0]), Real) or weight in graph.outputs
+    kept = kept or not graph.types[weight].is_real
     return graph.types[weight].size >= rule.smallest and not kept and not is_expectation(op, graph)
 
 

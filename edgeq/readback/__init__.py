@@ -9,7 +9,7 @@ from edgeq.readback.stored import Stored, StoredOperator, StoredTensor
 
 __all__ = ["Stored", "StoredOperator", "StoredTensor", "read_stored"]
 
-SUFFIXES = (".onnx", ".tflite")
+SUFFIXES = (".onnx", ".tflite", ".mlpackage")
 
 
 def read_stored(path: str | Path) -> Stored:
@@ -29,5 +29,11 @@ def read_stored(path: str | Path) -> Stored:
             from edgeq.readback.tflite import read_stored as read_tflite
 
             return read_tflite(path)
+        case ".mlpackage":
+            from edgeq.readback.coreml import read_stored as read_coreml
+
+            return read_coreml(path)
         case _:
-            raise UnsupportedError("the numbers of this kind of file cannot be read", where=path, allowed=SUFFIXES)
+            raise UnsupportedError(
+                "the numbers of this kind of file cannot be read", where=path, allowed=", ".join(SUFFIXES)
+            )

@@ -132,16 +132,15 @@ def _single(scale: tuple[float, ...]) -> Numbers:
 
 def weighted_operators(graph: Graph) -> list[Weighted]:
     """The operators of `graph` with constant weights, in order."""
-    found: list[Weighted] = []
-    for op in graph.ops:
-        match op:
-            case o.Conv() | o.ConvTranspose() | o.Linear() if op.weight in graph.constants:
-                found.append(op)
-            case o.MatMul() if op.b in graph.constants:
-                found.append(op)
-            case _:
-                pass
-    return found
+    return [op for op in graph.ops if isinstance(op, Weighted) and weight_constant(graph, op) is not None]
+
+
+def weight_constant(graph: Graph, op: Weighted) -> o.Value | None:
+    """The constant that is the weight of `op`, or whose codes stand for it."""
+    value = op.b if isinstance(op, o.MatMul) else op.weight
+    made = graph.producer.get(value)
+    value = made.x if isinstance(made, o.Dequantize) else value
+    return value if value in graph.constants else None
 
 
 def _parameters(graph: Graph, stored: Stored) -> Iterator[tuple[str, Pairs]]:
@@ -155,7 +154,8 @@ def _parameters(graph: Graph, stored: Stored) -> Iterator[tuple[str, Pairs]]:
 
 
 def _weight_pairs(graph: Graph, op: Weighted, held: StoredOperator) -> Pairs:
-    name = op.b if isinstance(op, o.MatMul) else op.weight
+    name = weight_constant(graph, op)
+    assert name is not None, op
     array, type_ = graph.constants[name], graph.types[name]
     if isinstance(op, o.MatMul):
         array = array.swapaxes(-1, -2) if array.ndim == 2 else array
@@ -174,16 +174,19 @@ def _bias_pairs(graph: Graph, op: Weighted, held: StoredOperator) -> Pairs:
 
 
 def _constant_pairs(what: str, array: Numbers, type_: Type, held: StoredTensor) -> Pairs:
-    """Levels and scales where the file has codes, else the reals that they stand for."""
+    """Levels and scales where the file has codes, else the reals that they stand for, as wide as the file's."""
+    if held.array is None:
+        return [(what, "there", "none")]
     if not is_codes(type_):
-        return [(what, array.astype(np.float32), held.reals)]
+        if held.levels is not None:
+            return [(what, "reals", f"codes of {held.element}")]
+        return [(what, array.astype(held.array.dtype), held.array)]
     levels = decode(type_.format, array, type_.zero_point)
-    if held.levels is not None:
+    if held.levels is not None and not type_.block:
         count = max(len(type_.scale), len(held.scale))
         wanted, found = (np.broadcast_to(_single(s), count) if len(s) == 1 else _single(s)
                          for s in (type_.scale, held.scale))  # fmt: skip
         return [(f"{what} level", levels, held.levels), (f"{what} scale", wanted, found)]
-    scale = _single(type_.scale)
-    if len(scale) > 1 and type_.axis is not None:
-        scale = scale.reshape([-1 if axis == type_.axis else 1 for axis in range(array.ndim)])
-    return [(what, levels.astype(np.float32) * scale, held.reals)]
+    if held.array.dtype == np.float32:  # the product of two single-precision numbers, as runtimes compute it
+        return [(what, levels.astype(np.float32) * type_.scales.astype(np.float32), held.array)]
+    return [(what, (levels * type_.scales).astype(held.array.dtype), held.array)]

@@ -35,6 +35,11 @@ class StoredTensor:
     array: Numbers | None = field(default=None, repr=False)
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether the numbers are codes, or come from a table or blocks."""
+        return bool(self.scale) or "-bit" in self.element
+
+    @property
     def levels(self) -> Numbers | None:
         """Codes less zero points (int64); None for a computed tensor or one of reals."""
         if self.array is None or not self.scale:

@@ -23,8 +23,13 @@ from edgeq.reference.tflite_sigmoid import logistic_of_16_bits, tanh_of_16_bits
 
 Floats = NDArray[np.float32]
 
+LARGEST_EXPONENT = np.float32(88.0)
+"""e to a larger power is beyond single precision; the sigmoid is zero code there long before."""
+
 _SINGLE_PRECISION: dict[o.FunctionName, Callable[[Floats], Floats]] = {
-    "sigmoid": lambda x: (np.float32(1) / (np.float32(1) + np.exp(-x))).astype(np.float32),
+    "sigmoid": lambda x: (np.float32(1) / (np.float32(1) + np.exp(np.minimum(-x, LARGEST_EXPONENT)))).astype(
+        np.float32
+    ),
     "tanh": lambda x: np.tanh(x).astype(np.float32),
     "gelu": lambda x: (0.5 * x.astype(np.float64) * (1 + _erf(x * np.float32(np.sqrt(0.5))))).astype(np.float32),
     "gelu_tanh": lambda x: torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy(),

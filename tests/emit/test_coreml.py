@@ -190,7 +190,7 @@ def table_of_many_bits() -> Graph:
         (too_many_axes, "at most five axes; at six"),
         (beyond_half, "beyond half precision"),
         (per_channel_table, "need iOS 18"),
-        (inexact_scale, "cannot hold this scale exactly"),
+        (inexact_scale, "cannot hold this number exactly"),
         (table_of_many_bits, None),
     ],
 )

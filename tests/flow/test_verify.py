@@ -11,15 +11,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgeq.datasets.preprocess import preset
 from edgeq.emit.artifact import GRAPH_FILE
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.manifest import PREPROCESS_KEY
 from edgeq.flow.verify import VerifyRequest, verify_artifact
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.report import Report
 from edgeq.target import Target, describe, find_target
-from tests.command_line import edgeq
+from tests.command_line import edgeq, write_noise_images
 from tests.lowering import lowered
 from tests.quantized import JETSON, ORT, Net, inputs_of
 
@@ -161,6 +163,21 @@ def test_beside_a_float_model(tmp_path: Path) -> None:
     assert report.exit == 0
     assert {row.metric for row in report.rows} == {"snr_db boxes", "snr_db scores"}
     assert all(15 < row.value < 60 for row in report.rows)
+
+
+def test_images(tmp_path: Path) -> None:
+    """Images enter as the file declares, and every one of them is run."""
+    net = Net(1, 3, 16, 16, seed=4)
+    graph = net.graph(net.conv(net.apply(net.conv("x", 16, "a"), "relu", "b"), 8, "y"))
+    graph = lowered(graph, ORT, inputs_of(graph))
+    manifest = {"target": describe(ORT), "graph_sha256": digest(graph)}
+    metadata = {PREPROCESS_KEY: json.dumps({**preset("imagenet", (16, 16)).to_dict()})}
+    emit = emitter_of(ORT)
+    path = emit(graph, ORT, tmp_path / "run", "net", metadata, manifest, {GRAPH_FILE: to_bytes(graph)}).primary
+    report = verified(path, calib=str(write_noise_images(tmp_path / "images", 3)), images=8)
+    assert report.exit == 0
+    (row,) = (row for row in report.rows if row.metric == "equal_codes")
+    assert row.n == 3 * (16 * 256 + 8 * 256)  # the codes that the second convolution reads, and the output
 
 
 def test_the_command(tmp_path: Path) -> None:

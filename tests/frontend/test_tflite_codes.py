@@ -12,8 +12,8 @@ import pytest
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int
 from edgeq.frontend.tflite import import_tflite, import_with_tensors
-from edgeq.frontend.tflite_build import is_channels_last
 from edgeq.frontend.tflite_file import read_tflite
+from edgeq.frontend.tflite_types import is_channels_last
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
@@ -94,6 +94,30 @@ def test_sixteen_bit_activations() -> None:
             assert np.abs(seen[value] - exact).max() <= allowed, value
 
 
+def test_unsigned_codes_with_zero_points_of_weights() -> None:
+    """The scheme before 2019: uint8 throughout, one scale per tensor, weights with a zero point."""
+    f, bytes_ = File(), lambda *shape: RNG.integers(0, 256, shape).astype(np.uint8)
+    x, y, z, u = (
+        f.tensor(shape, "uint8", scale=scale, zero_point=zero)
+        for shape, scale, zero in (((1, 6, 6, 3), 0.02, 120), ((1, 6, 6, 4), 0.05, 131), ((1, 144), 0.05, 131),
+                                   ((1, 5), 0.2, 100))
+    )  # fmt: skip
+    w = f.constant(bytes_(4, 3, 3, 3), scale=0.01, zero_point=127)
+    b = f.constant(RNG.integers(-500, 500, 4).astype(np.int32), scale=0.0002)
+    f.op("CONV_2D", [x, w, b], [y], "Conv2DOptions", **CONV, fusedActivationFunction=1)
+    f.op("RESHAPE", [y, ints(f, 1, 144)], [z], "ReshapeOptions")
+    f.op("FULLY_CONNECTED", [z, f.constant(bytes_(5, 144), scale=0.01, zero_point=127), -1], [u],
+         "FullyConnectedOptions")  # fmt: skip
+    content = f.content([x], [u])
+    interpreter, seen = Interpreter(import_tflite(content)), []
+    for _ in range(20):
+        image = bytes_(1, 6, 6, 3)
+        (wanted,) = litert(content, [image])
+        np.testing.assert_array_equal(ours(interpreter, image), wanted.astype(np.float32))
+        seen.append(wanted)
+    assert np.unique(np.concatenate(seen)).size > 20
+
+
 def test_the_integers_are_those_of_the_file() -> None:
     content = integer_net()
     file, graph = read_tflite(content), import_tflite(content)
@@ -160,6 +184,16 @@ def test_pooling(kind: str, act: int) -> None:
     content = one_op(kind, [(1, 7, 6, 3)], (1, 3, 2, 3), "Pool2DOptions", padding=1, strideW=2, strideH=2,
                      filterWidth=3, filterHeight=2, fusedActivationFunction=act, version=2, **same)  # fmt: skip
     equal(content, (1, 7, 6, 3))
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [((7, 6), 3, 1), ((8, 5), 3, 2), ((6, 9), 5, 1), ((3, 4), 3, 2)])
+def test_average_pooling_with_padding(size: tuple[int, int], kernel: int, stride: int) -> None:
+    """Windows that the padding cuts are means of fewer codes."""
+    out = tuple(-(-side // stride) for side in size)
+    content = one_op("AVERAGE_POOL_2D", [(1, *size, 3)], (1, *out, 3), "Pool2DOptions", padding=0, strideW=stride,
+                     strideH=stride, filterWidth=kernel, filterHeight=kernel, version=2, scales=(0.05, 1, 0.05),
+                     zeros=(-9, 0, -9))  # fmt: skip
+    equal(content, (1, *size, 3))
 
 
 @pytest.mark.parametrize("kind", ["RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"])

@@ -11,7 +11,7 @@ import pytest
 
 from edgeq.errors import UnsupportedError
 from edgeq.frontend.tflite import REALS, import_tflite
-from edgeq.frontend.tflite_build import is_channels_last
+from edgeq.frontend.tflite_types import is_channels_last
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
