@@ -64,7 +64,24 @@ def build(board: Board, folder: Path, document: dict[str, Any], into: Path, opti
     (into / "board.ld").write_text(script)
     layout = [f"-Wl,-T,{into / 'board.ld'}", "-Wl,--gc-sections"]
     _run([*compiler, *_NO_LIBRARY, *layout, "-o", str(program), *objects], into)
-    return Built(program, Elf(program), _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
+    linked = Elf(program)
+    _check_room(board, linked)
+    return Built(program, linked, _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
+
+
+def _check_room(board: Board, linked: Elf) -> None:
+    stack = linked.symbols["bench_stack_top"] - linked.symbols["bench_stack_low"]
+    for name, start, room, more in (
+        ("flash", board.flash, board.flash_bytes, 0),
+        ("RAM", board.ram, board.ram_bytes, stack),
+    ):
+        inside = [s.address + s.size - start for s in linked.sections if start <= s.address < start + (1 << 28)]
+        needed = max(inside, default=0) + more
+        if needed > room:
+            raise BoardError(
+                "the program does not fit the board", where=board.name, value=f"{needed:,} bytes of {name}",
+                allowed=f"{room:,}", next_step="Use a board with more memory, such as rv32imc-sim.",
+            )  # fmt: skip
 
 
 def _flash(path: Path) -> int:
