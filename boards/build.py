@@ -70,13 +70,13 @@ def build(board: Board, folder: Path, document: dict[str, Any], into: Path, opti
 
 
 def _check_room(board: Board, linked: Elf) -> None:
-    stack = linked.symbols["bench_stack_top"] - linked.symbols["bench_stack_low"]
-    for name, start, room, more in (
-        ("flash", board.flash, board.flash_bytes, 0),
-        ("RAM", board.ram, board.ram_bytes, stack),
-    ):
-        inside = [s.address + s.size - start for s in linked.sections if start <= s.address < start + (1 << 28)]
-        needed = max(inside, default=0) + more
+    """RAM lies above flash on every board, and the stack above all data."""
+    ends = [s.address + s.size for s in linked.sections if s.address < board.ram]
+    needs = {
+        "flash": (max(ends, default=board.flash) - board.flash, board.flash_bytes),
+        "RAM": (linked.symbols["bench_stack_top"] - board.ram, board.ram_bytes),
+    }
+    for name, (needed, room) in needs.items():
         if needed > room:
             raise BoardError(
                 "the program does not fit the board", where=board.name, value=f"{needed:,} bytes of {name}",

@@ -131,6 +131,13 @@ def test_a_result_that_differs_ends_with_exit_code_5(folders: dict[str, Path], t
     assert report.exit == 5 and any("NOT equal" in note for note in report.notes)
 
 
+def test_a_program_that_does_not_fit_is_refused(folders: dict[str, Path]) -> None:
+    board = installed(find_board("rv32imc-sim"))
+    for limits in ({"flash_bytes": 4096}, {"ram_bytes": 4096}):
+        with pytest.raises(BoardError, match="does not fit"):
+            measure(replace(board, **limits), folders["rv32imc-sim"], golden(folders["rv32imc-sim"]))  # type: ignore[arg-type]
+
+
 def test_errors_are_typed(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Did you mean cortex-m4-sim"):
         find_board("cortex-m4")

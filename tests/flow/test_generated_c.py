@@ -8,8 +8,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgeq.datasets.preprocess import Preprocess
+from edgeq.emit.c_layout import from_memory
+from edgeq.runtimes.native import code_of
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
 
 
@@ -37,6 +41,36 @@ def test_every_code_of_the_artifact_equals_the_reference(exported: Path) -> None
 def test_the_folder_passes_its_own_test(exported: Path) -> None:
     done = subprocess.run(["make", "-s", "-C", exported / "out", "test"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("passed")
+
+
+def test_pixels_become_the_codes_of_the_preprocessing(exported: Path, tmp_path: Path) -> None:
+    document = json.loads((exported / "out" / "manifest.json").read_text())
+    (port,) = document["c"]["inputs"]
+    pixels = np.arange(32 * 32 * 3).astype(np.uint8).reshape(32, 32, 3)
+    wanted = code_of(Preprocess.from_dict(document["preprocess"]).apply(pixels), port)
+    (tmp_path / "main.c").write_text(
+        """#include "net_model.h"
+#include <stdio.h>
+static net_arena arena;
+int main(void)
+{
+    static uint8_t rgb[3072];
+    for (int i = 0; i < 3072; i++) {
+        rgb[i] = (uint8_t)i;
+    }
+    net_input_from_rgb(&arena, rgb);
+    fwrite(net_input(&arena), 1, NET_INPUT_BYTES, stdout);
+    return 0;
+}
+"""
+    )
+    folder = exported / "out"
+    sources = [tmp_path / "main.c", folder / "net_model.c", folder / "net_weights.c"]
+    subprocess.run(["gcc", "-std=c99", f"-I{folder}", "-o", tmp_path / "main", *sources], check=True)
+    done = subprocess.run([tmp_path / "main"], capture_output=True, check=True)
+    found = from_memory(np.frombuffer(done.stdout, np.int8), (1, 3, 32, 32))
+    np.testing.assert_array_equal(found, wanted)
+    assert len(np.unique(found)) > 200
 
 
 def test_bench_counts_on_a_board(exported: Path) -> None:
