@@ -24,7 +24,7 @@ class Board:
     """One simulated board.
 
     `gcc` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
-    lie at `flash`, data and stack at `ram`. `qemu` runs it; `unicorn` (architecture, processor) if that can.
+    lie at `flash`, data and stack at `ram`, with room for so many bytes each. `qemu` runs it; `unicorn` (architecture, processor) if that can.
     """
 
     name: str
@@ -33,6 +33,8 @@ class Board:
     flags: tuple[str, ...]
     flash: int
     ram: int
+    flash_bytes: int
+    ram_bytes: int
     qemu: tuple[str, ...]
     zig: tuple[str, ...] = ()
     unicorn: tuple[Literal["riscv32", "arm"], str] | None = None
@@ -81,7 +83,7 @@ class Runner(Protocol):
 _RISCV = ("-machine", "virt", "-cpu", "rv32", "-m", "64M", "-bios", "none")
 
 
-def _cortex(name: str, flags: tuple[str, ...], machine: str, zig: str, unicorn: str | None) -> Board:
+def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str, unicorn: str | None) -> Board:
     return Board(
         f"{name}-sim",
         f"ARM {name.title()} ({machine.removeprefix('mps2-').removeprefix('mps3-').upper()})",
@@ -89,6 +91,8 @@ def _cortex(name: str, flags: tuple[str, ...], machine: str, zig: str, unicorn: 
         ("-mthumb", f"-mcpu={name}", *flags),
         flash=0,
         ram=0x20000000,
+        flash_bytes=room,
+        ram_bytes=room,
         qemu=("qemu-system-arm", "-machine", machine),
         zig=("-target", "thumb-freestanding-eabihf", f"-mcpu={zig}"),
         unicorn=("arm", unicorn) if unicorn else None,
@@ -104,14 +108,16 @@ BOARDS: tuple[Board, ...] = (
         ("-march=rv32imc_zicsr", "-mabi=ilp32"),
         flash=0x80000000,
         ram=0x82000000,
+        flash_bytes=32 << 20,
+        ram_bytes=32 << 20,
         qemu=("qemu-system-riscv32", *_RISCV),
         zig=("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c"),
         unicorn=("riscv32", "base"),
         debian="gcc-riscv64-unknown-elf qemu-system-misc",
     ),
-    _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", "cortex_m4", "cortex-m4"),
-    _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", "cortex_m7", "cortex-m7"),
-    _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", "cortex_m55", None),
+    _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, "cortex_m4", "cortex-m4"),
+    _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, "cortex_m7", "cortex-m7"),
+    _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", 512 << 10, "cortex_m55", None),
 )
 
 

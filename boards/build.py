@@ -64,7 +64,24 @@ def build(board: Board, folder: Path, document: dict[str, Any], into: Path, opti
     (into / "board.ld").write_text(script)
     layout = [f"-Wl,-T,{into / 'board.ld'}", "-Wl,--gc-sections"]
     _run([*compiler, *_NO_LIBRARY, *layout, "-o", str(program), *objects], into)
-    return Built(program, Elf(program), _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
+    linked = Elf(program)
+    _check_room(board, linked)
+    return Built(program, linked, _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
+
+
+def _check_room(board: Board, linked: Elf) -> None:
+    """RAM lies above flash on every board, and the stack above all data."""
+    ends = [s.address + s.size for s in linked.sections if s.address < board.ram]
+    needs = {
+        "flash": (max(ends, default=board.flash) - board.flash, board.flash_bytes),
+        "RAM": (linked.symbols["bench_stack_top"] - board.ram, board.ram_bytes),
+    }
+    for name, (needed, room) in needs.items():
+        if needed > room:
+            raise BoardError(
+                "the program does not fit the board", where=board.name, value=f"{needed:,} bytes of {name}",
+                allowed=f"{room:,}", next_step="Use a board with more memory, such as rv32imc-sim.",
+            )  # fmt: skip
 
 
 def _flash(path: Path) -> int:

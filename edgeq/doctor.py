@@ -38,8 +38,17 @@ _PACKAGES = (
     ("torchvision", "torchvision", "torchvision models", "yolo"),
     ("ultralytics", "ultralytics", "Ultralytics checkpoints (AGPL-3.0)", "yolo"),
     ("timm", "timm", "timm architectures", "yolo"),
+    ("ziglang", "ziglang", "compiling for simulated boards", "mcu"),
+    ("unicorn", "unicorn", "simulated boards", "mcu"),
 )
-_TOOLS = (("trtexec", "building TensorRT engines on this machine (they are usually built on the Jetson)"),)
+_TOOLS = (
+    ("trtexec", "building TensorRT engines on this machine (they are usually built on the Jetson)"),
+    ("cc", "checking generated C on this machine"),
+    ("riscv64-unknown-elf-gcc", "the board rv32imc-sim (or the extra mcu)"),
+    ("qemu-system-riscv32", "the board rv32imc-sim (or the extra mcu)"),
+    ("arm-none-eabi-gcc", "the boards cortex-m4-sim, cortex-m7-sim (or the extra mcu) and cortex-m55-sim"),
+    ("qemu-system-arm", "the boards cortex-m4-sim, cortex-m7-sim (or the extra mcu) and cortex-m55-sim"),
+)
 
 
 def _package(distribution: str, module: str, needed_for: str, extra: str | None) -> Check:

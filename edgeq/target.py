@@ -123,6 +123,8 @@ class Target:
     @property
     def runs_here(self) -> bool:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
+        if self.runtime == "native":
+            return self.instructions == "portable"  # elsewhere the host runs a plain substitute
         return self.runtime != "tensorrt" and (self.runtime != "coreml" or sys.platform == "darwin")
 
     @property

@@ -25,7 +25,7 @@ from tests.command_line import Ran, edgeq, files_below, write_noise_images, writ
 from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("doctor", "export", "inspect", "lint", "targets", "validate", "verify")
+COMMANDS = ("bench", "doctor", "export", "inspect", "lint", "targets", "validate", "verify")
 INTEGER_TARGETS = ("jetson-int8", "onnx-int8")
 
 
@@ -102,7 +102,7 @@ def test_help_names_every_command_and_option() -> None:
 def test_close_command_is_suggested() -> None:
     ran = edgeq("exprot", "x")
     assert ran.exit == 2 and "Did you mean export?" in ran.stderr
-    assert "Commands: doctor" in edgeq("zzz").stderr
+    assert "Commands: bench" in edgeq("zzz").stderr
     assert edgeq("export", "x", "--tarjet", "y").exit == 2
 
 

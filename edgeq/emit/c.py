@@ -23,6 +23,7 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
 from edgeq.emit.c_layers import Printer, comment
 from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
@@ -90,7 +91,7 @@ def emit(
     Raises UnsupportedError naming everything that integers alone cannot compute, and OutputError if the folder cannot
     be written; nothing is left behind then.
     """
-    source, placed, found = sources(graph, target, stem)
+    source, placed, found = sources(graph, target, stem, metadata)
     p = source.prefix
     texts = {
         f"{p}_model.h": c_files.model_header(source),
@@ -127,7 +128,7 @@ def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str
     return dict(sorted(found.items()))
 
 
-def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Program]:
+def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, object]) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
     placed = place(found)
@@ -139,11 +140,12 @@ def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Pr
     inputs = _ports(found, placed, found.inputs, "input")
     outputs = _ports(found, placed, found.outputs, "output")
     values = [kernel.out for _, kernel in placed.kernels]
+    pixels = pixel_tables(metadata, bank, inputs[0].type, inputs[0].ties) if len(inputs) == 1 else []
     source = Source(
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.type(v).size) for v in values],
         bank, _golden(graph, found, values), placed.memory.arena_bytes, placed.memory.lower_bound,
-        placed.plain_bytes, total_macs(graph), target.name, _profile(found), headers,
+        placed.plain_bytes, total_macs(graph), target.name, _profile(found), headers, pixels,
     )  # fmt: skip
     return source, placed, found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgeq.emit.c_bank import Bank, wrapped
 from edgeq.emit.c_layers import Layer, comment
@@ -60,7 +60,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `extents` are (offset, bytes) of each layer's result."""
+    """All that the text of one model needs. `extents` are (offset, bytes) of each layer's result.
+
+    `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
+    """
 
     prefix: str
     title: str
@@ -76,7 +79,8 @@ class Source:
     macs: int
     target: str
     profile: str
-    headers: Sequence[str] = field(default_factory=tuple)
+    headers: Sequence[str]
+    pixels: Sequence[tuple[str, int]]
 
     @property
     def ports(self) -> list[tuple[str, Port]]:
@@ -110,8 +114,33 @@ EDGEQ_STATIC_ASSERT({s.prefix}_arena, sizeof({s.prefix}_arena) == {s.prefix.uppe
 
 {accessors}
 void {s.prefix}_run({s.prefix}_arena *arena);
-
+{_pixels_declaration(s)}
 #endif
+"""
+
+
+def _pixels_declaration(s: Source) -> str:
+    if not s.pixels:
+        return ""
+    height, width = s.inputs[0].type.shape[2:]
+    return f"""
+/* Fill the input from RGB pixels [{height}][{width}][3], already of this size: what preprocessing does to values is in tables. */
+void {s.prefix}_input_from_rgb({s.prefix}_arena *arena, const uint8_t *rgb);
+"""
+
+
+def _pixels_definition(s: Source) -> str:
+    if not s.pixels:
+        return ""
+    height, width = s.inputs[0].type.shape[2:]
+    lines = "".join(f"        to[{c}] = {table}[rgb[{channel}]];\n" for c, (table, channel) in enumerate(s.pixels))
+    return f"""
+void {s.prefix}_input_from_rgb({s.prefix}_arena *arena, const uint8_t *rgb)
+{{
+    int8_t *to = {s.prefix}_input(arena);
+    for (int32_t i = 0; i < {height * width}; i++, rgb += 3, to += 3) {{
+{lines}    }}
+}}
 """
 
 
@@ -152,7 +181,7 @@ void {s.prefix}_run({s.prefix}_arena *memory)
     int8_t *const arena = memory->bytes;
 {calls}
 }}
-"""
+{_pixels_definition(s)}"""
 
 
 def _descriptor(number: int, layer: Layer) -> str:
@@ -295,6 +324,13 @@ int main(void)
 """
 
 
+def _filling(s: Source) -> str:
+    if s.pixels:
+        return f"{s.prefix}_input_from_rgb(&arena, pixels); /* uint8 RGB of the input's size */\n"
+    port = s.inputs[0]
+    return f"int8_t *input = {s.prefix}_{port.symbol}(&arena);\n/* fill {port.type.size} codes {port.memory} */\n"
+
+
 def makefile(s: Source) -> str:
     """Makefile: the library, the self-test and its size."""
     return f"""# make          the library lib{s.prefix}.a
@@ -375,9 +411,7 @@ make size    # flash and RAM with your compiler
 
 static {p}_arena arena;
 
-int8_t *input = {p}_{s.inputs[0].symbol}(&arena);
-/* fill {s.inputs[0].type.size} codes {s.inputs[0].memory} */
-{p}_run(&arena);
+{_filling(s)}{p}_run(&arena);
 const int8_t *output = {p}_{s.outputs[0].symbol}(&arena);
 ```
 

@@ -404,7 +404,7 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _output(numbers: Scaling) -> list[int]:
-    return [numbers.factor, numbers.low, numbers.high]
+    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for *_, shift in numbers.channels))]
 
 
 def _fields(fields: Fields) -> str:

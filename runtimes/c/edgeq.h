@@ -36,10 +36,12 @@ typedef struct {
     int32_t shift;
 } edgeq_channel;
 
-/* What all channels of a layer share: a factor for sums (a power of two) and the range of output codes. */
+/* What all channels of a layer share: a factor for sums (a power of two), the range of output codes, and whether every
+ * channel's shift is positive. */
 typedef struct {
     int32_t factor;
     int32_t low, high;
+    int32_t shifts;
 } edgeq_output;
 
 /* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
@@ -73,12 +75,12 @@ EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
 
 EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
 {
-    return o->factor == EDGEQ_USUAL_FACTOR && o->low == -128 && o->high == 127;
+    return o->factor == EDGEQ_USUAL_FACTOR && o->low == -128 && o->high == 127 && o->shifts;
 }
 
 EDGEQ_INLINE edgeq_output edgeq_usual(void)
 {
-    const edgeq_output output = {EDGEQ_USUAL_FACTOR, -128, 127};
+    const edgeq_output output = {EDGEQ_USUAL_FACTOR, -128, 127, 1};
     return output;
 }
 
@@ -87,8 +89,13 @@ EDGEQ_INLINE edgeq_output edgeq_usual(void)
  * ties away from zero. factor is 4 2^max(e, 0), so that the high word holds one bit more than r. */
 EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
 {
+#if defined(__ARM_FEATURE_DSP)
+    int32_t r = sum * (o->factor / 2);
+    __asm__("smmulr %0, %0, %1" : "+r"(r) : "r"(c->multiplier));
+#else
     const int32_t r = (edgeq_high(sum * o->factor, c->multiplier) + 1) >> 1;
-    const int32_t tie = (r < 0) & (c->shift > 0);
+#endif
+    const int32_t tie = (int32_t)((uint32_t)r >> 31) & (o->shifts | (c->shift > 0));
     return edgeq_clamp((r + c->offset - tie) >> c->shift, o->low, o->high);
 }
 #else

@@ -9,14 +9,8 @@
 
 #include "edgeq_bytes.h"
 #include "edgeq_dot.h"
+#include "edgeq_finish.h"
 #include "edgeq_store.h"
-
-/* A residual: out = requantize(own[code] + other[addend]), in 32 bits, elementwise. */
-typedef struct {
-    const int32_t *own, *other; /* one entry per code, from -128 on */
-    edgeq_channel channel;
-    edgeq_output output;
-} edgeq_sum;
 
 typedef struct {
     const int8_t *weights;         /* of each group in blocks, see edgeq_dot.h */
@@ -62,27 +56,6 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const int8_t *x, int32
     int32_t iy = oy * l->stride_h - l->pad_top;
     for (int32_t ky = 0; ky < l->kernel_h; ky++, iy += l->dilation_h) {
         to = edgeq_gather_row(l, x, iy, ox * l->stride_w - l->pad_left, depth, to);
-    }
-}
-
-/* What follows the convolution, on the codes of one pixel. */
-EDGEQ_INLINE void edgeq_finish(const edgeq_conv_layer *l, int8_t *codes, const int8_t *addend, int8_t *out)
-{
-    const int32_t count = l->out_c;
-    if (l->table) {
-        const int8_t *const table = l->table + 128;
-        for (int32_t c = 0; c < count; c++) {
-            codes[c] = table[codes[c]];
-        }
-    }
-    if (l->sum) {
-        const edgeq_sum s = *l->sum;
-        const int32_t *const own = s.own + 128, *const other = s.other + 128;
-        for (int32_t c = 0; c < count; c++) {
-            out[c] = (int8_t)edgeq_requantize(own[codes[c]] + other[addend[c]], &s.channel, &s.output);
-        }
-    } else {
-        edgeq_copy(out, codes, count);
     }
 }
 
@@ -142,9 +115,9 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const int8_t *x, const i
             }
         }
         if (finished) {
-            edgeq_finish(l, codes, addend ? addend + (ptrdiff_t)first * l->out_c : NULL, out0);
+            edgeq_finish(l->table, l->sum, l->out_c, codes, addend ? addend + (ptrdiff_t)first * l->out_c : NULL, out0);
             if (second != first) {
-                edgeq_finish(l, codes + l->out_c, addend ? addend + (ptrdiff_t)second * l->out_c : NULL, out1);
+                edgeq_finish(l->table, l->sum, l->out_c, codes + l->out_c, addend ? addend + (ptrdiff_t)second * l->out_c : NULL, out1);
             }
         }
     }

@@ -13,28 +13,36 @@ typedef struct {
     int32_t rows, inputs, outputs;
 } edgeq_linear_layer;
 
+/* One row. `output` is given apart so that the usual one can be a constant. */
+EDGEQ_INLINE void edgeq_linear_row(const edgeq_linear_layer *l, edgeq_output output, const int8_t *x, int8_t *out)
+{
+    const int8_t *w = l->weights;
+    const edgeq_channel *c = l->channels;
+    const int8_t *const table = l->table;
+    for (int32_t left = l->outputs; left > 0; left -= EDGEQ_ROW_BLOCK, c += EDGEQ_ROW_BLOCK) {
+        const int32_t count = left < EDGEQ_ROW_BLOCK ? left : EDGEQ_ROW_BLOCK;
+        int32_t sum[EDGEQ_ROW_BLOCK];
+        edgeq_dot_1(x, w, l->inputs, c, sum);
+        w += EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs);
+        if (count == EDGEQ_ROW_BLOCK) {
+            edgeq_store_4(&output, c, sum, out);
+        } else {
+            edgeq_store_some(&output, c, sum, count, out);
+        }
+        for (int32_t j = 0; table && j < count; j++) {
+            out[j] = table[out[j] + 128];
+        }
+        out += count;
+    }
+}
+
 EDGEQ_KERNEL void edgeq_linear(const edgeq_linear_layer *l, const int8_t *x, int8_t *out)
 {
-    const edgeq_output output = l->output;
-    const int8_t *const table = l->table;
-    const int32_t outputs = l->outputs;
-    for (int32_t row = 0; row < l->rows; row++, x += l->inputs) {
-        const int8_t *w = l->weights;
-        const edgeq_channel *c = l->channels;
-        for (int32_t o = 0; o < outputs; o += EDGEQ_ROW_BLOCK, c += EDGEQ_ROW_BLOCK) {
-            int32_t sum[EDGEQ_ROW_BLOCK];
-            edgeq_dot_1(x, w, l->inputs, c, sum);
-            w += EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs);
-            const int32_t count = outputs - o < EDGEQ_ROW_BLOCK ? outputs - o : EDGEQ_ROW_BLOCK;
-            if (count == EDGEQ_ROW_BLOCK) {
-                edgeq_store_4(&output, c, sum, out);
-            } else {
-                edgeq_store_some(&output, c, sum, count, out);
-            }
-            for (int32_t j = 0; table && j < count; j++) {
-                out[j] = table[out[j] + 128];
-            }
-            out += count;
+    for (int32_t row = 0; row < l->rows; row++, x += l->inputs, out += l->outputs) {
+        if (edgeq_is_usual(&l->output)) {
+            edgeq_linear_row(l, edgeq_usual(), x, out);
+        } else {
+            edgeq_linear_row(l, l->output, x, out);
         }
     }
 }

@@ -39,18 +39,41 @@ EDGEQ_INLINE int8_t edgeq_largest(
     return (int8_t)best;
 }
 
-EDGEQ_INLINE int8_t edgeq_mean_code(
-    const edgeq_pool_layer *l, const int8_t *x, int32_t rows, int32_t columns)
+EDGEQ_INLINE int8_t edgeq_mean_code(const edgeq_pool_layer *l, int32_t sum)
 {
-    int32_t sum = l->channel.bias + l->zero * (l->kernel_h * l->kernel_w - rows * columns);
-    for (int32_t ky = 0; ky < rows; ky++, x += (ptrdiff_t)l->in_w * l->in_c) {
-        const int8_t *tap = x;
-        for (int32_t kx = 0; kx < columns; kx++, tap += l->in_c) {
-            sum += *tap;
-        }
-    }
     sum = edgeq_average(sum, l->divisor, &l->channel, &l->output);
     return (int8_t)(l->table ? l->table[sum + 128] : sum);
+}
+
+/* The means of `count` <= 4 neighbouring channels of one window. */
+EDGEQ_INLINE void edgeq_mean_codes(
+    const edgeq_pool_layer *l, const int8_t *x, int32_t rows, int32_t columns, int32_t count, int8_t *out)
+{
+    const int32_t outside = l->kernel_h * l->kernel_w - rows * columns;
+    const int32_t start = l->channel.bias + l->zero * outside;
+    const ptrdiff_t right = l->in_c, down = (ptrdiff_t)l->in_w * l->in_c;
+    int32_t sum[4] = {start, start, start, start};
+    if (count == 4) {
+        int32_t a = start, b = start, c = start, d = start;
+        for (int32_t ky = 0; ky < rows; ky++, x += down) {
+            const int8_t *tap = x;
+            for (int32_t kx = 0; kx < columns; kx++, tap += right) {
+                a += tap[0], b += tap[1], c += tap[2], d += tap[3];
+            }
+        }
+        sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
+    } else {
+        for (int32_t ky = 0; ky < rows; ky++, x += down) {
+            for (int32_t kx = 0; kx < columns; kx++) {
+                for (int32_t c = 0; c < count; c++) {
+                    sum[c] += x[kx * right + c];
+                }
+            }
+        }
+    }
+    for (int32_t c = 0; c < count; c++) {
+        out[c] = edgeq_mean_code(l, sum[c]);
+    }
 }
 
 EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out, int32_t is_mean)
@@ -63,10 +86,14 @@ EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t 
             const int32_t columns =
                 edgeq_inside(ox * l->stride_w - l->pad_left, l->kernel_w, l->dilation_w, l->in_w, &ix);
             const int8_t *from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
-            for (int32_t c = 0; c < l->in_c; c++) {
-                *out++ = is_mean ? edgeq_mean_code(l, from + c, rows, columns)
-                                 : edgeq_largest(l, from + c, rows, columns);
+            for (int32_t c = 0; c < l->in_c; c += is_mean ? 4 : 1) {
+                if (is_mean) {
+                    edgeq_mean_codes(l, from + c, rows, columns, l->in_c - c < 4 ? l->in_c - c : 4, out + c);
+                } else {
+                    out[c] = edgeq_largest(l, from + c, rows, columns);
+                }
             }
+            out += l->in_c;
         }
     }
 }

@@ -19,8 +19,10 @@ from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
 from edgeq.flow.bench import BenchRequest, bench_artifact
+from edgeq.ir import ops as o
 from edgeq.runtimes.native import read_folder
 from tests.c_nets import folder_of, small_network, target
+from tests.quantized import Net
 
 TARGET_OF = {
     "rv32imc-sim": "rv32imc-int8",
@@ -67,6 +69,22 @@ def test_outputs_equal_the_reference_and_counts_repeat(name: str, folders: dict[
     assert first.ram_bytes == document["arena_bytes"] + first.stack_bytes
 
 
+@pytest.mark.parametrize("board_name", ["cortex-m4-sim", "cortex-m55-sim"])
+@pytest.mark.parametrize("width", [5, 124, 140])
+def test_depthwise_planes_of_any_width(width: int, board_name: str, tmp_path: Path) -> None:
+    board = installed(find_board(board_name))
+    n = Net(1, 3, 6, width)
+    weight = n.reals(3, 1, 3, 3, spread=0.4)
+    y = n.add(o.Conv("x", weight, n.reals(3), "depthwise", (1, 1), (1, 1, 1, 1), groups=3))
+    strided = n.reals(3, 1, 3, 3, spread=0.4)
+    z = n.add(o.Conv(y, strided, n.reals(3), "strided", (2, 2), (0, 1, 1, 0), groups=3))
+    folder_of(n.graph(n.conv(z, 5, "out", kernel=1)), target(TARGET_OF[board_name]), tmp_path / "out")
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    (codes,) = found.outputs.values()
+    assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
+    assert len(np.unique(codes)) > 20
+
+
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
 def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> None:
     pytest.importorskip("unicorn")
@@ -111,6 +129,13 @@ def test_a_result_that_differs_ends_with_exit_code_5(folders: dict[str, Path], t
     (copy / "net_model.c").write_text(source.replace(".stride_w = 2", ".stride_w = 1", 1))
     report = bench_artifact(BenchRequest(copy, ("rv32imc-sim",)))
     assert report.exit == 5 and any("NOT equal" in note for note in report.notes)
+
+
+def test_a_program_that_does_not_fit_is_refused(folders: dict[str, Path]) -> None:
+    board = installed(find_board("rv32imc-sim"))
+    for limits in ({"flash_bytes": 4096}, {"ram_bytes": 4096}):
+        with pytest.raises(BoardError, match="does not fit"):
+            measure(replace(board, **limits), folders["rv32imc-sim"], golden(folders["rv32imc-sim"]))  # type: ignore[arg-type]
 
 
 def test_errors_are_typed(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -11,14 +11,15 @@
 EDGEQ_INLINE int32x4_t edgeq_requantize_4(
     int32x4_t sum, int32x4_t multiplier, int32x4_t offset, int32x4_t shift, const edgeq_output *o)
 {
-    sum = o->factor == 1 ? sum : vmulq_n_s32(sum, o->factor);
-    sum = vmulhq_s32(sum, multiplier);
+    const int32x4_t right = vnegq_s32(shift);
+    sum = o->factor == EDGEQ_USUAL_FACTOR ? sum : vmulq_n_s32(sum, o->factor / EDGEQ_USUAL_FACTOR);
 #ifdef EDGEQ_GEMMLOWP
-    sum = vrshrq_n_s32(sum, 1);
-    const mve_pred16_t tie = vcmpltq_n_s32(sum, 0) & vcmpneq_n_s32(shift, 0);
-    sum = vaddq_m_n_s32(sum, sum, -1, tie);
+    sum = vqrdmulhq_s32(sum, multiplier);
+    sum = vaddq_s32(sum, vshrq_n_s32(vandq_s32(sum, right), 31)); /* ties away from zero, where there is a shift */
+#else
+    sum = vmulhq_s32(sum, multiplier);
 #endif
-    sum = vshlq_s32(vaddq_s32(sum, offset), vnegq_s32(shift));
+    sum = vshlq_s32(vaddq_s32(sum, offset), right);
     return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(o->low)), vdupq_n_s32(o->high));
 }
 

@@ -1,0 +1,31 @@
+/* What follows a convolution, on the codes of one pixel, in portable C: a table of a function, then a residual. */
+#ifndef EDGEQ_FINISH_H
+#define EDGEQ_FINISH_H
+
+#include "edgeq_bytes.h"
+
+/* A residual: out = requantize(own[code] + other[addend]), in 32 bits, elementwise. */
+typedef struct {
+    const int32_t *own, *other; /* one entry per code, from -128 on */
+    edgeq_channel channel;
+    edgeq_output output;
+} edgeq_sum;
+
+EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, int8_t *codes,
+    const int8_t *addend, int8_t *out)
+{
+    for (int32_t c = 0; table && c < count; c++) {
+        codes[c] = table[codes[c] + 128];
+    }
+    if (!sum) {
+        edgeq_copy(out, codes, count);
+        return;
+    }
+    const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
+    for (int32_t c = 0; c < count; c++) {
+        const int32_t total = s.own[codes[c] + 128] + s.other[addend[c] + 128];
+        out[c] = (int8_t)edgeq_requantize(total, &s.channel, &s.output);
+    }
+}
+
+#endif

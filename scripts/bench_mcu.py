@@ -1,0 +1,119 @@
+"""The work of scripts/bench-mcu: export, simulate, compare, print one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from edgeq.errors import EdgeqError
+from edgeq.flow.bench import BenchRequest, bench_artifact
+from edgeq.flow.export import ExportRequest, export_model
+
+MODELS = {
+    "ic": "ic/pretrainedResnet_quant.tflite",
+    "vww": "vww/vww_96_int8.tflite",
+    "kws": "kws/kws_ref_model.tflite",
+    "ad": "ad/ad01_int8.tflite",
+}
+CORES = {
+    "rv32imc-int8": "rv32imc-sim",
+    "cortex-m4-int8": "cortex-m4-sim",
+    "cortex-m7-int8": "cortex-m7-sim",
+    "cortex-m55-int8": "cortex-m55-sim",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Instructions per inference and arena bytes of another runtime: GCC 12 -O2, the same simulators."""
+
+    name: str
+    instructions: dict[str, float]
+    arena: dict[str, int]
+
+
+PEERS = {
+    "rv32imc-sim": [
+        Peer(
+            "TFLM reference",
+            {"ic": 126.97e6, "vww": 114.00e6, "kws": 45.59e6, "ad": 2.510e6},
+            {"ic": 54364, "vww": 100668, "kws": 22780, "ad": 2380},
+        ),
+        Peer(
+            "TFLM + muRISCV-NN",
+            {"ic": 54.73e6, "vww": 45.28e6, "kws": 15.13e6, "ad": 1.341e6},
+            {"ic": 55020, "vww": 100716, "kws": 22828, "ad": 2684},
+        ),
+    ],
+    "cortex-m4-sim": [
+        Peer(
+            "TFLM + CMSIS-NN",
+            {"ic": 29.86e6, "vww": 24.10e6, "kws": 7.70e6, "ad": 0.583e6},
+            {"ic": 54996, "vww": 100708, "kws": 22820, "ad": 2580},
+        ),
+    ],
+    "cortex-m7-sim": [
+        Peer("TFLM + CMSIS-NN", {"ic": 30.02e6, "vww": 24.03e6, "kws": 7.64e6, "ad": 0.583e6}, {}),
+    ],
+    "cortex-m55-sim": [
+        Peer(
+            "TFLM + CMSIS-NN",
+            {"ic": 4.914e6, "vww": 6.559e6, "kws": 1.815e6, "ad": 0.286e6},
+            {"ic": 54996, "vww": 100756, "kws": 27300, "ad": 5172},
+        ),
+    ],
+}
+
+
+def measured(model: Path, target: str, board: str) -> tuple[dict[str, float], int]:
+    """Figures of one model on one core, and the exit code."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "out"
+        exported = export_model(ExportRequest(str(model), target, out=folder))
+        report = bench_artifact(BenchRequest(folder, (board,)))
+    return {row.metric: row.value for row in report.rows}, max(exported.exit, report.exit)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; the exit code is 5 if a result differed."""
+    default = os.environ.get("EDGEQ_REAL")
+    if not arguments and not default:
+        print("bench-mcu: give the folder of the models, or set EDGEQ_REAL", file=sys.stderr)
+        return 2
+    root = Path(arguments[0]) if arguments else Path(str(default)) / "mlperf_tiny"
+    table = Table(
+        "core", "model", "runtime", "instructions", "per MAC", "of peer", "code B", "constants B", "arena B", "stack B"
+    )
+    code = 0
+    for target, board in CORES.items():
+        for name, file in MODELS.items():
+            found, exit_code = measured(root / file, target, board)
+            code = max(code, exit_code)
+            table.add_row(
+                board, name, "edgeq", f"{found['instructions']:,.0f}", f"{found['instructions_per_mac']:.3f}", "",
+                *(f"{found[metric]:,.0f}" for metric in ("code_bytes", "constant_bytes", "arena_bytes", "stack_bytes")),
+            )  # fmt: skip
+            for peer in PEERS[board]:
+                count, arena = peer.instructions[name], peer.arena.get(name)
+                table.add_row(
+                    "", "", peer.name, f"{count:,.0f}", f"{count / found['macs']:.3f}",
+                    f"{found['instructions'] / count:.2f}", "", "", f"{arena:,}" if arena else "", "",
+                )  # fmt: skip
+            print(json.dumps({"core": board, "model": name, **found}), file=sys.stderr)
+    Console(width=140).print(table)
+    return code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except EdgeqError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
