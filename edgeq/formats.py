@@ -117,6 +117,7 @@ class Codebook:
 Format = Real | Int | Fixed | Float | Codebook
 
 REAL = Real()
+INT4_NARROW = Int(4, narrow=True)
 INT8 = Int(8)
 INT8_NARROW = Int(8, narrow=True)
 UINT8 = Int(8, signed=False)

@@ -6,16 +6,18 @@ rounding rule of its runtime, and how closely the artifact must agree with the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8, Int
+from edgeq.formats import INT4_NARROW, INT8, INT8_NARROW, INT16, UINT8, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx"]
-Runtime = Literal["tensorrt", "onnxruntime"]
+Emitter = Literal["onnx", "tflite"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert"]
 Precision = Literal["fp32", "fp16", "int8"]
+Kernels = Literal["exact", "tflite"]
+Ports = Literal["real", "codes"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges.
+    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
+    operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `ports` are what the file takes
+    and gives: reals, or codes where its inputs and outputs have them.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Target:
     sufficient_db: float = 50.0
     estimator: str = "auto"
     rounding: o.Rounding = "fp32rne"
+    kernels: Kernels = "exact"
+    ports: Ports = "real"
     integer_ops: frozenset[type[o.Op]] = frozenset()
     aliases: tuple[str, ...] = ()
 
@@ -86,6 +92,30 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
 )  # fmt: skip
+
+# LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
+TFLITE_OPS = INTEGER_OPS | {o.Softmax}
+
+
+def tflite_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for integer TFLite files; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        summary,
+        emitter="tflite",
+        runtime="litert",
+        precision="int8",
+        agreement=Agreement(equal_share=0.999),  # of LiteRT's reference kernels
+        wide=INT8,
+        symmetric=False,
+        same_scale_concat=True,  # QUANTIZE in front of each operand costs time and, in XNNPACK, a code in five
+        kernels="tflite",
+        rounding="gemmlowp2",
+        decomposed=("silu",),
+        integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
 
 TARGETS: tuple[Target, ...] = (
     Target(
@@ -137,6 +167,43 @@ TARGETS: tuple[Target, ...] = (
         "ONNX in float for ONNX Runtime",
         emitter="onnx",
         runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    tflite_target(
+        "tflite-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on any CPU",
+        aliases=("tflite", "litert"),
+    ),
+    tflite_target(
+        "rpi-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on a Raspberry Pi",
+        aliases=("rpi", "raspberry-pi"),
+    ),
+    tflite_target(
+        "rpi-w8a16",
+        "TFLite with INT16 activations and INT8 weights: more exact, without XNNPACK's speed",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+    ),
+    tflite_target(
+        "rpi-w4a8",
+        "TFLite with INT8 activations and INT4 weights: half the size",
+        weight=INT4_NARROW,
+    ),
+    tflite_target(
+        "mcu-tflite-int8",
+        "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
+        ports="codes",
+        aliases=("tflm",),
+    ),
+    Target(
+        "tflite-fp32",
+        "TFLite in float for LiteRT",
+        emitter="tflite",
+        runtime="litert",
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from hypothesis import strategies as st
 
-from edgeq.formats import BOOL, INDEX, INT32, REAL, Fixed, Format, Int, code_range, level_range
+from edgeq.formats import BOOL, INDEX, INT8, INT32, REAL, Fixed, Format, Int, code_range, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.fit import problems
 from edgeq.ir.graph import Array, Editor, Graph, Type
@@ -97,13 +97,19 @@ class _IntegerNet(Draws):
             self.pool.append(name)
         else:
             self.editor.types[name] = Type(shape)
-            self.pool.append(self.add(o.Quantize(name, self.name()), type_))
+            ties: o.Ties = "away" if isinstance(type_.format, Int | Fixed) and self.chance() else "even"
+            self.pool.append(self.add(o.Quantize(name, self.name(), ties), type_))
         self.editor.inputs = (*self.editor.inputs, name)
 
     # --- accumulators -----------------------------------------------------------------------------------------
 
-    def accumulate(self, op: o.Op, scale: tuple[float, ...], bound: int, axis: int | None = None) -> None:
-        """Append an operator with an accumulator for levels up to `bound`, and bring it back to few bits."""
+    def accumulate(
+        self, op: o.Op, scale: tuple[float, ...], bound: int, axis: int | None = None, divisor: int = 1
+    ) -> None:
+        """Append an operator with an accumulator for levels up to `bound`, and bring it back to few bits.
+
+        With a divisor it is a sum of so many levels, which may become their mean.
+        """
         (shape,) = result_shapes(op, self.shape)
         assert not list(problems(op, self.shape)), op
         if math.prod(shape) > LARGEST_VALUE:
@@ -112,7 +118,8 @@ class _IntegerNet(Draws):
         format_ = Int(self.one_of(max(32, bits), bits))
         acc = self.add(op, Type(shape, format_, scale, axis=axis if len(scale) > 1 else None))
         self.peaks[acc] = bound
-        self.pool.append(self.requantize(acc, self.target_type(acc)))
+        summed = divisor > 1 and self.chance()
+        self.pool.append(self.divide(acc, divisor) if summed else self.requantize(acc, self.target_type(acc)))
         if self.chance():
             self.loose[acc] = None
 
@@ -149,6 +156,13 @@ class _IntegerNet(Draws):
         )
         self.peaks[out] = min(peak(to), math.ceil(bound * max(ratios) * 1.001) + 4)
         return out
+
+    def divide(self, x: o.Value, divisor: int) -> o.Value:
+        """The mean of a sum of `divisor` levels as codes of 8 bits."""
+        zero_point = self.integer(-128, 127)
+        low = self.integer(-128, 0)
+        type_ = Type(self.shape(x), INT8, (self.type(x).scale[0] * divisor,), zero_point)
+        return self.add(o.DivideCodes(x, self.name(), divisor, low, self.integer(low, 127)), type_)
 
     def weight(self, shape: Shape, axis: int, per_channel: bool) -> tuple[o.Value, Type]:
         type_ = self.random_type(shape, WEIGHT_FORMATS)
@@ -241,16 +255,17 @@ class _IntegerNet(Draws):
         padding = (min(padding[0], kernel[0] - 1), min(padding[1], kernel[1] - 1), 0, 0)
         op = o.AveragePool(x, self.name(), kernel, stride, padding)
         taps = math.prod(kernel)
-        self.accumulate(op, (self.type(x).scale[0] / taps,), taps * peak(self.type(x)))
+        self.accumulate(op, (self.type(x).scale[0] / taps,), taps * peak(self.type(x)), divisor=taps)
 
     def mean(self, x: o.Value) -> None:
         axes = self.axes()
         taps = math.prod(self.shape(x)[axis] for axis in axes)
-        self.accumulate(o.Mean(x, self.name(), axes), (self.type(x).scale[0] / taps,), taps * peak(self.type(x)))
+        op, bound = o.Mean(x, self.name(), axes), taps * peak(self.type(x))
+        self.accumulate(op, (self.type(x).scale[0] / taps,), bound, divisor=taps)
 
     def interpolate(self, x: o.Value) -> None:
         op = self.resize(self.shape(x), x, self.name(), "linear")
-        self.accumulate(op, (self.type(x).scale[0] * 2.0**-20,), peak(self.type(x)) << 20)
+        self.accumulate(op, (self.type(x).scale[0] * 2.0**-20,), peak(self.type(x)) << 20, divisor=1 << 20)
 
     def move(self, x: o.Value) -> None:
         """An operator that moves or selects codes."""

@@ -5,6 +5,7 @@ Nothing here uses torch, numpy or the code under test. The rounding rules follow
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from fractions import Fraction
 from functools import cache
@@ -40,6 +41,12 @@ def divide_by_power_of_two(x: int, exponent: int) -> int:
 def saturated(x: int) -> int:
     """x moved into int32."""
     return min(max(x, INT32_MIN), INT32_MAX)
+
+
+def rounded_away(x: Fraction) -> int:
+    """round(x), ties away from zero."""
+    whole = math.floor(abs(x) + Fraction(1, 2))
+    return whole if x >= 0 else -whole
 
 
 def half_even(numerator: int, shift: int) -> int:
@@ -79,6 +86,10 @@ def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
     if rounding == "single":
         total = 31 - shift
         return (x * multiplier + (1 << (total - 1))) >> total
+    if rounding == "single15":
+        total, few_bits = 15 - shift, min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1)
+        scaled = Fraction(x * few_bits) / Fraction(2) ** total
+        return math.floor(scaled + Fraction(1, 2))
     if rounding == "fp32rne":
         product = to_significant(to_significant(x, 24) * to_significant(multiplier, 24), 24)
         return half_even(product, 31 - shift)

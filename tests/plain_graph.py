@@ -100,7 +100,7 @@ class Evaluator:
                 return self.reduce(op)
             case o.Resize():
                 return self.nearest(op) if op.mode == "nearest" else self.linear_resize(op)
-            case o.Quantize() | o.Dequantize() | o.Requantize() | o.Lookup():
+            case o.Quantize() | o.Dequantize() | o.Requantize() | o.DivideCodes() | o.Lookup():
                 return self.recode(op)
             case o.Pad():
                 return self.pad(op)
@@ -235,7 +235,7 @@ class Evaluator:
             last = x.shape[2 + axis] - 1
             position = min(max(self.positions(op, axis)[out], 0.0), float(last))
             first = math.floor(position)
-            upper = round((position - first) * 1024)
+            upper = math.ceil((position - first) * 1024 - 0.5 - 1e-6)  # ties downward
             return [(first, 1024 - upper), (min(first + 1, last), upper)]
 
         def at(index: Index) -> Number:
@@ -245,7 +245,9 @@ class Evaluator:
 
         return at
 
-    def recode(self, op: o.Quantize | o.Dequantize | o.Requantize | o.Lookup) -> Callable[[Index], Number]:
+    def recode(
+        self, op: o.Quantize | o.Dequantize | o.Requantize | o.DivideCodes | o.Lookup
+    ) -> Callable[[Index], Number]:
         x, from_type, to = self.values[op.x], self.type(op.x), self.type(op.out)
 
         def channel(index: Index, entries: int) -> int:
@@ -255,6 +257,8 @@ class Evaluator:
             match op:
                 case o.Quantize():
                     ratio = plain.float32(x[index] / plain.float32(to.scale[0]))
+                    if op.ties == "away":
+                        ratio = Fraction(plain.rounded_away(ratio))
                     return plain.encoded(to.format, ratio, to.zero_point)
                 case o.Lookup():
                     first = plain.ends(from_type.format)[0]
@@ -263,6 +267,9 @@ class Evaluator:
             if isinstance(op, o.Dequantize):
                 scale = from_type.scale[channel(index, len(from_type.scale))]
                 return plain.float32(plain.float32(level) * plain.float32(scale))
+            if isinstance(op, o.DivideCodes):
+                code = plain.rounded_away(Fraction(level, op.divisor) + to.zero_point)
+                return min(max(code, op.low), op.high)
             c = channel(index, len(op.multiplier))
             code = plain.requantized(level, op.multiplier[c], op.shift[c], op.rounding) + to.zero_point
             return min(max(code, op.low), op.high)

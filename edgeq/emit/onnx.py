@@ -48,7 +48,7 @@ def emit(
     UnsupportedError for what ONNX cannot hold, naming the value, and OutputError if the folder cannot be written;
     nothing is left behind then.
     """
-    runtime = target.runtime
+    runtime: Runtime = "tensorrt" if target.runtime == "tensorrt" else "onnxruntime"
     name = f"{stem}_int8.onnx" if target.is_integer else f"{stem}.onnx"
     model, tensors = build_model(graph, runtime)
     set_properties(model, {**metadata, **_own_properties(graph, target, manifest)})

@@ -37,7 +37,7 @@ def write_op(op: o.Op, w: Writer) -> None:
             w.quantize(w.real(op.x), op.out)
         case o.Quantize() | o.Dequantize():
             w.same_as(op.out, op.x)
-        case o.Requantize():
+        case o.Requantize() | o.DivideCodes():
             _requantize(op, w)
         case o.Lookup():
             w.finish(op.out, write_function(op.function, w.real(op.x), w.result_name(op.out), w))
@@ -47,7 +47,7 @@ def write_op(op: o.Op, w: Writer) -> None:
             write_reals(op, w)
 
 
-def _requantize(op: o.Requantize, w: Writer) -> None:
+def _requantize(op: o.Requantize | o.DivideCodes, w: Writer) -> None:
     to = w.type(op.out)
     if is_narrow(to):
         if w.runtime == "onnxruntime" and _is_left_to_concat(op, w):
@@ -63,7 +63,7 @@ def _requantize(op: o.Requantize, w: Writer) -> None:
         w.tensors[op.out] = clamped
 
 
-def _is_left_to_concat(op: o.Requantize, w: Writer) -> bool:
+def _is_left_to_concat(op: o.Requantize | o.DivideCodes, w: Writer) -> bool:
     """Whether a concatenation, which ONNX Runtime requantizes by table, can do this requantization on its way."""
     readers = w.graph.consumers.get(op.out, ())
     full = (op.low, op.high) == code_range(w.type(op.out).format)

@@ -85,7 +85,7 @@ def _write(op: o.Op, out: Tensor, others: list[Tensor], w: Writer) -> None:
             | o.Gather() | o.GatherElements()
         ):  # fmt: skip
             write_movement(op, out, [w.real(value) for value in o.operands(op)], w)
-        case o.Quantize() | o.Dequantize() | o.Requantize() | o.Lookup():
+        case o.Quantize() | o.Dequantize() | o.Requantize() | o.DivideCodes() | o.Lookup():
             raise TypeError(f"{type(op).__name__} acts on codes")
         case _:
             assert_never(op)

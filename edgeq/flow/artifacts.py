@@ -18,6 +18,8 @@ def emitter_of(target: Target) -> Emit:
     match target.emitter:
         case "onnx":
             from edgeq.emit.onnx import emit
+        case "tflite":
+            from edgeq.emit.tflite import emit
     return emit
 
 
@@ -27,7 +29,13 @@ def _onnx(path: Path, threads: int | None) -> Runtime:
     return OnnxRuntime(path, threads=threads)
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx}
+def _litert(path: Path, threads: int | None) -> Runtime:
+    from edgeq.runtimes.litert import LiteRtRuntime
+
+    return LiteRtRuntime(path, threads=threads)
+
+
+_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx, ".tflite": _litert}
 
 
 def open_runtime(path: Path, threads: int | None = None) -> Runtime:

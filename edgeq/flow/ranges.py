@@ -123,13 +123,19 @@ def choose_ranges(
     `only` limits the work to some classes.
     """
     per_class = _class_statistics(structure, statistics)
+    fixed = [
+        ChosenRange(key, *grid, str(structure.formats[key]), "prescribed")
+        for key, grid in structure.fixed.items()
+        if only is None or key in only
+    ]
+    per_class = {key: item for key, item in per_class.items() if key not in structure.fixed}
     sites = {key: _site(structure, key, target) for key in per_class if only is None or key in only}
     if not sites:
-        return []
+        return fixed
     if estimator == AUTO:
-        return _by_output_noise(structure, sites, per_class, calibration, progress)
+        return fixed + _by_output_noise(structure, sites, per_class, calibration, progress)
     named = parse_estimator(estimator)
-    chosen = []
+    chosen = fixed
     for key, site in sites.items():
         wide = site.format.bits > target.narrow.bits
         used = MinMax(WIDE_HEADROOM) if wide else named

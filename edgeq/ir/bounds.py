@@ -144,17 +144,34 @@ def _scaled(x: Interval, count: int) -> Interval:
 def _requantized(op: o.Requantize, x: Interval, zero_point: int) -> Interval:
     """The clamp of `op`, tightened by its image.
 
-    With y = floor(x ratio), every rounding rule stays within 2 + |y| 2^-22 of [y, y + 1].
+    With y = floor(x ratio), single15 stays within 2 + |y| 2^-14 of [y, y + 1], every other rule within 2 + |y| 2^-22.
     """
     images = []
+    precision = 14 if op.rounding == "single15" else 22
     for multiplier, shift in zip(op.multiplier, op.shift, strict=True):
         for level in x:
             y = (level * multiplier) >> (31 - shift)
-            margin = 2 + (abs(y) >> 22)
+            margin = 2 + (abs(y) >> precision)
             images.append((y - margin, y + 1 + margin))
     low, high = union(images)
     clamp_low, clamp_high = op.low - zero_point, op.high - zero_point
     return min(max(low, clamp_low), clamp_high), max(min(high, clamp_high), clamp_low)
+
+
+def _divided(op: o.DivideCodes, x: Interval, zero_point: int) -> Interval:
+    """The clamp of `op`, tightened by its image."""
+    low, high = (divided_away(level + op.divisor * zero_point, op.divisor) for level in x)
+    return min(max(low, op.low), op.high) - zero_point, max(min(high, op.high), op.low) - zero_point
+
+
+def divided_away(numerator: int, divisor: int) -> int:
+    """round(numerator / divisor), ties away from zero.
+
+    >>> divided_away(5, 2), divided_away(-5, 2), divided_away(4, 3)
+    (3, -3, 1)
+    """
+    magnitude = (2 * abs(numerator) + divisor) // (2 * divisor)
+    return magnitude if numerator >= 0 else -magnitude
 
 
 def _looked_up(graph: Graph, op: o.Lookup, x: Interval) -> Interval:
@@ -213,6 +230,8 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
             return level_range(types[op.out].format, types[op.out].zero_point)
         case o.Requantize():
             return _requantized(op, bound(op.x), types[op.out].zero_point)
+        case o.DivideCodes():
+            return _divided(op, bound(op.x), types[op.out].zero_point)
         case o.Lookup():
             return _looked_up(graph, op, bound(op.x))
         case _:

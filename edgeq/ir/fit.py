@@ -217,6 +217,8 @@ def problems(op: o.Op, shape: Callable[[o.Value], Shape]) -> Problems:
             return _broadcasts("x", shape(op.x), op.shape)
         case o.Transpose():
             return _transpose(shape(op.x), op.permutation)
+        case o.DivideCodes():
+            return iter([] if op.divisor >= 1 else [f"divisor {op.divisor} is not positive"])
         case o.Lookup():
             return _rank("table", shape(op.table), 1)
         case (

@@ -118,7 +118,7 @@ def result_shapes(op: o.Op, shape: Callable[[o.Value], Shape]) -> tuple[Shape, .
             return result, result
         case (
             o.Apply() | o.ChannelAffine() | o.Softmax() | o.LayerNorm() | o.GroupNorm() | o.Cast()
-            | o.Quantize() | o.Dequantize() | o.Requantize() | o.Lookup()
+            | o.Quantize() | o.Dequantize() | o.Requantize() | o.DivideCodes() | o.Lookup()
         ):  # fmt: skip
             return (shape(op.x),)
         case _:

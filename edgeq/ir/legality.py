@@ -54,11 +54,15 @@ class _Codes:
                 yield from self._interpolated(op)
             case o.Requantize():
                 yield from self._requantize(op)
+            case o.DivideCodes():
+                yield from self._divide_codes(op)
             case o.Lookup():
                 yield from self._lookup(op)
             case o.Quantize():
                 yield from self._real(op.x)
                 yield from self._codes(op.out)
+                if op.ties == "away" and not isinstance(self.types[op.out].format, Int | Fixed):
+                    yield f"ties away from zero need integer codes, not {self.types[op.out].format}"
             case o.Dequantize():
                 yield from self._codes(op.x)
                 yield from self._real(op.out)
@@ -190,6 +194,17 @@ class _Codes:
         for scale, multiplier, shift in zip(x.scale, op.multiplier, op.shift, strict=True):
             yield from _ratio_problems(scale / out.scale[0], multiplier, shift)
 
+    def _divide_codes(self, op: o.DivideCodes) -> Problems:
+        yield from self._one_scale(op.x, op.out)
+        x, out = self.types[op.x], self.types[op.out]
+        if not isinstance(out.format, Int) or not is_codes(out) or not is_codes(x):
+            yield f"{op.out!r} must be integer codes, not {out}"
+            return
+        if not code_range(out.format)[0] <= op.low <= op.high <= code_range(out.format)[1]:
+            yield f"clamp [{op.low}, {op.high}] is not within {out.format}"
+        if not _close(out.scale[0], x.scale[0] * op.divisor):
+            yield f"{op.out!r} has scale {out.scale[0]!r}, but {op.divisor} times that of {op.x!r} is another"
+
     def _lookup(self, op: o.Lookup) -> Problems:
         yield from self._one_scale(op.x)
         yield from self._codes(op.out)
@@ -208,7 +223,7 @@ def _ratio_problems(ratio: float, multiplier: int, shift: int) -> Problems:
     if (multiplier, shift) == (0, 0):
         if ratio >= 2.0**-32:
             yield f"multiplier 0 for the scale ratio {ratio!r}"
-    elif not (1 << 30 <= multiplier < 1 << 31 and -31 <= shift <= 30):
+    elif not (1 << 29 <= multiplier < 1 << 31 and -31 <= shift <= 30):
         yield f"multiplier {multiplier} or shift {shift} is out of range"
     elif not _close(math.ldexp(multiplier, shift - 31), ratio, RATIO_TOLERANCE):
         yield f"multiplier {multiplier} and shift {shift} are not the scale ratio {ratio!r}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 Value = str
 Pair = tuple[int, int]
@@ -27,10 +27,11 @@ BinaryName = Literal[
     "div", "pow", "maximum", "minimum", "mod", "equal", "less", "less_equal", "greater", "greater_equal", "and", "or"
 ]
 ReduceName = Literal["sum", "max", "min", "l2"]
-Rounding = Literal["gemmlowp2", "single", "fp32rne", "fc-float"]
+Rounding = Literal["gemmlowp2", "single", "single15", "fp32rne", "fc-float"]
 ResizeMode = Literal["nearest", "linear", "cubic"]
 Coordinates = Literal["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
 NumberKind = Literal["real", "index", "bool"]
+Ties = Literal["even", "away"]
 NearestRounding = Literal["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
 
 
@@ -243,7 +244,8 @@ class Reduce:
 class Resize:
     """Resample the last two axes to `size`; `scale` (in output pixels per input pixel) sets the coordinate map.
 
-    On levels, linear weights are rounded to multiples of 2^-10 per axis and the scale is s_x 2^-20; nearest is exact.
+    On levels, linear weights are rounded to multiples of 2^-10 per axis (ties give the nearer pixel more) and the
+    scale is s_x 2^-20; nearest is exact.
     `cubic` uses the Keys kernel with a = -0.75 and exists on reals only.
     """
 
@@ -377,10 +379,11 @@ class Cast:
 
 @dataclass(frozen=True)
 class Quantize:
-    """real -> codes of the result's type: nearest level of x / scale, ties to even, saturating."""
+    """real -> codes of the result's type: nearest level of x / scale, saturating; ties to even or away from zero."""
 
     x: Value
     out: Value
+    ties: Ties = "even"
 
 
 @dataclass(frozen=True)
@@ -395,7 +398,7 @@ class Dequantize:
 class Requantize:
     """Codes of one integer scale to another: clamp(round(level multiplier 2^(shift - 31)) + zero point, low, high).
 
-    `multiplier` (31 significant bits) and `shift` have one entry or one per channel of the operand's axis;
+    `multiplier` (30 or 31 significant bits) and `shift` have one entry or one per channel of the operand's axis;
     `rounding` names the exact rule (edgeq/reference/arithmetic.py). low and high are codes.
     """
 
@@ -404,6 +407,21 @@ class Requantize:
     multiplier: Ints
     shift: Ints
     rounding: Rounding
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class DivideCodes:
+    """A sum of `divisor` levels to their mean, rounded as a code; scale divisor s_x.
+
+    clamp(round((level + divisor z) / divisor), low, high) with the result's zero point z, ties away from zero. The
+    rule of TFLite's average pooling and bilinear resize, which work on codes as if they were levels.
+    """
+
+    x: Value
+    out: Value
+    divisor: int
     low: int
     high: int
 
@@ -421,9 +439,11 @@ class Lookup:
 Op = (
     Conv | ConvTranspose | Linear | MatMul | Add | Sub | Mul | Binary | Apply | ChannelAffine | Softmax | LayerNorm
     | GroupNorm | MaxPool | AveragePool | Mean | Reduce | Resize | Concat | Slice | Pad | Reshape | Transpose | Expand
-    | Gather | GatherElements | TopK | ArgMax | Where | Cast | Quantize | Dequantize | Requantize | Lookup
+    | Gather | GatherElements | TopK | ArgMax | Where | Cast | Quantize | Dequantize | Requantize | DivideCodes
+    | Lookup
 )  # fmt: skip
 
+AnyOp = TypeVar("AnyOp", bound=Op)
 OPS: tuple[type[Op], ...] = get_args(Op)
 _VALUE_TYPES = ("Value", "Value | None", "tuple[Value, ...]")
 
@@ -453,7 +473,9 @@ def attributes(op: Op) -> dict[str, object]:
     return {f.name: getattr(op, f.name) for f in fields(op) if f.type not in _VALUE_TYPES}
 
 
-def rename(op: Op, new_name: Callable[[Value], Value], *, where: Literal["operands", "results", "both"] = "both") -> Op:
+def rename(
+    op: AnyOp, new_name: Callable[[Value], Value], *, where: Literal["operands", "results", "both"] = "both"
+) -> AnyOp:
     """`op` with its value names mapped through `new_name`."""
     changed: dict[str, object] = {}
     for field in fields(op):

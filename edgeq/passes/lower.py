@@ -7,6 +7,7 @@ accumulator is `name.acc`, a quantized copy of a real value `name.q`, a dequanti
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, count
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, dec
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import accumulates, level_bounds, partial_sums, signed_bits
 from edgeq.ir.graph import Array, Editor, Graph, Type
+from edgeq.ir.rename import renamed
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
 from edgeq.quantize.structure import moves_codes
+from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
 
@@ -32,10 +35,12 @@ def _float32(scale: float) -> float:
 class _Lowering:
     def __init__(self, graph: Graph, plan: Plan) -> None:
         self.graph, self.plan, self.structure = graph, plan, plan.structure
+        self.tflite = plan.kernels == "tflite"
         self.editor = Editor(graph.name, graph.inputs, {v: graph.types[v] for v in graph.inputs})
         self.codes: dict[o.Value, o.Value] = {}
         self.reals: dict[o.Value, o.Value] = {value: value for value in graph.inputs}
         self.accumulators: dict[o.Value, o.Value] = {}
+        self.accumulating: dict[o.Value, tflite.Accumulating] = {}
 
     def run(self) -> Graph:
         # Names of the real graph are reserved, so that every value can keep its own.
@@ -74,7 +79,8 @@ class _Lowering:
                 self.codes[value] = self._constant(f"{value}.q", codes, type_)
             else:
                 name = self.editor.fresh(f"{value}.q")
-                self.codes[value] = self.editor.append(o.Quantize(self.real(value), name), type_)
+                ties: o.Ties = "away" if self.tflite else "even"
+                self.codes[value] = self.editor.append(o.Quantize(self.real(value), name, ties), type_)
         return self.codes[value]
 
     def _constant(self, name: str, codes: Array, type_: Type) -> o.Value:
@@ -88,6 +94,10 @@ class _Lowering:
         return self.editor.append(o.Dequantize(codes, result), Type(self.type(codes).shape))
 
     def _requantize(self, x: o.Value, to: Type, name: str, low: int | None = None, high: int | None = None) -> o.Value:
+        if self.tflite:
+            if x in self.accumulating:
+                return tflite.settle(self.editor, self.accumulating[x], x, to, name, low, high)
+            return tflite.recode(self.editor, x, to, name, low, high)
         from_type = self.type(x)
         ratios = [quantize_multiplier(_float32(scale / to.scale[0])) for scale in from_type.scale]
         multiplier, shift = zip(*ratios, strict=True)
@@ -104,6 +114,11 @@ class _Lowering:
 
     def _integer(self, op: o.Op) -> None:
         match op:
+            case o.Softmax():
+                out = self.plan.types[op.out]
+                self.codes[op.out] = tflite.softmax(self.editor, self.code(op.x), op.axis, out, op.out)
+            case _ if self.tflite and accumulates(op) and not isinstance(op, o.Conv | o.ConvTranspose | o.Linear):
+                self._accumulate_as_tflite(op)
             case o.Conv() | o.ConvTranspose() | o.Linear():
                 self._weighted(op)
             case o.MatMul() | o.Mul():
@@ -130,6 +145,17 @@ class _Lowering:
         acc = self.editor.fresh(f"{result}.acc")
         op = o.rename(op, lambda _: acc, where="results")
         self.editor.append(op, Type(self.graph.types[result].shape, INT32, scale, axis=axis))
+        if isinstance(op, tflite.Accumulating):
+            self.accumulating[acc] = op
+        self._settle(acc, result)
+
+    def _accumulate_as_tflite(self, op: o.Op) -> None:
+        result = o.results(op)[0]
+        operands = {value: self.code(value) for value in o.operands(op)}
+        on_codes = o.rename(op, operands.__getitem__, where="operands")
+        assert isinstance(on_codes, tflite.Accumulating), op
+        acc = tflite.accumulate(self.editor, on_codes, f"{result}.acc")
+        self.accumulating[acc] = on_codes
         self._settle(acc, result)
 
     def _settle(self, acc: o.Value, result: o.Value) -> None:
@@ -203,7 +229,7 @@ class _Lowering:
             return
         assert to is not None, op
         x = self.code(op.x)
-        entries = tabulate(op.function, self.type(x), to)
+        entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
 
@@ -213,7 +239,7 @@ class _Lowering:
             real = self._dequantize(acc, self.editor.fresh(op.x))
             self.reals[op.out] = self.editor.append(o.Apply(real, op.out, op.function), self.graph.types[op.out])
             return
-        low, high = clamp_codes(op.function, to)
+        low, high = tflite.clamp_codes(op.function, to) if self.tflite else clamp_codes(op.function, to)
         self.codes[op.out] = self._requantize(acc, to, op.out, low, high)
 
     def _concat(self, op: o.Concat) -> None:
@@ -273,7 +299,21 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
 
 def lower(graph: Graph, plan: Plan) -> Graph:
     """The integer graph of a simplified real `graph` under `plan`; inputs stay real, outputs unless the plan says codes."""
-    return _widened(_Lowering(graph, plan).run())
+    lowered = _Lowering(graph, plan).run()
+    return _widened(lowered if plan.output_codes else _with_own_names(lowered, graph.outputs))
+
+
+def _with_own_names(graph: Graph, names: tuple[o.Value, ...]) -> Graph:
+    """`graph` with its real outputs called `names`; codes of which an output is the dequantized copy become `name.q`."""
+    changed: dict[o.Value, o.Value] = {}
+    for found, name in zip(graph.outputs, names, strict=True):
+        if found == name or found in changed:
+            continue
+        changed[found] = name
+        if name in graph.types:
+            candidates = chain([f"{name}.q"], (f"{name}.q.{k}" for k in count(1)))
+            changed[name] = next(c for c in candidates if c not in graph.types and c not in changed.values())
+    return renamed(graph, changed) if changed else graph
 
 
 def _widened(graph: Graph) -> Graph:

@@ -101,7 +101,7 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
 
     Classes made of constants alone get the range of their contents.
     """
-    graph, ranges = structure.graph, _without_ties(structure, ranges)
+    graph, ranges = structure.graph, {**_without_ties(structure, ranges), **structure.fixed}
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
@@ -122,4 +122,4 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
-    return Plan(structure, types, weights, biases, target.rounding)
+    return Plan(structure, types, weights, biases, target.rounding, target.kernels)

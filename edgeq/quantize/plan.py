@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgeq.ir.graph import Array, Type
 from edgeq.ir.ops import Rounding, Value
 from edgeq.quantize.structure import Structure
+from edgeq.target import Kernels
 
 
 @dataclass(frozen=True)
@@ -22,4 +23,5 @@ class Plan:
     weights: Mapping[Value, Type]
     biases: Mapping[Value, Array]
     rounding: Rounding
+    kernels: Kernels = "exact"
     output_codes: bool = False

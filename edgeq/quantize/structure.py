@@ -8,7 +8,7 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgeq.formats import Format, Real
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
+from edgeq.reference.tflite import fixed_range, keeps_type
 from edgeq.target import Target
 
 Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
@@ -91,6 +92,9 @@ class _Classes:
     def __init__(self, values: Iterable[o.Value]) -> None:
         self._parent = {value: value for value in values}
 
+    def __contains__(self, value: object) -> bool:
+        return value in self._parent
+
     def find(self, value: o.Value) -> o.Value:
         root = value
         while self._parent[root] != root:
@@ -100,7 +104,7 @@ class _Classes:
         return root
 
     def join(self, *values: o.Value) -> None:
-        for value in values[1:]:
+        for value in values[1:]:  # nothing to do for one value, or none
             self._parent[self.find(value)] = self.find(values[0])
 
 
@@ -109,6 +113,7 @@ class Structure:
     """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
 
     `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
+    `fixed`: scale and zero point of the classes for which the runtime prescribes them.
     """
 
     graph: Graph
@@ -116,6 +121,7 @@ class Structure:
     members: dict[o.Value, tuple[o.Value, ...]]
     formats: dict[o.Value, Format]
     held: frozenset[o.Value]
+    fixed: dict[o.Value, tuple[float, int]] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> dict[o.Value, o.Value]:
@@ -158,12 +164,25 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
     found: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
-        wanted = isinstance(op, _WEIGHTED) or any(
-            o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
+        leaves_as_codes = target.ports == "codes" and result in graph.outputs and not _mixes_kinds(result, graph)
+        wanted = (
+            leaves_as_codes
+            or isinstance(op, _WEIGHTED)
+            or any(
+                o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
+            )
         )
         if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
             found.add(result)
     return frozenset(_without_real_arithmetic(graph, found))
+
+
+def _mixes_kinds(value: o.Value, graph: Graph) -> bool:
+    """Whether a decode puts different things, such as boxes and scores, into one tensor, which one scale cannot hold."""
+    op = graph.producer.get(value)
+    if op is None or isinstance(op, _WEIGHTED):
+        return False
+    return isinstance(op, o.Concat) or any(_mixes_kinds(operand, graph) for operand in o.operands(op))
 
 
 def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value]:
@@ -213,7 +232,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
-        if any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ())):
+        read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
+        if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
     outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
     quantized.update(dict.fromkeys(sorted(outputs)))
@@ -223,20 +243,47 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         joined = _joined(op, target)
         if joined and all(value in quantized and value not in held for value in joined):
             classes.join(*joined)
+    _join_concats(integer_ops, classes, target)
     members: dict[o.Value, list[o.Value]] = {}
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
     narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
     narrow |= {classes.find(value) for value in outputs}
     formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
-    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held)
+    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
+    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed)
+
+
+def _fixed(
+    members: dict[o.Value, list[o.Value]], formats: dict[o.Value, Format], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes that hold the result of a kernel whose scale is prescribed."""
+    found = {}
+    for key, group in members.items():
+        ranges = [fixed_range(graph.producer[value], formats[key]) for value in group if value in integer]
+        if known := [item for item in ranges if item is not None]:
+            found[key] = known[0]
+    return found
+
+
+def _join_concats(integer_ops: list[o.Op], classes: _Classes, target: Target) -> None:
+    """Give operands and result of every concatenation one type, except those whose type the runtime prescribes."""
+    prescribed = set[o.Value]()
+    if target.kernels == "tflite":
+        prescribed = {
+            classes.find(o.results(op)[0]) for op in integer_ops if fixed_range(op, target.narrow) is not None
+        }
+    for op in integer_ops:
+        if isinstance(op, o.Concat) and target.same_scale_concat:
+            joined = [v for v in (*op.xs, op.out) if v in classes and classes.find(v) not in prescribed]
+            classes.join(*joined)
 
 
 def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
     if moves_codes(op):
         return (_activations(op)[0], o.results(op)[0])
-    if isinstance(op, o.Concat) and target.same_scale_concat:
-        return (*op.xs, op.out)
+    if target.kernels == "tflite" and keeps_type(op):
+        return (_activations(op)[0], o.results(op)[0])
     return ()
 
 

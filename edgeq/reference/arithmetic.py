@@ -5,6 +5,7 @@ round(x q 2^(e - 31)). Runtimes round that product differently, so the rule is n
 
     gemmlowp2   x q / 2^31, ties upward; then 2^e, ties away from zero   gemmlowp, TFLite and TFLM reference
     single      one rounding, ties upward                                TFLite, CMSIS-NN single rounding; ruy
+    single15    the same with q rounded to 15 bits                       TFLite with 16-bit activations
     fp32rne     float32(x) float32(ratio), ties to even                  XNNPACK "fp32"
     fc-float    double(x) double(ratio), ties away from zero             TFLite reference FULLY_CONNECTED
 
@@ -94,6 +95,16 @@ def _single(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     return ((high << (31 - total).clamp(min=0)) + (low >> total.clamp(max=31))) >> (total - 31).clamp(min=0)
 
 
+def _single15(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
+    """floor((x m + 2^(14 - e)) / 2^(15 - e)) with m = min(round(q / 2^16), 2^15 - 1), ties upward.
+
+    >>> _single15(torch.tensor([10, -10]), torch.tensor((1 << 30) + 40000), torch.tensor(3)).tolist()
+    [40, -40]
+    """
+    few_bits = ((multiplier + (1 << 15)) >> 16).clamp(max=(1 << 15) - 1)
+    return _single(level, few_bits << 16, shift)
+
+
 def _ratio(multiplier: Tensor, shift: Tensor) -> Tensor:
     """q 2^(e - 31), exact in float64."""
     return torch.ldexp(multiplier.to(torch.float64), shift - 31)
@@ -114,9 +125,27 @@ def _fc_float(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     >>> _fc_float(torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)).tolist()
     [3.0, -3.0]
     """
-    product = level.to(torch.float64) * _ratio(multiplier, shift)
-    whole = product.trunc()
-    return whole + product.sub_(whole).mul_(2).trunc_()
+    return round_away(level.to(torch.float64) * _ratio(multiplier, shift))
+
+
+def divide_away(numerator: Tensor, divisor: int) -> Tensor:
+    """round(numerator / divisor) of int64 numbers, ties away from zero.
+
+    >>> divide_away(torch.tensor([5, -5, 4]), 2).tolist(), divide_away(torch.tensor([4, -4]), 3).tolist()
+    ([3, -3, 2], [1, -1])
+    """
+    magnitude = torch.div(2 * numerator.abs() + divisor, 2 * divisor, rounding_mode="floor")
+    return torch.where(numerator < 0, -magnitude, magnitude)
+
+
+def round_away(x: Tensor) -> Tensor:
+    """round(x) of a float tensor as C's round does it: ties away from zero.
+
+    >>> round_away(torch.tensor([0.5, -2.5, 0.49999997])).tolist()
+    [1.0, -3.0, 0.0]
+    """
+    whole = x.trunc()
+    return whole + (x - whole).mul_(2).trunc_()
 
 
 def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Rounding) -> Tensor:
@@ -129,7 +158,7 @@ def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Round
     the others hold as stated while the result is below 2^63.
 
     >>> x, q, e = torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)
-    >>> [requantize(x, q, e, rule).tolist() for rule in ("gemmlowp2", "single", "fp32rne", "fc-float")]
+    >>> [requantize(x, q, e, rule).tolist() for rule in ("gemmlowp2", "single15", "fp32rne", "fc-float")]
     [[3, -3], [3, -2], [2, -2], [3, -3]]
     """
     match rounding:
@@ -137,6 +166,8 @@ def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Round
             return _gemmlowp2(level, multiplier, shift)
         case "single":
             return _single(level, multiplier, shift)
+        case "single15":
+            return _single15(level, multiplier, shift)
         case "fp32rne":
             result = _fp32rne(level, multiplier, shift)
         case "fc-float":

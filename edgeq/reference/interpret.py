@@ -19,7 +19,7 @@ from edgeq.formats import INDEX, Codebook, Fixed, Float, Int, Real, code_range, 
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import accumulates, is_codes, level_bounds, partial_sums
 from edgeq.ir.graph import Array, Graph, Type
-from edgeq.reference.arithmetic import requantize
+from edgeq.reference.arithmetic import divide_away, requantize, round_away
 from edgeq.reference.meaning import evaluate
 
 Watch = Callable[[o.Value, Tensor], Tensor | None]
@@ -124,11 +124,13 @@ class Interpreter:
         types = self.graph.types
         match op:
             case o.Quantize():
-                return (self._quantize(value(op.x), types[op.out], self._dtype(op.out)),)
+                return (self._quantize(op, value(op.x)),)
             case o.Dequantize():
                 return (self._dequantize(value(op.x), types[op.x]),)
             case o.Requantize():
                 return (self._requantize(op, value(op.x)),)
+            case o.DivideCodes():
+                return (self._divide_codes(op, value(op.x)),)
             case o.Lookup():
                 return (self._lookup(op, value(op.x), value(op.table)),)
         if not is_codes(types[o.results(op)[0]]):
@@ -163,12 +165,14 @@ class Interpreter:
         tensor = tensor.to(dtype)
         return tensor - type_.zero_point if type_.zero_point else tensor
 
-    def _quantize(self, x: Tensor, type_: Type, dtype: torch.dtype) -> Tensor:
+    def _quantize(self, op: o.Quantize, x: Tensor) -> Tensor:
+        type_, dtype = self.graph.types[op.out], self._dtype(op.out)
         ratio = x / along_axis(type_.scale, type_, torch.float32).to(x.device)
         if isinstance(type_.format, Float | Codebook):
             return torch.from_numpy(encode(type_.format, ratio.numpy())).to(dtype)
         low, high = code_range(type_.format)
-        return torch.clamp(torch.round(ratio) + type_.zero_point, low, high).to(dtype)
+        nearest = torch.round(ratio) if op.ties == "even" else round_away(ratio)
+        return torch.clamp(nearest + type_.zero_point, low, high).to(dtype)
 
     def _dequantize(self, x: Tensor, type_: Type) -> Tensor:
         if isinstance(type_.format, Float | Codebook):
@@ -188,6 +192,11 @@ class Interpreter:
         shift = along_axis(op.shift, from_type, torch.int64).to(x.device)
         code = requantize(level, multiplier, shift, op.rounding) + to_type.zero_point
         return torch.clamp(code, op.low, op.high).to(dtype)
+
+    def _divide_codes(self, op: o.DivideCodes, x: Tensor) -> Tensor:
+        level = self._level(op.x, lambda _: x, x.dtype).to(torch.int64)
+        code = divide_away(level + op.divisor * self.graph.types[op.out].zero_point, op.divisor)
+        return torch.clamp(code, op.low, op.high).to(self._dtype(op.out))
 
     def _lookup(self, op: o.Lookup, x: Tensor, table: Tensor) -> Tensor:
         low, _ = code_range(self.graph.types[op.x].format)

@@ -20,6 +20,8 @@ from edgeq.formats import FloatArray, IntArray
 from edgeq.ir import ops as o
 
 RESIZE_WEIGHT_BITS = 10
+POSITION_ERROR = 1e-6
+"""Positions carry rounding errors far below this many units of a weight; ties are recognized within it."""
 
 _FUNCTIONS: dict[o.FunctionName, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -173,7 +175,7 @@ def interpolation_matrix(
         if mode == "cubic":
             taps = [(first - 1 + k, weight) for k, weight in enumerate(_cubic_weights(fraction))]
         if exact:
-            upper = round(fraction * (1 << RESIZE_WEIGHT_BITS))
+            upper = int(np.ceil(fraction * (1 << RESIZE_WEIGHT_BITS) - 0.5 - POSITION_ERROR))
             taps = [(first, (1 << RESIZE_WEIGHT_BITS) - upper), (first + 1, upper)]
         for column, weight in taps:
             matrix[row, min(max(column, 0), size - 1)] += weight
@@ -257,7 +259,7 @@ def _gather(op: o.Gather, x: Tensor, indices: Tensor) -> Tensor:
 def evaluate(op: o.Op, value: Callable[[o.Value], Tensor], *, exact: bool = False) -> tuple[Tensor, ...]:
     """Results of `op` on the tensors that `value` gives for its operands.
 
-    Quantize, Dequantize, Requantize and Lookup concern codes and live in edgeq/reference/interpret.py.
+    Quantize, Dequantize, Requantize, DivideCodes and Lookup concern codes and live in edgeq/reference/interpret.py.
     """
 
     def optional(name: o.Value | None) -> Tensor | None:
@@ -328,5 +330,5 @@ def evaluate(op: o.Op, value: Callable[[o.Value], Tensor], *, exact: bool = Fals
             return (torch.where(value(op.condition), value(op.a), value(op.b)),)
         case o.Cast():
             return (_cast(op.to, value(op.x)),)
-        case o.Quantize() | o.Dequantize() | o.Requantize() | o.Lookup():
+        case o.Quantize() | o.Dequantize() | o.Requantize() | o.DivideCodes() | o.Lookup():
             raise TypeError(f"{type(op).__name__} acts on codes")

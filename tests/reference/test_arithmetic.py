@@ -88,12 +88,13 @@ def test_the_rules_really_differ(rounding: Rounding) -> None:
     q, e = torch.tensor(1 << 30), torch.tensor(-6)
     found = {rule: requantize(x, q, e, rule) for rule in ROUNDINGS}
     for other in set(ROUNDINGS) - {rounding}:
-        if {rounding, other} == {"gemmlowp2", "fc-float"}:
-            continue  # one rounding, ties away, unless the first of the two roundings moves the value
+        if {rounding, other} in ({"gemmlowp2", "fc-float"}, {"single", "single15"}):
+            continue  # alike for powers of two: one rounding, and a multiplier that 15 bits hold
         assert not torch.equal(found[rounding], found[other])
     x = torch.arange(-(1 << 20), 1 << 20)
     q = torch.tensor(1717986918)
     assert not torch.equal(requantize(x, q, e, "gemmlowp2"), requantize(x, q, e, "fc-float"))
+    assert not torch.equal(requantize(x, q, e, "single"), requantize(x, q, e, "single15"))
 
 
 @given(int32, multipliers, shifts, roundings)
@@ -106,6 +107,7 @@ def test_every_rule_is_near_the_exact_product(x: int, multiplier: int, shift: in
     exact, half = x * ratio_of(multiplier, shift), Fraction(1, 2)
     found = {rule: requantize_one(x, multiplier, shift, rule) for rule in ROUNDINGS}
     assert found["single"] == math.floor(exact + half)
+    assert abs(found["single15"] - exact) <= half + abs(exact) / 2**14
     assert abs(found["gemmlowp2"] - exact) <= 1
     assert abs(found["fc-float"] - exact) <= half + abs(exact) / 2**52
     assert abs(found["fp32rne"] - exact) <= half + abs(exact) / 2**22

@@ -1,0 +1,248 @@
+"""TFLite files run by LiteRT on this machine's CPU, with its default kernels (XNNPACK) or its reference kernels.
+
+Values come and go as the model has them: values of four axes are NHWC in the file and NCHW here, and tensors whose
+order of axes the file records (edgeq's own do) are given back in the value's own order. Inputs and outputs that the
+file holds as codes are quantized and dequantized here, as the kernels do it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
+from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
+
+Array = NDArray[np.generic]
+Kernels = Literal["default", "reference"]
+
+RECORD_BUFFER = "edgeq"
+NCHW_OF_NHWC = (0, 3, 1, 2)
+
+
+def _interpreter_module() -> Any:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise MissingDependencyError("ai-edge-litert", "tflite", needed_for="running TFLite files") from error
+    return interpreter
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an edgeq file says of its tensors; see edgeq/emit/tflite_metadata.py. Of other files nothing is known."""
+
+    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reals: tuple[str, ...] | None = None
+
+    def stands_for_reals(self, port: str) -> bool:
+        """Whether codes at this port are to be quantized and dequantized on the way."""
+        return self.reals is None or port in self.reals
+
+
+def read_record(content: bytes) -> Record:
+    """The record in a TFLite file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    for k in range(model.MetadataLength()):
+        entry = model.Metadata(k)
+        if entry.Name() == RECORD_BUFFER.encode():
+            record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
+            return Record(layouts, tuple(record["reals"]))
+    return Record()
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """What the archive behind the flatbuffer says of the model (Ultralytics' convention), as text; empty without one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as files:
+            found = json.loads(files.read("metadata.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return {}
+    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+class LiteRtRuntime:
+    """A loaded file. `inputs` and `outputs` are the names of its ports in order; `threads` is what runs use.
+
+    `input_shapes` and `output_shapes` are those of the model's values (NCHW). Raises UsageError for a missing file
+    and UnsupportedError for content that LiteRT cannot execute.
+    """
+
+    name = "LiteRT"
+
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        *,
+        threads: int | None = None,
+        kernels: Kernels = "default",
+        keep_tensors: bool = False,
+    ) -> None:
+        self.threads = threads or os.cpu_count() or 1
+        self.kernels = kernels
+        if not isinstance(source, bytes) and not Path(source).is_file():
+            raise UsageError("there is no such TFLite file", value=source)
+        self._content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        self._interpreter = self._load(keep_tensors)
+        self._record = read_record(self._content)
+        self.metadata = read_metadata(self._content)
+        self._watched: tuple[str, ...] = ()
+        ports = _ports(self._interpreter)
+        self._inputs, self._outputs = ports
+        self.inputs, self.outputs = tuple(self._inputs), tuple(self._outputs)
+        self.input_shapes = {name: _turned(self._shape(port), self._port_axes(port)) for name, port in ports[0].items()}
+        self.output_shapes = {
+            name: _turned(self._shape(port), self._port_axes(port)) for name, port in ports[1].items()
+        }
+
+    def _load(self, keep_tensors: bool) -> Any:
+        module = _interpreter_module()
+        resolver = {
+            "default": module.OpResolverType.AUTO,
+            "reference": module.OpResolverType.BUILTIN_REF,
+        }[self.kernels]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that keeping tensors takes memory
+                interpreter = module.Interpreter(
+                    model_content=self._content,
+                    num_threads=self.threads,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=keep_tensors,
+                )
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise UnsupportedError("LiteRT cannot load the model", value=error) from error
+        return interpreter
+
+    @staticmethod
+    def _shape(port: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(int(size) for size in port["shape"])
+
+    def _port_axes(self, port: Mapping[str, Any]) -> tuple[int, ...]:
+        rank = len(port["shape"])
+        return NCHW_OF_NHWC if rank == 4 else tuple(range(rank))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs (and watched tensors) by name. Raises UsageError for a wrong or missing input."""
+        self._feed(inputs)
+        self._invoke()
+        found = {name: self._output(name, port) for name, port in self._outputs.items()}
+        return found | {name: self._tensor(name) for name in self._watched}
+
+    def _feed(self, inputs: Mapping[str, Array]) -> None:
+        if set(inputs) != set(self._inputs):
+            raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(self._inputs))
+        for name, array in inputs.items():
+            port, shape = self._inputs[name], self.input_shapes[name]
+            if tuple(array.shape) != shape:
+                raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shape)
+            stored = np.asarray(array).transpose(_stored_order(self._port_axes(port)))
+            if self._record.stands_for_reals(name):
+                stored = coded(stored, port)
+            self._interpreter.set_tensor(port["index"], np.ascontiguousarray(stored.astype(port["dtype"])))
+
+    def _invoke(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise UnsupportedError("LiteRT failed on the model", value=error) from error
+
+    def _output(self, name: str, port: Mapping[str, Any]) -> Array:
+        array = self._interpreter.get_tensor(port["index"])
+        if self._record.stands_for_reals(name):
+            array = decoded(array, port)
+        return np.ascontiguousarray(array.transpose(self._port_axes(port)))
+
+    def _tensor(self, name: str) -> Array:
+        array: Array = self._interpreter.get_tensor(self._indices[name])
+        axes = self._record.layouts.get(name, tuple(range(array.ndim)))
+        return np.ascontiguousarray(array.transpose(axes))
+
+    @property
+    def _indices(self) -> dict[str, int]:
+        return {item["name"]: item["index"] for item in self._interpreter.get_tensor_details()}
+
+    def watching(self, tensors: Iterable[str]) -> LiteRtRuntime:
+        """The same file with `tensors` among the outputs, codes as codes; default kernels are not fused around them.
+
+        Raises UsageError for a tensor that the file does not hold.
+        """
+        watcher = LiteRtRuntime(self._content, threads=self.threads, kernels=self.kernels, keep_tensors=True)
+        known = watcher._indices
+        names = tuple(dict.fromkeys(tensors))
+        for name in names:
+            if name not in known:
+                raise UsageError("the TFLite file does not hold this tensor", value=name)
+        watcher._watched = names
+        return watcher
+
+    def latency(
+        self, inputs: Mapping[str, Array], *, runs: int = MEASURED_RUNS, warm_up: int = WARM_UP_RUNS
+    ) -> Latency:
+        """Wall-clock latency of one run."""
+        return measure_latency(self.call(inputs), threads=self.threads, runs=runs, warm_up=warm_up)
+
+    def call(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
+        """One run on `inputs`, set beforehand, as a function to be timed."""
+        self._feed(inputs)
+        return self._interpreter.invoke  # type: ignore[no-any-return]
+
+
+def _ports(interpreter: Any) -> tuple[dict[str, Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
+    """Inputs and outputs by the names of the file's signature, or of its tensors where it has none."""
+    details = interpreter.get_input_details(), interpreter.get_output_details()
+    signatures = interpreter._get_full_signature_list()
+    plain = tuple({item["name"]: item for item in side} for side in details)
+    if not signatures:
+        return plain[0], plain[1]
+    signature = next(iter(signatures.values()))
+    named = []
+    for side, items in zip(("inputs", "outputs"), details, strict=True):
+        by_index = {index: name for name, index in signature[side].items()}
+        named.append({by_index.get(item["index"], item["name"]): item for item in items})
+    return named[0], named[1]
+
+
+def _turned(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in axes)
+
+
+def _stored_order(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The inverse of `axes`: from the value's order to the tensor's."""
+    return tuple(axes.index(axis) for axis in range(len(axes)))
+
+
+def coded(array: Array, port: Mapping[str, Any]) -> Array:
+    """Reals as the codes of a port, nearest, ties away from zero; other numbers, and other ports, as they are."""
+    dtype = np.dtype(port["dtype"])
+    scale, zero_point = port["quantization"]
+    if dtype.kind not in "iu" or not scale or array.dtype.kind != "f":
+        return array
+    ratio = (array.astype(np.float32) / np.float32(scale)).astype(np.float64)
+    nearest = np.trunc(ratio) + np.trunc(2 * (ratio - np.trunc(ratio)))
+    limits = np.iinfo(dtype)
+    codes: Array = np.clip(nearest + zero_point, limits.min, limits.max).astype(dtype)
+    return codes
+
+
+def decoded(array: Array, port: Mapping[str, Any]) -> Array:
+    """Codes of a port as float32; other numbers as they are."""
+    scale, zero_point = port["quantization"]
+    if array.dtype.kind not in "iu" or not scale:
+        return array
+    reals: Array = (array.astype(np.int64) - zero_point).astype(np.float32) * np.float32(scale)
+    return reals
