@@ -52,14 +52,14 @@ def emit(
     UnsupportedError for what TFLite cannot hold, naming the value, and OutputError if the folder cannot be written;
     nothing is left behind then.
     """
-    name = f"{stem}_{target.name.partition('-')[2]}.tflite" if target.is_integer else f"{stem}.tflite"
+    name = f"{stem}_{target.name.rpartition('-')[2]}.tflite" if target.is_integer else f"{stem}.tflite"
     values = write_graph(graph, target.ports)
     described = {**metadata, **_own_properties(graph, target)}
     content = finish(values, described) + archive(described)
     files = {name: content, **(more_files or {})}
     files[MANIFEST] = to_json({**manifest, "files": digests(files)})
     write_files(folder, files)
-    return Artifact(target.name, folder, digests(files), folder / name, tensors_of(values))
+    return Artifact(target.name, folder, digests(files), folder / name, tensors_of(values), code_bits=16)
 
 
 def _own_properties(graph: Graph, target: Target) -> dict[str, str]:

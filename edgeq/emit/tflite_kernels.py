@@ -129,6 +129,7 @@ def _clamped(op: tflite.Accumulating, settling: Settling, v: Values) -> None:
         out = v.result(settling.out, layout) if last else v.temporary(free, f"{free}.{k}", v.file.shape(current))
         v.file.operator(kind, [current, v.code(free, code)], [out], 2, "MaximumMinimumOptions")
         current = out
+    del v.stored[free]
 
 
 def _write(op: tflite.Accumulating, out: o.Value, activation: int, v: Values) -> None:
@@ -199,12 +200,18 @@ def write_conv_transpose(op: o.ConvTranspose, out: o.Value, v: Values) -> None:
         raise UnsupportedError("TFLite has no grouped or dilated transposed convolution", where=op.out)
     kernel, size, count = v.shape(op.weight)[2:], v.shape(op.x)[2:], v.shape(out)[2:]
     whole = [(size[k] - 1) * op.stride[k] + kernel[k] for k in (0, 1)]
-    same = all(whole[k] >= count[k] and op.padding[k] == (whole[k] - count[k]) // 2 for k in (0, 1))
+    same = all(
+        whole[k] >= count[k] == size[k] * op.stride[k] and op.padding[k] == (whole[k] - count[k]) // 2 for k in (0, 1)
+    )
     n, channels = v.shape(out)[:2]
     reach = [count[k] if same else max(whole[k], count[k] + op.padding[k]) for k in (0, 1)]
     cut = reach != list(count)
     result = v.temporary(out, f"{out}.whole", (n, *reach, channels)) if cut else v.result(out, NHWC)
-    inputs = [v.integers([n, *reach, channels], "shape"), v.constant(op.weight, (1, 2, 3, 0)), v.read(op.x, NHWC)]
+    inputs = [
+        v.integers([n, *reach, channels], "shape"),
+        v.constant(op.weight, (1, 2, 3, 0), least_bits=8),
+        v.read(op.x, NHWC),
+    ]
     version = 1 if v.type(op.x).is_real else 2
     if op.bias is not None:
         inputs, version = [*inputs, v.bias(op.bias, op.x)], 3

@@ -61,7 +61,7 @@ def archive(metadata: Mapping[str, object]) -> bytes:
 
 
 def _members(metadata: Mapping[str, object]) -> dict[str, str]:
-    plain = {key: _literal(value) for key, value in metadata.items()}
+    plain = {key: value if key.startswith("edgeq.") else _literal(value) for key, value in metadata.items()}
     members = {ULTRALYTICS: json.dumps(plain, indent=2, ensure_ascii=False, default=str)}
     if labels := labels_of(metadata):
         members[LABELS] = "\n".join(labels) + "\n"

@@ -167,12 +167,18 @@ class Values:
             self.transpose(x, out, permutation(home, layout))
         return out
 
-    def constant(self, value: o.Value, layout: Layout | None = None, shape: tuple[int, ...] | None = None) -> Index:
-        """A constant of the graph, reshaped to `shape` and then with its axes in the order of `layout`."""
+    def constant(
+        self, value: o.Value, layout: Layout | None = None, shape: tuple[int, ...] | None = None, least_bits: int = 4
+    ) -> Index:
+        """A constant of the graph, reshaped to `shape` and then with its axes in the order of `layout`.
+
+        Codes of fewer than `least_bits` are stored as wider ones, for operators that take no others.
+        """
         type_, array = self.type(value), self.graph.constants[value]
         array = array if shape is None else array.reshape(shape)
         layout = identity(array.ndim) if layout is None else layout
         element = element_of(type_, value)
+        element = "INT8" if element == "INT4" and least_bits > 4 else element
         content = np.ascontiguousarray(array.transpose(layout).astype(_STORAGE[element]))
         return self.file.constant(value, content, element, quantization_of(type_, layout))
 

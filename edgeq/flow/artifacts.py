@@ -23,28 +23,29 @@ def emitter_of(target: Target) -> Emit:
     return emit
 
 
-def _onnx(path: Path, threads: int | None) -> Runtime:
+def _onnx(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.onnxruntime import OnnxRuntime
 
     return OnnxRuntime(path, threads=threads)
 
 
-def _litert(path: Path, threads: int | None) -> Runtime:
+def _litert(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.litert import LiteRtRuntime
 
-    return LiteRtRuntime(path, threads=threads)
+    return LiteRtRuntime(path, threads=threads, kernels="reference" if exact else "default")
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None], Runtime]] = {".onnx": _onnx, ".tflite": _litert}
+_RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {".onnx": _onnx, ".tflite": _litert}
 
 
-def open_runtime(path: Path, threads: int | None = None) -> Runtime:
+def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False) -> Runtime:
     """The artifact at `path` loaded in the runtime for its kind.
 
-    Raises UsageError if there is nothing, UnsupportedError for kinds that nothing here runs.
+    With `exact` the runtime's kernels are those whose arithmetic the integer graph spells, where it has several: the
+    reference kernels of LiteRT, of which the default ones are quicker approximations. Raises UsageError if there is nothing, UnsupportedError for kinds that nothing here runs.
     """
     if not path.exists():
         raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")
     if path.suffix not in _RUNTIMES:
         raise UnsupportedError("this kind of artifact cannot be run here", where=path, allowed=", ".join(_RUNTIMES))
-    return _RUNTIMES[path.suffix](path, threads)
+    return _RUNTIMES[path.suffix](path, threads, exact)

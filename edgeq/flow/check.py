@@ -78,14 +78,16 @@ def agreement(
     seed: int,
     threads: int | None,
     progress: Progress,
+    *,
+    exact: bool = True,
 ) -> list[OutputAgreement]:
-    """The artifact in its own runtime beside the reference.
+    """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
     Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
     stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
     before it, so that a difference belongs to the layer that shows it.
     """
-    runtime = open_runtime(artifact.primary, threads)
+    runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
@@ -112,6 +114,14 @@ def agreement(
         *(_agreement(name, "output", d) for name, d in outputs.items()),
         *(_agreement(name, "layer", d) for name, d in layers.items()),
     ]
+
+
+def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
+    """The share of equal codes over all layers, each given the same operands, as one figure."""
+    layers = [item for item in found if item.kind == "layer"]
+    count = sum(item.n for item in layers)
+    share = sum(item.equal_share * item.n for item in layers) / max(count, 1)
+    return Row("equal-codes", share, "", count, ARTIFACT, f"{runtime}, each layer given the same operands")
 
 
 def _has_codes(type_: Type | None, bits: int) -> bool:

@@ -12,7 +12,14 @@ from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
-from edgeq.flow.check import accuracy, agreement, apply_accuracy_budget, apply_agreement_promise, latency
+from edgeq.flow.check import (
+    accuracy,
+    agreement,
+    apply_accuracy_budget,
+    apply_agreement_promise,
+    equal_codes_row,
+    latency,
+)
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -214,6 +221,9 @@ def _check(
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
     report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
+        quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False)
+        report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
@@ -236,10 +246,9 @@ def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [
-        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
-        f"edgeq lint {artifact.primary} --for {runtime}",
-    ]
+    commands = [f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"]
+    if target.emitter == "onnx":
+        commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 
 

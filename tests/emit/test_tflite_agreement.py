@@ -1,0 +1,163 @@
+"""Emitted TFLite files, run by LiteRT's reference kernels, beside the reference: random networks, code by code."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from edgeq.emit.tflite import build_model
+from edgeq.errors import UnsupportedError
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import is_codes
+from edgeq.ir.graph import Array, Graph
+from edgeq.reference.interpret import run
+from edgeq.runtimes.litert import LiteRtRuntime
+from edgeq.target import find_target
+from tests.code_nets import code_nets
+from tests.draws import random_inputs
+from tests.lowering import lowered
+from tests.nets import integer_graphs
+from tests.real_nets import real_graphs
+from tests.tflite_agreement import Numbers, compare_locally, operators
+
+EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+EPSILON = 3e-4
+
+
+def close(reference: Numbers, found: Numbers) -> bool:
+    """Whether two results agree as float32 results do: relative to the largest of them."""
+    scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
+    return reference.shape == found.shape and bool(np.allclose(reference, found, rtol=EPSILON, atol=EPSILON * scale))
+
+
+def is_tame(graph: Graph, inputs: dict[o.Value, Array]) -> bool:
+    """Whether no value is infinite or NaN, whose order and products runtimes define differently."""
+    seen: dict[o.Value, Numbers] = {}
+    run(graph, inputs, lambda name, tensor: seen.__setitem__(name, tensor.numpy()))
+    return all(np.isfinite(array).all() for array in seen.values())
+
+
+def test_real_networks() -> None:
+    kinds: Counter[str] = Counter()
+    distinct: list[int] = []
+    refused: Counter[str] = Counter()
+
+    @EXAMPLES
+    @given(real_graphs(steps=6), st.integers(0, 99))
+    def check(graph: Graph, seed: int) -> None:
+        inputs = random_inputs(graph, seed)
+        assume(is_tame(graph, inputs))
+        try:
+            results = list(compare_locally(graph, inputs))
+        except UnsupportedError as error:
+            assert error.where is not None, error
+            refused[error.what] += 1
+            return
+        for value, reference, found in results:
+            assert close(reference, found), value
+            distinct.append(len(np.unique(reference)))
+        kinds.update(type(op).__name__ for op in graph.ops)
+
+    check()
+    assert len(kinds) > 15
+    assert max(distinct) > 50
+    assert refused.total() < 10, refused
+
+
+@pytest.mark.parametrize("name", ["tflite-int8", "rpi-w8a16", "rpi-w4a8", "mcu-tflite-int8"])
+def test_networks_on_codes(name: str) -> None:
+    """Every code of every operator is the reference's, random inputs and all-extreme ones."""
+    target = find_target(name)
+    kinds: Counter[str] = Counter()
+    operators_seen: Counter[str] = Counter()
+    distinct: list[int] = []
+
+    @EXAMPLES
+    @given(code_nets(), st.integers(0, 99))
+    def check(graph: Graph, seed: int) -> None:
+        inputs = random_inputs(graph, seed)
+        integers = lowered(graph, target, inputs)
+        operators_seen.update(operators(build_model(integers, target.ports)[0]))
+        for fed in (inputs, {key: np.sign(array) * 1e3 for key, array in inputs.items()}):
+            for value, reference, found in compare_locally(integers, fed, ports=target.ports):
+                if is_codes(integers.types[value]):
+                    assert np.array_equal(reference, found), (value, integers.producer[value])
+                    distinct.append(len(np.unique(reference)))
+                else:
+                    assert close(reference, found), value
+        kinds.update(type(op).__name__ for op in integers.ops)
+
+    check()
+    assert {
+        "Conv",
+        "Requantize",
+        "Lookup",
+        "Concat",
+        "MaxPool",
+        "Resize",
+        "Pad",
+        "Linear",
+        "DivideCodes",
+    } <= kinds.keys()
+    assert {
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "ADD",
+        "MUL",
+        "AVERAGE_POOL_2D",
+        "MEAN",
+        "LOGISTIC",
+        "TANH",
+    } <= operators_seen.keys()
+    assert sum(n > 20 for n in distinct) > len(distinct) // 3
+
+
+def test_default_kernels_stay_within_one_code_of_each_operator() -> None:
+    """XNNPACK rounds differently, but no operator by more than a code, except interpolation, where it may be two.
+
+    Of QUANTIZE and RESIZE_BILINEAR, which it computes with few bits, it gets one code in five another.
+    """
+    target = find_target("tflite-int8")
+    equal, count = 0, 0
+
+    @EXAMPLES
+    @given(code_nets(), st.integers(0, 99))
+    def check(graph: Graph, seed: int) -> None:
+        nonlocal equal, count
+        inputs = random_inputs(graph, seed)
+        integers = lowered(graph, target, inputs)
+        for value, reference, found in compare_locally(integers, inputs, kernels="default"):
+            if not is_codes(integers.types[value]):
+                continue
+            op = integers.producer[value]
+            interpolated = isinstance(op, o.DivideCodes)
+            assert np.abs(reference - found).max(initial=0) <= (2 if interpolated else 1), value
+            if isinstance(op, o.Requantize) and isinstance(integers.producer[op.x], o.Conv | o.Linear):
+                equal, count = equal + int((reference == found).sum()), count + reference.size
+
+    check()
+    assert count > 10_000
+    assert equal / count > 0.99
+
+
+def test_any_lowered_graph_is_written_or_refused_by_name() -> None:
+    written: list[bool] = []
+
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(integer_graphs(steps=3))
+    def check(graph: Graph) -> None:
+        try:
+            content, _ = build_model(graph)
+        except UnsupportedError as error:
+            assert error.where is not None
+            written.append(False)
+            return
+        LiteRtRuntime(content, threads=1, kernels="reference")
+        written.append(True)
+
+    check()
+    assert 1 < sum(written) < len(written)
