@@ -229,6 +229,26 @@ def validate(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | N
 
 
 @main.command()
+@click.argument("artifact")
+@click.option("--against", help="The run folder that wrote it (default: its own folder), or a float model.")
+@click.option("--data", "--calib", "calib", help="Images to run (default: noise).")
+@click.option("-n", "--images", type=click.IntRange(1), default=4, show_default=True, help="Run this many inputs.")
+@click.option("--preprocess", help="Overrides what the artifact declares: a preset or a JSON file.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_model_options
+@_output_options
+@click.pass_context
+def verify(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Prove that ARTIFACT holds the numbers of its graph and computes what it means (exit 5 otherwise)."""
+    from edgeq.flow.verify import VerifyRequest, verify_artifact
+
+    _use_threads(threads)
+    with _progress(quiet or as_json) as progress:
+        report = verify_artifact(VerifyRequest(**options, threads=threads), progress)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
 @click.argument("model")
 @click.option("-t", "--target", help="Also show what this target would run on integers.")
 @click.option("--text", is_flag=True, help="Print the whole graph, one line per operator.")
@@ -250,14 +270,15 @@ def inspect(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | No
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime"]), default="tensorrt",
-              show_default=True, help="Whose rules.")  # fmt: skip
+@click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]),
+              help="Whose rules [tensorrt for .onnx, litert for .tflite, coreml for .mlpackage].")  # fmt: skip
 @_output_options
 @click.pass_context
-def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str) -> None:
-    """Check the quantization of any ONNX file against a runtime's rules (exit 5 on an error)."""
-    from edgeq.lint import lint_file, print_findings
+def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, model: Path, runtime: str | None) -> None:
+    """Check the quantization of any ONNX, TFLite or CoreML file against a runtime's rules (exit 5 on an error)."""
+    from edgeq.lint import lint_file, print_findings, usual_runtime
 
+    runtime = runtime or usual_runtime(model)
     findings = lint_file(model, runtime)  # type: ignore[arg-type]  # click.Choice holds the literals
     failed = any(finding.severity == "error" for finding in findings)
     if as_json:
@@ -267,6 +288,28 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
     else:
         print_findings(findings)
     ctx.exit(5 if failed else 0)
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable."
+)
+@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
+              help="How the cross compiler optimizes.")  # fmt: skip
+@click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")
+@_output_options
+@click.pass_context
+def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, layers: bool, **options: Any) -> None:
+    """Count the instructions of generated C in ARTIFACT (its folder) on simulated boards (exit 5 if a result differs)."""
+    from edgeq.flow import BenchRequest, bench_artifact
+    from edgeq.report import print_profile
+
+    with _progress(quiet or as_json) as progress:
+        report = bench_artifact(BenchRequest(**options), progress)
+    if layers and not as_json:
+        print_profile(report)
+    _finish(ctx, report, as_json, quiet)
 
 
 @main.command()

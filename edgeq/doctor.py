@@ -34,6 +34,7 @@ _PACKAGES = (
     ("onnxruntime", "onnxruntime", "checking ONNX artifacts", None),
     ("opencv-python", "cv2", "images", None),
     ("pycocotools", "pycocotools", "detection accuracy", None),
+    ("ai-edge-litert", "ai_edge_litert", "writing and running TFLite files", "tflite"),
     ("torchvision", "torchvision", "torchvision models", "yolo"),
     ("ultralytics", "ultralytics", "Ultralytics checkpoints (AGPL-3.0)", "yolo"),
     ("timm", "timm", "timm architectures", "yolo"),

@@ -116,7 +116,36 @@ class Codebook:
 
 Format = Real | Int | Fixed | Float | Codebook
 
+
+def _mirrored(name: str, magnitudes: list[int]) -> Codebook:
+    """0 and plus and minus every one of the falling `magnitudes`, in ascending order."""
+    return Codebook(name, (*(-m for m in magnitudes), 0, *reversed(magnitudes)))
+
+
+def power_of_sqrt2(bits: int) -> Codebook:
+    """POST: 0 and ±round(127 · 2^(-k/2)) for k = 0 … 2^(bits-1) - 2; beyond four bits the steps no longer get finer.
+
+    >>> power_of_sqrt2(3).table
+    (-127, -90, -64, 0, 64, 90, 127)
+    """
+    if not 2 <= bits <= 4:
+        raise UsageError("power-of-sqrt2 has two to four bits", value=bits)
+    return _mirrored("post", [round(127 * 2 ** (-k / 2)) for k in range((1 << (bits - 1)) - 1)])
+
+
+def power_of_two(bits: int) -> Codebook:
+    """0 and ±2^k for k = 0 … 2^(bits-1) - 2: products are shifts.
+
+    >>> power_of_two(3).table
+    (-4, -2, -1, 0, 1, 2, 4)
+    """
+    if not 2 <= bits <= 5:
+        raise UsageError("power-of-two has two to five bits", value=bits)
+    return _mirrored("pot", [1 << k for k in reversed(range((1 << (bits - 1)) - 1))])
+
+
 REAL = Real()
+INT4 = Int(4)
 INT4_NARROW = Int(4, narrow=True)
 INT8 = Int(8)
 INT8_NARROW = Int(8, narrow=True)
@@ -124,6 +153,8 @@ UINT8 = Int(8, signed=False)
 INT16 = Int(16)
 INT32 = Int(32)
 INT64 = Int(64)
+POST4 = power_of_sqrt2(4)
+POT4 = power_of_two(4)
 INDEX = INT64
 BOOL = Int(1, signed=False)
 
@@ -207,20 +238,21 @@ def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArra
 
 
 @lru_cache(maxsize=64)
-def _sorted_levels(format: Format) -> tuple[IntArray, IntArray]:
+def _thresholds(format: Format) -> tuple[FloatArray, IntArray]:
+    """Codes in the order of their levels, and the largest real that each but the last is nearest to.
+
+    On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
+    """
     levels, codes = np.unique(level_table(format), return_index=True)
-    return levels, codes
+    below, above = levels[:-1], levels[1:]
+    middle = (below + above) / 2
+    upper = (codes[1:] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
+    return np.where(upper, np.nextafter(middle, -np.inf), middle), codes
 
 
 def _encode_table(format: Format, levels: FloatArray) -> IntArray:
-    grid, codes = _sorted_levels(format)
-    upper = np.clip(np.searchsorted(grid, levels), 1, len(grid) - 1)
-    below, above = grid[upper - 1], grid[upper]
-    middle = (below + above) / 2
-    # On a tie a minifloat takes the even mantissa; other codebooks take the smaller magnitude.
-    even = (codes[upper] & 1) == 0 if isinstance(format, Float) else np.abs(above) < np.abs(below)
-    take_upper = (levels > middle) | ((levels == middle) & even)
-    nearest: IntArray = codes[np.where(take_upper, upper, upper - 1)]
+    thresholds, codes = _thresholds(format)
+    nearest: IntArray = codes[np.searchsorted(thresholds, levels)]
     return nearest
 
 

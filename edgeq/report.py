@@ -19,6 +19,9 @@ Where = str
 """fp32, reference, artifact, or the name of a board."""
 
 
+AgreementKind = Literal["output", "layer", "real"]
+
+
 @dataclass(frozen=True)
 class Row:
     """One measured figure: `n` is the number of samples behind it and `how` the way it was measured."""
@@ -35,12 +38,13 @@ class Row:
 class OutputAgreement:
     """Artifact against reference on one value: share of equal 8-bit codes, largest difference in codes and in reals.
 
-    A "layer" was given the artifact's own codes as operands, an "output" was computed from the input on.
+    A "layer" was given the artifact's own codes as operands, an "output" was computed from the input on. A "real" is a
+    layer of reals.
     `signal_to_noise_db` compares reals; it is infinite (None in JSON) when they are identical.
     """
 
     value: str
-    kind: Literal["output", "layer"]
+    kind: AgreementKind
     equal_share: float
     largest_code_difference: int
     largest_difference: float
@@ -142,11 +146,29 @@ def agreement_table(report: Report) -> Table:
         largest = max(item.largest_code_difference for item in layers)
         table.add_row(f"{len(layers)} layers, each given the same operands", f"{equal:.4%}", str(largest), "")
         table.add_row(f"least equal: {worst.value}", f"{worst.equal_share:.4%}", str(worst.largest_code_difference), "")
+    reals = [item for item in report.agreement if item.kind == "real"]
+    if reals:
+        worst = min(reals, key=lambda item: item.signal_to_noise_db)
+        table.add_row(
+            f"{len(reals)} real layers, each given the same operands; worst: {worst.value}", "", "", _db(worst)
+        )
     return table
 
 
 def _db(item: OutputAgreement) -> str:
     return f"{item.signal_to_noise_db:.1f}"
+
+
+def print_profile(report: Report, console: Console | None = None) -> None:
+    """Instructions of every layer, one line each with a bar of its share."""
+    table = Table("board", "layer", "kind", "instructions", "per MAC", "share", title="instructions by layer")
+    for row in report.layers:
+        per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
+        bar = "#" * round(40 * row["share"])
+        table.add_row(
+            row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
+        )
+    (console or Console()).print(table, markup=False)
 
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:

@@ -6,18 +6,20 @@ rounding rule of its runtime, and how closely the artifact must agree with the r
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4_NARROW, INT8, INT8_NARROW, INT16, UINT8, Int
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert"]
+Emitter = Literal["onnx", "tflite", "coreml", "c"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
+Instructions = Literal["portable", "dsp", "mve"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,45 @@ class Agreement:
     """What the target promises of artifact against reference.
 
     Every layer, given the artifact's own operands, has at least `equal_share` of its codes equal and none further off
-    than `code_difference`. A float baseline has no codes: its outputs keep `signal_to_noise_db` instead.
+    than `code_difference`. A float baseline has no codes: its outputs keep `signal_to_noise_db` instead. Where half
+    precision computes, every layer of reals, given the artifact's own operands, keeps `real_layer_db`: how far that
+    carries to the outputs depends on the network.
     """
 
     equal_share: float = 0.99
     code_difference: int = 1
     signal_to_noise_db: float | None = None
+    real_layer_db: float | None = None
+
+
+HALF_DB = 50.0
+"""Rounding operands and result to half precision once leaves about 70 dB; sums that cancel, less."""
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Every weight gets a table of its own, of 2^`bits` levels where its elements cluster."""
+
+    bits: int
+
+    def __str__(self) -> str:
+        return f"kmeans{self.bits}"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights of operators on reals, stored as codes and made real again when the file is loaded.
+
+    `block` input channels share a scale (0: all of an output channel's); without `per_channel` the whole weight does.
+    Weights of fewer than `smallest` elements stay real. Rows of fewer than `shortest_row` elements cost little and lose
+    most, so they keep eight bits.
+    """
+
+    format: Format | KMeans
+    block: int = 0
+    per_channel: bool = True
+    smallest: int = 512
+    shortest_row: int = 32
 
 
 @dataclass(frozen=True)
@@ -42,9 +77,14 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
-    operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `ports` are what the file takes
+    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
+    graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
+    `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
+    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes
     and gives: reals, or codes where its inputs and outputs have them.
+    `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
+    half precision holds. `ios` is the oldest system that a CoreML file loads in.
+    `instructions` are those that generated C may use.
     """
 
     name: str
@@ -66,18 +106,24 @@ class Target:
     rounding: o.Rounding = "fp32rne"
     kernels: Kernels = "exact"
     ports: Ports = "real"
+    wide_functions: tuple[o.FunctionName, ...] = ()
+    tabulated: tuple[o.FunctionName, ...] = ()
+    instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
+    stored_weights: StoredWeights | None = None
+    half_scales: bool = False
+    ios: int = 16
     aliases: tuple[str, ...] = ()
 
     @property
     def is_integer(self) -> bool:
-        """Whether this target quantizes at all; otherwise it is a float baseline."""
+        """Whether this target computes on integers, which takes images to calibrate on."""
         return self.precision == "int8"
 
     @property
     def runs_here(self) -> bool:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
-        return self.runtime != "tensorrt"
+        return self.runtime != "tensorrt" and (self.runtime != "coreml" or sys.platform == "darwin")
 
     @property
     def keeps_wide_values(self) -> bool:
@@ -92,6 +138,23 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
 )  # fmt: skip
+
+
+def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: tuple[str, ...] = ()) -> Target:
+    """A CoreML target that computes in half precision on stored weights."""
+    return Target(
+        name,
+        f"CoreML with {summary} (iOS {ios}, macOS {ios - 3})",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(real_layer_db=HALF_DB),
+        stored_weights=weights,
+        half_scales=True,
+        ios=ios,
+        aliases=aliases,
+    )
+
 
 # LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
 TFLITE_OPS = INTEGER_OPS | {o.Softmax}
@@ -113,6 +176,26 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         rounding="gemmlowp2",
         decomposed=("silu",),
         integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
+def c_target(name: str, processor: str, instructions: Instructions = "portable", **fields: Any) -> Target:
+    """A row for integer-only C; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"integer-only C99 for {processor}",
+        emitter="c",
+        runtime="native",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        symmetric=False,
+        estimator="auto",
+        rounding="single",
+        ports="codes",
+        instructions=instructions,
+        integer_ops=INTEGER_OPS,
     )
     return replace(common, **fields)
 
@@ -187,6 +270,7 @@ TARGETS: tuple[Target, ...] = (
         wide=INT16,
         symmetric=True,
         estimator="minmax",
+        wide_functions=("sigmoid", "tanh", "leaky_relu"),
     ),
     tflite_target(
         "rpi-w4a8",
@@ -197,6 +281,7 @@ TARGETS: tuple[Target, ...] = (
         "mcu-tflite-int8",
         "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
         ports="codes",
+        tabulated=("gelu", "gelu_tanh"),
         aliases=("tflm",),
     ),
     Target(
@@ -207,6 +292,49 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    Target(
+        "coreml-w8a8",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
+        emitter="coreml",
+        runtime="coreml",
+        precision="int8",
+        agreement=Agreement(equal_share=0.9, real_layer_db=HALF_DB),  # half precision moves codes over near-ties
+        float_share=0.10,
+        integer_ops=INTEGER_OPS,
+        stored_weights=StoredWeights(INT8_NARROW),
+        half_scales=True,
+        ios=17,
+    ),
+    _stored("coreml-w8", "INT8 weights", StoredWeights(INT8_NARROW), 16, aliases=("coreml", "mlpackage")),
+    _stored("coreml-w4", "INT4 weights in blocks of 32 input channels", StoredWeights(INT4, block=32), 18),
+    _stored("coreml-post4", "4-bit power-of-sqrt2 weights", StoredWeights(POST4), 18),
+    _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
+    _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
+    _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
+    _stored(
+        "coreml-kmeans8", "8-bit weights, each with its own table", StoredWeights(KMeans(8), per_channel=False), 16
+    ),
+    Target(
+        "coreml-fp16",
+        "CoreML in half precision",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(real_layer_db=HALF_DB),
+    ),
+    Target(
+        "coreml-fp32",
+        "CoreML in float",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    c_target("c-int8", "any processor", aliases=("c",)),
+    c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
 )
 
 
@@ -229,13 +357,21 @@ def describe(target: Target) -> dict[str, object]:
         "runtime": target.runtime,
         "precision": target.precision,
         "aliases": list(target.aliases),
-        "weight": str(target.weight) if target.is_integer else target.precision,
+        "weight": _weight_of(target),
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,
+        "ports": target.ports,
         "float_share": target.float_share,
         "sufficient_db": target.sufficient_db,
         "estimator": target.estimator,
         "rounding": target.rounding if target.is_integer else None,
         "agreement": vars(target.agreement),
     }
+
+
+def _weight_of(target: Target) -> str:
+    if target.stored_weights:
+        block = f" block {target.stored_weights.block}" if target.stored_weights.block else ""
+        return f"{target.stored_weights.format}{block}"
+    return str(target.weight) if target.is_integer else target.precision

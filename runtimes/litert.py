@@ -44,6 +44,15 @@ class Record:
 
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reals: tuple[str, ...] | None = None
+    divided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def whole(self, port: str, array: Array) -> Array:
+        """`array` times the factors that the file divided this output by."""
+        if port not in self.divided:
+            return array
+        axis, factors = self.divided[port]["axis"], np.asarray(self.divided[port]["factors"], dtype=np.float32)
+        product: Array = np.multiply(array, factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)]))
+        return product
 
     def stands_for_reals(self, port: str) -> bool:
         """Whether codes at this port are to be quantized and dequantized on the way."""
@@ -58,10 +67,18 @@ def read_record(content: bytes) -> Record:
     for k in range(model.MetadataLength()):
         entry = model.Metadata(k)
         if entry.Name() == RECORD_BUFFER.encode():
-            record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            record = json.loads(_content_of(model.Buffers(entry.Buffer()), content))
             layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
-            return Record(layouts, tuple(record["reals"]))
+            return Record(layouts, tuple(record["reals"]), record["divided"])
     return Record()
+
+
+def _content_of(buffer: Any, file: bytes) -> bytes:
+    """What a buffer of `file` holds; other tools that rewrite a file put it behind the flatbuffer."""
+    if buffer.Size():
+        return file[buffer.Offset() : buffer.Offset() + buffer.Size()]
+    held: bytes = buffer.DataAsNumpy().tobytes()
+    return held
 
 
 def read_metadata(content: bytes) -> dict[str, str]:
@@ -140,32 +157,38 @@ class LiteRtRuntime:
         """Outputs (and watched tensors) by name. Raises UsageError for a wrong or missing input."""
         self._feed(inputs)
         self._invoke()
-        found = {name: self._output(name, port) for name, port in self._outputs.items()}
+        read = self._interpreter.get_tensor
+        found = {name: self.given(name, read(port["index"])) for name, port in self._outputs.items()}
         return found | {name: self._tensor(name) for name in self._watched}
 
     def _feed(self, inputs: Mapping[str, Array]) -> None:
         if set(inputs) != set(self._inputs):
             raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(self._inputs))
         for name, array in inputs.items():
-            port, shape = self._inputs[name], self.input_shapes[name]
-            if tuple(array.shape) != shape:
-                raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shape)
-            stored = np.asarray(array).transpose(_stored_order(self._port_axes(port)))
-            if self._record.stands_for_reals(name):
-                stored = coded(stored, port)
-            self._interpreter.set_tensor(port["index"], np.ascontiguousarray(stored.astype(port["dtype"])))
+            self._interpreter.set_tensor(self._inputs[name]["index"], self.stored(name, array))
+
+    def stored(self, name: str, array: Array) -> Array:
+        """`array` as the file takes it: NHWC, codes where it has them. Raises UsageError for a wrong shape."""
+        port, shape = self._inputs[name], self.input_shapes[name]
+        if tuple(array.shape) != shape:
+            raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shape)
+        turned = np.asarray(array).transpose(_stored_order(self._port_axes(port)))
+        if self._record.stands_for_reals(name):
+            turned = coded(turned, port)
+        return np.ascontiguousarray(turned.astype(port["dtype"]))
+
+    def given(self, name: str, array: Array) -> Array:
+        """What the file gave at an output, in the value's own order; reals where its codes stand for them."""
+        port = self._outputs[name]
+        if self._record.stands_for_reals(name):
+            array = decoded(array, port)
+        return self._record.whole(name, np.ascontiguousarray(array.transpose(self._port_axes(port))))
 
     def _invoke(self) -> None:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise UnsupportedError("LiteRT failed on the model", value=error) from error
-
-    def _output(self, name: str, port: Mapping[str, Any]) -> Array:
-        array = self._interpreter.get_tensor(port["index"])
-        if self._record.stands_for_reals(name):
-            array = decoded(array, port)
-        return np.ascontiguousarray(array.transpose(self._port_axes(port)))
 
     def _tensor(self, name: str) -> Array:
         array: Array = self._interpreter.get_tensor(self._indices[name])

@@ -2,6 +2,7 @@
 
 Linux counts the parent's memory at the start of a child as the child's own peak, so a script that measures
 conversions has to stay small until they are done: images are stored one at a time, models are not opened.
+On a busy machine set OMP_NUM_THREADS=1: threads of OpenMP that wait for one another spin, which CPU seconds count.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import pytest
 
 from edgeq.datasets.scenes import write_dataset
 from tests.command_line import Ran, edgeq, files_below, write_noise_images, write_small_classifier
+from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -87,6 +88,18 @@ def test_damaged_onnx(inputs: Path, command: str, content: str) -> None:
     path.write_bytes(damaged[content])
     options = {"export": ("-t", "onnx-int8", *usable(inputs)), "validate": ("--data", inputs / "images")}
     refused(edgeq(command, path, *options.get(command, ())), 2 if command == "lint" else 3, "damaged.onnx")
+
+
+@pytest.mark.parametrize("command", ["export", "inspect", "lint", "validate", "verify"])
+@pytest.mark.parametrize("content", ["truncated", "garbage", "empty", "text", "eight bytes"])
+def test_damaged_tflite(inputs: Path, command: str, content: str) -> None:
+    whole = integer_net()
+    damaged = {"truncated": whole[:-700], "garbage": bytes(range(256)) * 9, "empty": b"", "text": b"not a model\n",
+               "eight bytes": b"\x08\x00\x00\x00TFL3"}  # fmt: skip
+    path = inputs / "damaged.tflite"
+    path.write_bytes(damaged[content])
+    options = {"export": ("-t", "onnx-int8", *usable(inputs)), "validate": ("--data", inputs / "images")}
+    refused(edgeq(command, path, *options.get(command, ())), 2 if command == "lint" else 3)
 
 
 class _Hostile:
@@ -237,8 +250,8 @@ def test_budget_without_labels(inputs: Path) -> None:
 
 def test_validate_bad_paths(inputs: Path) -> None:
     refused(edgeq("validate", "none.onnx", "--data", "scenes"), 2, "none.onnx")
-    (inputs / "a.tflite").write_bytes(b"TFL3")
-    refused(edgeq("validate", inputs / "a.tflite", "--data", "scenes"), 3, ".onnx")
+    (inputs / "a.engine").write_bytes(b"plan")
+    refused(edgeq("validate", inputs / "a.engine", "--data", "scenes"), 3, ".onnx", ".tflite")
     budget = ("--max-drop", "top1=1")
     refused(edgeq("validate", inputs / "net.onnx", "--data", "scenes", *budget), 2, "--against")
 

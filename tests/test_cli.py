@@ -22,9 +22,10 @@ from edgeq.ir.parse import from_text
 from edgeq.ir.text import to_text
 from edgeq.target import TARGETS, find_target
 from tests.command_line import Ran, edgeq, files_below, write_noise_images, write_small_classifier
+from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("doctor", "export", "inspect", "lint", "targets", "validate")
+COMMANDS = ("doctor", "export", "inspect", "lint", "targets", "validate", "verify")
 INTEGER_TARGETS = ("jetson-int8", "onnx-int8")
 
 
@@ -361,6 +362,30 @@ def test_inspect(place: Path) -> None:
     table = edgeq("inspect", place / "net.onnx", "-t", "jetson-int8").stdout
     assert "1,165 parameters" in table and "7 of 7 operators" in table
     assert edgeq("inspect", "zoo:classifier", "--json").document["attention_blocks"] > 0
+
+
+def test_inspect_lists_the_numbers_of_quantized_files(place: Path, exports: Mapping[str, Ran], tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(integer_net())
+    document = edgeq("inspect", path, "--json").document
+    assert document["inputs"] == {"t0": [1, 3, 8, 8]}
+    rows = {row["tensor"]: row for row in document["quantization"]}
+    assert rows["t0"]["role"] == "input" and rows["t0"]["type"] == "int8"
+    assert len(rows["t4"]["scales"]) == 4 or any(len(row["scales"]) == 4 for row in rows.values())
+    table = edgeq("inspect", path).stdout
+    assert "quantization" in table and "zero point" in table
+    artifact = exports["jetson-int8"].document["artifact"][0]["path"]
+    document = edgeq("inspect", artifact, "--json").document
+    assert document["lint"] == "tensorrt" and not [f for f in document["findings"] if f["severity"] == "error"]
+    assert len(document["quantization"]) > 100
+    assert "already quantized" in edgeq("inspect", artifact).stdout
+
+
+def test_a_quantized_model_is_not_quantized_again(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(integer_net())
+    ran = edgeq("export", path, "-t", "onnx-int8", "--calib", place / "images", "--preprocess", "cifar")
+    assert ran.exit == 3 and "already quantized" in ran.stderr
 
 
 def test_inspected_text_can_be_read_back(place: Path) -> None:

@@ -17,6 +17,8 @@ from edgeq.errors import UsageError
 from edgeq.formats import (
     INT8,
     INT8_NARROW,
+    POST4,
+    POT4,
     REAL,
     Codebook,
     Fixed,
@@ -30,6 +32,8 @@ from edgeq.formats import (
     level_range,
     level_table,
     parse_format,
+    power_of_sqrt2,
+    power_of_two,
 )
 from tests import plain
 from tests.draws import FORMATS
@@ -42,9 +46,10 @@ FLOATS = [
 INTEGERS = [Int(bits, signed) for bits in range(1, 9) for signed in (True, False)]
 INTEGERS += [Int(bits, narrow=True) for bits in range(2, 9)]
 FIXED = [Fixed(bits, fraction, signed) for bits in range(1, 9) for fraction in (-2, 5) for signed in (True, False)]
+POST_TABLE = (-127, -90, -64, -45, -32, -22, -16, 0, 16, 22, 32, 45, 64, 90, 127)
 POST = Codebook("post", (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))
 ODD = Codebook("odd", (-3, -1, 1, 3))
-ALL = [*FLOATS, *INTEGERS, *FIXED, POST, ODD]
+ALL = [*FLOATS, *INTEGERS, *FIXED, POST, ODD, POST4, POT4]
 
 IEEE_LIKE: list[tuple[str, Float]] = [
     ("float4_e2m1fn", Float(2, 1)),
@@ -194,3 +199,22 @@ def test_shapes_are_kept() -> None:
     codes = np.arange(24).reshape(2, 3, 4) % 16
     assert decode(POST, codes).shape == codes.shape
     assert encode(Float(2, 1), np.zeros((2, 0, 3))).shape == (2, 0, 3)
+
+
+def test_tables_of_powers() -> None:
+    """The published levels: each a power of two, or of its root, of the largest, rounded to an integer."""
+    assert POST4.table == POST_TABLE and POT4.table == (-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64)
+    for bits in (2, 3, 4):
+        table = np.array(power_of_sqrt2(bits).table)
+        positive = table[table > 0][::-1]
+        assert np.all(np.abs(positive / 127 * 2 ** (np.arange(len(positive)) / 2) - 1) < 0.021)
+    for bits in (2, 3, 4, 5):
+        assert bits_of(power_of_two(bits)) == bits and len(power_of_two(bits).table) == 2**bits - 1
+
+
+@pytest.mark.parametrize(
+    ("make", "bits"), [(power_of_sqrt2, 1), (power_of_sqrt2, 5), (power_of_two, 1), (power_of_two, 6)]
+)
+def test_tables_of_powers_have_few_bits(make: Any, bits: int) -> None:
+    with pytest.raises(UsageError, match="bits"):
+        make(bits)

@@ -25,7 +25,7 @@ LAYERS = (
     ("reference",),
     ("target", "recipe", "report", "progress"),
     ("frontend", "zoo", "passes", "quantize"),
-    ("emit", "lint"),
+    ("emit", "lint", "readback"),
     ("flow", "inspection", "doctor"),
     ("cli", "__init__", "__main__"),
 )

@@ -19,6 +19,7 @@ SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "edgeq", *SATELLITES)
 # Distribution names whose import name differs.
 IMPORT_NAMES = {
     "opencv-python": "cv2",
+    "pillow": "PIL",
     "protobuf": "google",
     "pyyaml": "yaml",
     "ai-edge-litert": "ai_edge_litert",

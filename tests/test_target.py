@@ -9,7 +9,7 @@ import pytest
 from edgeq.errors import UsageError
 from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8
 from edgeq.ir import ops as o
-from edgeq.target import INTEGER_OPS, TARGETS, describe, find_target
+from edgeq.target import INTEGER_OPS, TARGETS, TFLITE_OPS, describe, find_target
 
 
 def test_names_and_aliases_are_unique() -> None:
@@ -21,12 +21,17 @@ def test_names_and_aliases_are_unique() -> None:
 
 def test_rows_are_consistent() -> None:
     for target in TARGETS:
-        assert target.is_integer == bool(target.integer_ops) == (target.agreement.signal_to_noise_db is None)
-        assert target.integer_ops <= INTEGER_OPS and 0 <= target.float_share <= 1
+        assert target.is_integer == bool(target.integer_ops)
+        promised = (target.agreement.signal_to_noise_db, target.agreement.real_layer_db)
+        assert target.is_integer or promised != (None, None)
+        assert target.integer_ops <= TFLITE_OPS and 0 <= target.float_share <= 1
         assert target.wide.bits >= target.narrow.bits
-        assert target.name.endswith(target.precision)
+        bits = (target.weight.bits, target.narrow.bits)
+        kind = target.precision if not target.is_integer or bits == (8, 8) else f"w{bits[0]}a{bits[1]}"
+        assert target.name.endswith(kind) or target.emitter == "coreml"
+        assert (target.kernels == "tflite") == (target.emitter == "tflite" and target.is_integer)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
-    assert all(issubclass(kind, o.Op) for kind in INTEGER_OPS)
+    assert all(issubclass(kind, o.Op) for kind in TFLITE_OPS) and INTEGER_OPS < TFLITE_OPS
 
 
 def test_formats_are_those_of_the_runtimes() -> None:

@@ -20,6 +20,8 @@ from edgeq.ir.ops import Value
 
 DEFAULT_ROOT = Path("runs/edgeq")
 MANIFEST = "manifest.json"
+GRAPH_FILE = "graph.edgeq"
+"""The graph that was emitted, so that the artifact can be verified later."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Artifact:
     tensors: Mapping[Value, Value] = field(default_factory=dict)
     code_bits: int = 8
     next_commands: list[str] = field(default_factory=list)
+
+    @property
+    def primary_bytes(self) -> int:
+        """Bytes of what a runtime loads: the file, or all files of a package."""
+        inside = [self.primary] if self.primary.is_file() else self.primary.rglob("*")
+        return sum(path.stat().st_size for path in inside if path.is_file())
 
     def document(self) -> list[dict[str, object]]:
         """One JSON entry per file: path, bytes, sha256."""
@@ -95,12 +103,14 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, executable: frozens
             _write(temporary / name, content, 0o755 if name in executable else 0o644)
         if folder.is_dir():
             for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / name).replace(folder / name)
         else:
             temporary.rename(folder)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -45,10 +45,8 @@ def same_numbers(a: Type, b: Type) -> bool:
 
 def reals_of(codes: Array, type_: Type) -> Array:
     """float32 reals of constant codes."""
-    scale = np.asarray(type_.scale, dtype=np.float32)
-    if type_.axis is not None and len(scale) > 1:
-        scale = scale.reshape([-1 if axis == type_.axis else 1 for axis in range(len(type_.shape))])
-    return (decode(type_.format, codes, type_.zero_point).astype(np.float32) * scale).astype(np.float32)
+    levels = decode(type_.format, codes, type_.zero_point).astype(np.float32)
+    return (levels * type_.scales.astype(np.float32)).astype(np.float32)
 
 
 def storage(type_: Type) -> type[np.int8] | type[np.uint8]:
@@ -171,6 +169,8 @@ class Writer:
     def is_storable(self, value: o.Value) -> bool:
         """Whether a constant can be kept as 8-bit codes: integer codes, or any format whose levels fit in int8."""
         type_ = self.type(value)
+        if type_.block:
+            return False
         if not is_codes(type_) or is_narrow(type_):
             return is_codes(type_)
         low, high = level_range(type_.format, type_.zero_point)

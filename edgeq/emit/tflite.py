@@ -9,11 +9,12 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from edgeq import __version__
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
+from edgeq.emit.tflite_boxes import Scaled, box_scales, divided
 from edgeq.emit.tflite_kernels import (
     write_dequantize,
     write_kernel,
@@ -53,9 +54,10 @@ def emit(
     nothing is left behind then.
     """
     name = f"{stem}_{target.name.rpartition('-')[2]}.tflite" if target.is_integer else f"{stem}.tflite"
-    values = write_graph(graph, target.ports)
+    scales = box_scales(graph, metadata)
+    values = write_graph(divided(graph, scales), target.ports, target.tabulated)
     described = {**metadata, **_own_properties(graph, target)}
-    content = finish(values, described) + archive(described)
+    content = finish(values, described, scales) + archive(described)
     files = {name: content, **(more_files or {})}
     files[MANIFEST] = to_json({**manifest, "files": digests(files)})
     write_files(folder, files)
@@ -66,9 +68,11 @@ def _own_properties(graph: Graph, target: Target) -> dict[str, str]:
     return {"edgeq.version": __version__, "edgeq.target": target.name, "edgeq.graph_sha256": digest(graph)}
 
 
-def build_model(graph: Graph, ports: Ports = "real") -> tuple[bytes, dict[o.Value, str]]:
+def build_model(
+    graph: Graph, ports: Ports = "real", tabulated: Collection[o.FunctionName] = ()
+) -> tuple[bytes, dict[o.Value, str]]:
     """The flatbuffer of a real or lowered graph without metadata, and the tensor that holds each of its values."""
-    values = write_graph(graph, ports)
+    values = write_graph(graph, ports, tabulated)
     return finish(values, {}), tensors_of(values)
 
 
@@ -77,13 +81,14 @@ def tensors_of(values: Values) -> dict[o.Value, str]:
     return {value: values.file.tensor_name(tensor) for value, tensor in values.stored.items()}
 
 
-def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
-    """The flatbuffer, with the orders of axes of its tensors and, if there is `metadata`, that."""
+def finish(values: Values, metadata: Mapping[str, object], scales: Mapping[o.Value, Scaled] | None = None) -> bytes:
+    """The flatbuffer, with the record of its tensors, of divided outputs and, if there is `metadata`, that."""
     graph, file = values.graph, values.file
     inputs = {name: values.ports[name] for name in graph.inputs}
     outputs = {name: values.ports[name] for name in graph.outputs}
     reals = [name for name in (*graph.inputs, *graph.outputs) if graph.types[name].is_real and values.holds_codes(name)]
-    record = {"layouts": values.layouts(), "reals": reals}
+    divisors = {name: scaled.document() for name, scaled in (scales or {}).items()}
+    record = {"layouts": values.layouts(), "reals": reals, "divided": divisors}
     file.metadata(RECORD_BUFFER, json.dumps(record, sort_keys=True).encode())
     if metadata:
         fed, given = (
@@ -97,9 +102,9 @@ def finish(values: Values, metadata: Mapping[str, object]) -> bytes:
 # --- the graph ----------------------------------------------------------------------------------------------------
 
 
-def write_graph(graph: Graph, ports: Ports) -> Values:
+def write_graph(graph: Graph, ports: Ports, tabulated: Collection[o.FunctionName] = ()) -> Values:
     """Every operator of `graph` in a file. Raises UnsupportedError for what TFLite cannot hold."""
-    v = Values(graph)
+    v = Values(graph, tabulated)
     for name in graph.inputs:
         _input(name, ports, v)
     for op in graph.ops:

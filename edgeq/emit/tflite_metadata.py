@@ -18,7 +18,8 @@ import flatbuffers
 
 METADATA_BUFFER = "TFLITE_METADATA"
 RECORD_BUFFER = "edgeq"
-"""JSON: `layouts`, where each axis of a value lies in its tensor, and `reals`, ports of codes that stand for reals."""
+"""JSON: `layouts`, where each axis of a value lies in its tensor; `reals`, ports of codes that stand for reals;
+`divided`, outputs that the file divides by factors along an axis."""
 LABELS = "labels.txt"
 ULTRALYTICS = "metadata.json"
 IDENTIFIER = b"M001"

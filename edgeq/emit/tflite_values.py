@@ -7,13 +7,14 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
 
 from edgeq.emit.tflite_layout import (
     Layout,
+    before_reshape,
     identity,
     inverse,
     moves_nothing,
@@ -67,10 +68,13 @@ def quantization_of(type_: Type, layout: Layout) -> Quantization | None:
 
 
 class Values:
-    """The file under construction, and where in it each value of `graph` is."""
+    """The file under construction, and where in it each value of `graph` is.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    Functions in `tabulated` are stored as tables, since the runtime has no kernel for them.
+    """
+
+    def __init__(self, graph: Graph, tabulated: Collection[o.FunctionName] = ()) -> None:
+        self.graph, self.tabulated = graph, frozenset(tabulated)
         self.file = TfliteFile(graph.name or "graph")
         self.home: dict[o.Value, Layout] = {}
         self.stored: dict[o.Value, Index] = {}
@@ -254,7 +258,9 @@ class Values:
         home = self.layout(value)
         layout = reshaped(self.shape(value), home, shape)
         if layout is None:
-            home, layout = identity(len(self.shape(value))), identity(len(shape))
+            home = before_reshape(self.shape(value), home, shape)
+            layout = reshaped(self.shape(value), home, shape)
+            assert layout is not None, (home, shape)
         self.reshape(self.read(value, home), self.result(out, layout))
 
     def holds_codes(self, port: o.Value) -> bool:

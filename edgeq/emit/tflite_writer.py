@@ -65,7 +65,7 @@ def packed(array: Array, element: ElementName) -> NDArray[np.uint8]:
         return np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8)
     halves = np.zeros(-(-array.size // 2) * 2, dtype=np.uint8)
     halves[: array.size] = (array.reshape(-1).astype(np.int8) & 0xF).astype(np.uint8)
-    joined: NDArray[np.uint8] = halves[0::2] | (halves[1::2] << 4)
+    joined: NDArray[np.uint8] = halves[0::2] | (halves[1::2] << np.uint8(4))
     return joined
 
 

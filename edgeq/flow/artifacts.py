@@ -18,8 +18,12 @@ def emitter_of(target: Target) -> Emit:
     match target.emitter:
         case "onnx":
             from edgeq.emit.onnx import emit
+        case "coreml":
+            from edgeq.emit.coreml import emit
         case "tflite":
             from edgeq.emit.tflite import emit
+        case "c":
+            from edgeq.emit.c import emit
     return emit
 
 
@@ -29,20 +33,38 @@ def _onnx(path: Path, threads: int | None, exact: bool) -> Runtime:
     return OnnxRuntime(path, threads=threads)
 
 
+def _coreml(path: Path, threads: int | None, _: bool) -> Runtime:
+    from edgeq.runtimes.coreml import CoreMLRuntime
+
+    return CoreMLRuntime(path, threads=threads)
+
+
 def _litert(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.litert import LiteRtRuntime
 
     return LiteRtRuntime(path, threads=threads, kernels="reference" if exact else "default")
 
 
-_RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {".onnx": _onnx, ".tflite": _litert}
+def _native(path: Path, threads: int | None, _: bool) -> Runtime:
+    from edgeq.runtimes.native import NativeRuntime
+
+    return NativeRuntime(path)
+
+
+_RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
+    ".onnx": _onnx,
+    ".mlpackage": _coreml,
+    ".tflite": _litert,
+    ".c": _native,
+}
 
 
 def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False) -> Runtime:
     """The artifact at `path` loaded in the runtime for its kind.
 
     With `exact` the runtime's kernels are those whose arithmetic the integer graph spells, where it has several: the
-    reference kernels of LiteRT, of which the default ones are quicker approximations. Raises UsageError if there is nothing, UnsupportedError for kinds that nothing here runs.
+    reference kernels of LiteRT, of which the default ones are quicker approximations. Raises UsageError if there is
+    nothing, UnsupportedError for kinds that nothing here runs.
     """
     if not path.exists():
         raise UsageError("no such artifact", where=path, next_step="edgeq export prints the path of what it wrote.")

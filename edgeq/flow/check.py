@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
-from edgeq.formats import Int
+from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
@@ -26,12 +25,14 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
-from edgeq.report import OutputAgreement, Report, Row
+from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
 AGREEMENT_IMAGES = 4
+HALF_FLOOR = 2.0**-24
+"""The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
@@ -43,9 +44,10 @@ Run = Callable[[Float32Array], list[Float32Array]]
 
 @dataclass
 class _Difference:
-    """Running comparison of two tensors, in codes of `step`."""
+    """Running comparison of two tensors, in codes of `step`; differences up to `floor` are no noise."""
 
     step: float
+    floor: float = 0.0
     equal: int = 0
     count: int = 0
     largest_code: int = 0
@@ -62,7 +64,7 @@ class _Difference:
         self.largest_code = max(self.largest_code, int(codes.max(initial=0)))
         self.largest = max(self.largest, float(error.max(initial=0.0)))
         self.signal += float((wanted**2).sum())
-        self.noise += float((error**2).sum())
+        self.noise += float((error[error > self.floor] ** 2).sum())
 
     @property
     def signal_to_noise_db(self) -> float:
@@ -74,21 +76,25 @@ class _Difference:
 def agreement(
     lowered: Graph,
     artifact: Artifact,
-    samples: CalibrationSet | InputRule,
+    samples: CalibrationSet | InputRule | None,
     seed: int,
     threads: int | None,
     progress: Progress,
     *,
     exact: bool = True,
+    real_layers: bool = False,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
     Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
     stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
-    before it, so that a difference belongs to the layer that shows it.
+    before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
+    Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
+    if real_layers:
+        watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
     inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
@@ -99,20 +105,21 @@ def agreement(
         def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
             if name not in watched:
                 return None
-            codes = seen[watched[name]]
-            layers.setdefault(name, _Difference(1.0)).add(tensor.numpy(), codes)
-            return torch.from_numpy(codes)
+            found = seen[watched[name]]
+            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+            return torch.from_numpy(found)
 
         with torch.no_grad():
             wanted = reference(inputs)
             reference(inputs, compare)
         for name, tensor in wanted.items():
-            step = 1.0 if is_codes(lowered.types[name]) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+            step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
         progress("comparing with the reference", done, AGREEMENT_IMAGES)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
-        *(_agreement(name, "layer", d) for name, d in layers.items()),
+        *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),
     ]
 
 
@@ -124,11 +131,16 @@ def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
     return Row("equal-codes", share, "", count, ARTIFACT, f"{runtime}, each layer given the same operands")
 
 
+def _step(type_: Type, tensor: torch.Tensor) -> float:
+    """One code; for reals, 1/255 of their range."""
+    return 1.0 if is_codes(type_) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+
+
 def _has_codes(type_: Type | None, bits: int) -> bool:
     return type_ is not None and is_codes(type_) and isinstance(type_.format, Int) and type_.format.bits <= bits
 
 
-def _agreement(name: Value, kind: Literal["output", "layer"], d: _Difference) -> OutputAgreement:
+def _agreement(name: Value, kind: AgreementKind, d: _Difference) -> OutputAgreement:
     return OutputAgreement(
         name,
         kind,
@@ -140,16 +152,25 @@ def _agreement(name: Value, kind: Literal["output", "layer"], d: _Difference) ->
     )
 
 
-def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule, seed: int) -> Iterator[dict[Value, Array]]:
+def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule | None, seed: int) -> Iterator[dict[Value, Array]]:
+    rng = np.random.default_rng(seed)
+    if samples is None:
+        for _ in range(AGREEMENT_IMAGES):
+            yield {name: _random_codes(graph.types[name], rng) for name in graph.inputs}
+        return
     (name,) = graph.inputs
     if isinstance(samples, CalibrationSet):
         for tensor in islice(samples.tensors(), AGREEMENT_IMAGES):
             yield {name: tensor}
         return
-    rng = np.random.default_rng(seed)
     for _ in range(AGREEMENT_IMAGES):
         noise = rng.integers(0, 256, (*samples.preprocess.size, 3), dtype=np.uint8)
         yield {name: samples.preprocess.apply(noise)}
+
+
+def _random_codes(type_: Type, rng: np.random.Generator) -> Array:
+    low, high = code_range(type_.format)
+    return rng.integers(low, high, type_.shape, endpoint=True)
 
 
 def interpreter_run(graph: Graph) -> Run:
@@ -205,7 +226,7 @@ def accuracy(
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer:
+    if target.is_integer or target.stored_weights:
         runs[REFERENCE] = interpreter_run(lowered)
     runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
@@ -282,8 +303,8 @@ def apply_agreement_promise(report: Report, target: Target) -> None:
             )
             report.exit = EXIT_AGREEMENT
             return
-        least = promise.signal_to_noise_db
-        if item.kind == "output" and least is not None and item.signal_to_noise_db < least:
+        least = {"output": promise.signal_to_noise_db, "real": promise.real_layer_db}.get(item.kind)
+        if least is not None and item.signal_to_noise_db < least:
             report.notes.append(
                 f"agreement broken at {item.value}: {item.signal_to_noise_db:.1f} dB, promised {least:g} dB"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.datasets.dataset import Dataset, Task
-from edgeq.emit.artifact import Artifact, output_folder, to_json
+from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import (
@@ -20,6 +20,7 @@ from edgeq.flow.check import (
     equal_codes_row,
     latency,
 )
+from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -31,7 +32,7 @@ from edgeq.flow.inputs import (
     weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize
+from edgeq.flow.ranges import ChosenRange, quantize, store_weights
 from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -85,8 +86,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     """
     started = time.monotonic()
     target = _target(request)
-    _check_options(request, target)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
+    if is_quantized(model):
+        return _finished(
+            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
+        )
+    _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
@@ -109,15 +114,19 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes += _data_notes(calibration, data)
 
     lowered, chosen = graph, list[ChosenRange]()
-    if calibration is not None:
+    if target.is_integer:
+        assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
-        verify(lowered)
         report.notes += _lift_notes(found.lifts)
+    if target.stored_weights:
+        report.notes += _stored_notes(calibration)
+        lowered = store_weights(lowered, target, recipe, calibration, progress)
+    verify(lowered)
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _head_files(head, lowered)
+        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
@@ -142,7 +151,7 @@ def _check_options(request: ExportRequest, target: Target) -> None:
 
 
 def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not target.is_integer:
+    if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
     return calibration_set(request.calib, request.calib_images, rule, task)
 
@@ -168,7 +177,7 @@ def _costs(graph: Graph) -> list[Row]:
 def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
     return [
         Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
-        Row("file_bytes", artifact.primary.stat().st_size, "B", 1, "artifact", "size of the file"),
+        Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 
 
@@ -188,6 +197,12 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
+    if calibration is not None:
+        return []
+    return ["biases are not corrected; --calib IMAGES takes back the shift that rounded weights cause"]
 
 
 def _data_notes(calibration: CalibrationSet | None, data: Dataset | None) -> list[str]:
@@ -220,7 +235,10 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(lowered, artifact, samples, request.seed, request.threads, progress)
+    report.agreement = agreement(
+        lowered, artifact, samples, request.seed, request.threads, progress,
+        real_layers=target.agreement.real_layer_db is not None,
+    )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False)
         report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
@@ -233,12 +251,13 @@ def _check(
     report.next_commands = _next_commands(request, artifact, target)
 
 
-def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
-    """The decode that a raw head leaves out, as data: a description, and the graph in its text and file forms."""
+def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
+    """The emitted graph; and the decode that a raw head leaves out, as data: a description and its graph."""
+    files = {GRAPH_FILE: to_bytes(lowered)}
     if head is None:
-        return {}
+        return files
     types = dict(zip((item.value for item in head.outputs), (lowered.types[v] for v in lowered.outputs), strict=True))
-    return {
+    return files | {
         "head.json": to_json(head.document(types, to_text(head.decode))),
         "decode.edgeq": to_bytes(head.decode),
     }
@@ -246,8 +265,11 @@ def _head_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"]
-    if target.emitter == "onnx":
+    commands = [
+        f"edgeq verify {artifact.primary}",
+        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
+    ]
+    if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
 

@@ -24,11 +24,12 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.bias import correct_biases
+from edgeq.quantize.bias import correct_biases, correct_stored_biases
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, measure_noise, relative_power
 from edgeq.quantize.structure import Structure, analyse
+from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
 from edgeq.target import Target
 
@@ -228,6 +229,17 @@ def quantize(
     found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
     progress("correcting biases", 0, 0)
     return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
+
+
+def store_weights(
+    graph: Graph, target: Target, recipe: Recipe, calibration: CalibrationSet | None, progress: Progress
+) -> Graph:
+    """`graph` with its weights as codes; with images, the shift that their rounding causes is taken back."""
+    stored = quantize_weights(graph, target, recipe)
+    if calibration is None:
+        return stored
+    progress("correcting biases", 0, 0)
+    return correct_stored_biases(graph, stored, islice(_inputs(graph, calibration), BIAS_IMAGES))
 
 
 def _lifted(

@@ -15,6 +15,8 @@ from edgeq import zoo
 from edgeq.errors import UsageError
 from edgeq.frontend.onnx import import_onnx
 from edgeq.frontend.onnx_load import load_model
+from edgeq.frontend.tflite import import_tflite
+from edgeq.frontend.tflite_file import read_tflite
 from edgeq.ir.graph import Graph, Type
 
 ZOO = "zoo:"
@@ -52,7 +54,7 @@ def _is_side(text: str) -> bool:
 
 
 def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None, trust_pickle: bool = False) -> Model:
-    """The model at a path (ONNX, or what torch and Ultralytics write) or `zoo:NAME`.
+    """The model at a path (ONNX, TFLite, or what torch and Ultralytics write) or `zoo:NAME`.
 
     Raises UsageError for what is not there, UnsupportedError for what cannot be read, UntrustedInputError for a file
     that could run code.
@@ -64,6 +66,8 @@ def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None
         path = Path(source)
         if not path.is_file():
             raise UsageError("no such model", where=source, next_step="Give a file, or zoo:" + "|".join(zoo.names()))
+    if path.suffix == ".tflite":
+        return _tflite(path, size)
     if path.suffix in _TORCH_SUFFIXES:
         return _torch(path, size, arch, trust_pickle)
     return _onnx(path.stem, path, path.read_bytes(), size)
@@ -79,6 +83,16 @@ def ports_of(
     types = {port: Type(shape) for port, shape in {**inputs, **outputs}.items()}
     ports = Graph(name, tuple(inputs), tuple(outputs), (), types)
     return Model(name, ports, "", metadata, _declared_preprocess(metadata))
+
+
+def _tflite(path: Path, size: tuple[int, int] | None) -> Model:
+    content = path.read_bytes()
+    file = read_tflite(content)
+    graph = import_tflite(file, name=path.stem)
+    shapes = [graph.types[name].shape for name in graph.inputs]
+    if size is not None and any(len(shape) == 4 and shape[2:] != size for shape in shapes):
+        raise UsageError("the input of a .tflite file has a fixed size", where=path, value=size, allowed=shapes)
+    return Model(path.stem, graph, _sha256(content), file.metadata, _declared_preprocess(file.metadata))
 
 
 def _torch(path: Path, size: tuple[int, int] | None, arch: str | None, trust_pickle: bool) -> Model:

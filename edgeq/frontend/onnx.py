@@ -51,6 +51,8 @@ def import_onnx(
     if problems:
         raise unsupported(problems)
     outputs = [output.name for output in model.graph.output]
+    if missing := [name for name in outputs if name not in builder.values]:
+        raise UnsupportedError("outputs are not computed", value=missing)
     return builder.graph(outputs)
 
 

@@ -7,6 +7,7 @@ shape arithmetic disappears and `integers(x)` of a shape just works. Sizes are c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ MAX_FOLDED_WORK = 1 << 32  # multiply-accumulates while folding constants
 MAX_FOLDED_ELEMENTS = 1 << 26  # of all constants computed at import, besides FOLDED_PER_WEIGHT for each weight
 FOLDED_PER_WEIGHT = 4
 
+_PROVISIONAL = re.compile(r"%\d+%*")
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _TYPE_NAMES = {number: name for name, number in onnx.TensorProto.DataType.items()}
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -153,7 +155,7 @@ class Builder:
         if self._elements < 0:
             raise UnsupportedError("the constants become too large", value=array.shape)
         kind: o.NumberKind = {"b": "bool", "i": "index", "u": "index"}.get(array.dtype.kind, "real")  # type: ignore[assignment]
-        name = self._new(hint)
+        name = self.new(hint)
         self.editor.constants[name] = np.array(array, dtype=_KIND_DTYPES[kind], order="C")
         self.editor.types[name] = Type(tuple(array.shape), KIND_FORMATS[kind])
         return name
@@ -166,7 +168,7 @@ class Builder:
         """Add `op`, whose results get names here, and return them; constant operands evaluate it now."""
         fixed = all(value in self.editor.constants for value in o.operands(op))
         origin = self._hints.get(o.operands(op)[0]) if fixed else None
-        op = o.rename(op, lambda _: self._new(origin), where="results")
+        op = o.rename(op, lambda _: self.new(origin), where="results")
         self._check_operands(op)
         self.editor.append(op)
         for name in o.results(op):
@@ -204,7 +206,8 @@ class Builder:
             raise UnsupportedError("no such axis", value=axis, allowed=f"{-rank}…{rank - 1}")
         return axis % rank
 
-    def _new(self, hint: str | None = None) -> o.Value:
+    def new(self, hint: str | None = None) -> o.Value:
+        """A provisional name for a value that will be called `hint` or like it."""
         hint = self.hint if hint is None else hint
         name = f"{hint}%{len(self._hints)}"
         while name in self.editor.types:
@@ -269,12 +272,12 @@ class Builder:
 
     def _final_names(self, graph: Graph, chosen: Mapping[o.Value, str]) -> dict[o.Value, str]:
         final = {value: chosen[value] for value in graph.types if value in chosen}
-        taken, counts = set(final.values()), dict.fromkeys(self._hints.values(), 0)
+        taken, counts = set(final.values()), dict[str, int]()
         for value in graph.types:
             if value not in final:
-                name = hint = self._hints[value]
+                name = hint = self._hints.get(value) or _PROVISIONAL.sub("", value)
                 while name in taken:
-                    counts[hint] += 1
+                    counts[hint] = counts.get(hint, 0) + 1
                     name = f"{hint}.{counts[hint]}"
                 final[value] = name
                 taken.add(name)

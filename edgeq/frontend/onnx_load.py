@@ -172,12 +172,16 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def inline_functions(model: onnx.ModelProto, known: Collection[str]) -> onnx.ModelProto:
     """`model` without calls of its functions, and with operators not in `known` spelled out in others."""
-    if model.functions:
-        _check_function_growth(model)
-        model = inline_local_functions(model)
-    foreign = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")} - set(known)
-    defined = [("", name) for name in sorted(foreign) if _is_defined_by_others(name, opset_of(model))]
-    return inline_selected_functions(model, defined, inline_schema_functions=True) if defined else model
+    try:
+        if model.functions:
+            _check_function_growth(model)
+            model = inline_local_functions(model)
+        foreign = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")} - set(known)
+        defined = [("", name) for name in sorted(foreign) if _is_defined_by_others(name, opset_of(model))]
+        return inline_selected_functions(model, defined, inline_schema_functions=True) if defined else model
+    except RuntimeError as error:  # a call that does not fit its function
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UnsupportedError("the model's functions cannot be expanded", value=reason) from error
 
 
 def _is_defined_by_others(op_type: str, opset: int) -> bool:

@@ -23,7 +23,9 @@ Array = npt.NDArray[np.generic]
 class Type:
     """What a value holds: shape, number format, and for codes the scale(s), zero point and channel axis.
 
-    `scale` has one entry, or one per index of `axis`. Real values have none.
+    `scale` has one entry, or one per index of `axis`. Real values have none. A weight may also change its scale every
+    `block` input channels: `axis` (0 or 1) then holds the output channels, the blocks run along the other one of the
+    first two axes, and `scale` lists the blocks of the first output channel, then of the next.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +33,22 @@ class Type:
     scale: tuple[float, ...] = ()
     zero_point: int = 0
     axis: int | None = None
+    block: int = 0
+
+    @property
+    def scales(self) -> npt.NDArray[np.float64]:
+        """`scale` as an array that broadcasts against the value."""
+        flat = np.array(self.scale, dtype=np.float64)
+        shape = [1] * len(self.shape)
+        if self.axis is None or len(flat) == 1:
+            return flat.reshape(shape)
+        if not self.block:
+            shape[self.axis] = -1
+            return flat.reshape(shape)
+        inputs = 1 - self.axis
+        shape[self.axis], shape[inputs] = self.shape[self.axis], self.shape[inputs]
+        repeated = flat.reshape(shape[self.axis], -1).repeat(self.block, axis=1)
+        return (repeated if self.axis == 0 else repeated.T).reshape(shape)
 
     @property
     def is_real(self) -> bool:

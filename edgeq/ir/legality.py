@@ -41,6 +41,10 @@ class _Codes:
         self.graph, self.types = graph, graph.types
 
     def problems(self, op: o.Op) -> Problems:
+        for value in (*o.operands(op), *o.results(op)):
+            if self.types[value].block and not (isinstance(op, o.Dequantize) and value == op.x):
+                yield f"{value!r} has a scale per block, which only Dequantize reads"
+                return
         match op:
             case o.Conv() | o.ConvTranspose() | o.Linear():
                 yield from self._weighted(op)

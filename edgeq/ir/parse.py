@@ -101,7 +101,8 @@ class _Parser:
             scale = self._referred(line, _scales)
         zero_point = _int(line) if line.has(" zp ") else 0
         axis = _int(line) if line.has(" axis ") else None
-        return Type(shape, format_, scale, zero_point, axis)
+        block = _int(line) if line.has(" block ") else 0
+        return Type(shape, format_, scale, zero_point, axis, block)
 
     def _op(self, line: Line) -> o.Op:
         results = [self._value(line)]

@@ -31,7 +31,12 @@ def type_problems(type_: Type) -> Problems:
         yield f"{type_.format} is not supported; allowed: {wrong}"
         return
     if not is_codes(type_):
-        if type_.zero_point or type_.axis is not None or not (type_.is_real or type_.format in (INDEX, BOOL)):
+        if (
+            type_.zero_point
+            or type_.axis is not None
+            or type_.block
+            or not (type_.is_real or type_.format in (INDEX, BOOL))
+        ):
             yield f"a value without a scale must be real, an index or a truth value, not {type_}"
         return
     if type_.is_real:
@@ -46,8 +51,21 @@ def type_problems(type_: Type) -> Problems:
 def _axis_problems(type_: Type) -> Problems:
     if type_.axis is not None and not 0 <= type_.axis < len(type_.shape):
         yield f"axis {type_.axis} does not belong to shape {type_.shape}"
+    elif type_.block:
+        yield from _block_problems(type_)
     elif len(type_.scale) > 1 and (type_.axis is None or len(type_.scale) != type_.shape[type_.axis]):
         yield f"{len(type_.scale)} scales on axis {type_.axis} of shape {type_.shape}"
+
+
+def _block_problems(type_: Type) -> Problems:
+    if type_.axis not in (0, 1) or len(type_.shape) < 2:
+        yield f"blocks need output channels on axis 0 or 1, not axis {type_.axis} of shape {type_.shape}"
+        return
+    outputs, inputs = type_.shape[type_.axis], type_.shape[1 - type_.axis]
+    if type_.block < 1 or inputs % type_.block:
+        yield f"blocks of {type_.block} do not divide {inputs} input channels"
+    elif len(type_.scale) != outputs * (inputs // type_.block):
+        yield f"{len(type_.scale)} scales for {outputs} channels of {inputs // type_.block} blocks"
 
 
 def format_problems(format_: Format) -> Problems:

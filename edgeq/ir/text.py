@@ -119,7 +119,9 @@ class _Printer:
             text += f" scale {scales[0] if len(scales) == 1 else self._short(_numbers(scales))}"
         if type_.zero_point:
             text += f" zp {type_.zero_point}"
-        return text if type_.axis is None else f"{text} axis {type_.axis}"
+        if type_.axis is not None:
+            text += f" axis {type_.axis}"
+        return f"{text} block {type_.block}" if type_.block else text
 
     def op(self, op: o.Op) -> str:
         """`%result: type = name(operands, attributes)`."""

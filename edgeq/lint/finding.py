@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from edgeq.lint.net import Net
-
-Runtime = Literal["tensorrt", "onnxruntime"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 BOTH: tuple[Runtime, ...] = ("tensorrt", "onnxruntime")
@@ -17,8 +15,11 @@ Place = tuple[str, str]
 """Name of a node or tensor, and what is the matter with it."""
 
 
+Subject = TypeVar("Subject")
+
+
 @dataclass(frozen=True)
-class Rule:
+class Rule(Generic[Subject]):
     """What must hold (`text`), why (`why`, with its source), how to mend it, and the check that finds violations."""
 
     id: str
@@ -27,7 +28,7 @@ class Rule:
     text: str
     why: str
     fix: str
-    check: Callable[[Net], Iterator[Place]]
+    check: Callable[[Subject], Iterator[Place]]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,12 @@ def attribute(node: NodeProto, name: str) -> Any:
         return None
 
 
+def integer(node: NodeProto, name: str) -> int | None:
+    """An integer attribute; None where it is absent, damaged, or of another type."""
+    found = attribute(node, name)
+    return found if isinstance(found, int) else None
+
+
 def _is_whole(node: NodeProto) -> bool:
     """Whether a node has the inputs and results that the rules look at, and names that are text."""
     least = 2 if node.op_type in (*WEIGHTED, QUANTIZE, DEQUANTIZE) else 0
@@ -136,7 +142,7 @@ class Net:
             codes = self.constant(node.input[0])
             zero_point = None if codes is None else np.zeros((), codes.dtype)
         unsigned = zero_point is not None and zero_point.dtype.kind == "u"
-        return Quantizer(node, scale, zero_point, attribute(node, "axis"), unsigned)
+        return Quantizer(node, scale, zero_point, integer(node, "axis"), unsigned)
 
     def quantizer(self, tensor: str, kind: str) -> Quantizer | None:
         """The quantizer of `kind` that computes `tensor`, if one does."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeq.lint.finding import Place
-from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Array, Net, Quantizer, attribute, title
+from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Array, Net, Quantizer, integer, title
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 QLINEAR_OPERATORS = (
@@ -83,10 +83,10 @@ def _output_axes(net: Net, quantizer: Quantizer) -> Iterator[tuple[str, int]]:
         match reader.op_type:
             case "Conv":
                 yield title(reader), 0
-            case "ConvTranspose" if not (attribute(reader, "group") or 1) > 1:
+            case "ConvTranspose" if not (integer(reader, "group") or 1) > 1:
                 yield title(reader), 1
             case "Gemm":
-                yield title(reader), 0 if attribute(reader, "transB") else 1
+                yield title(reader), 0 if integer(reader, "transB") else 1
             case "MatMul":
                 yield title(reader), -1
 

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from edgeq.lint.finding import Place
-from edgeq.lint.net import DEQUANTIZE, MOVING, QUANTIZE, WEIGHTED, Net, attribute, title
+from edgeq.lint.net import DEQUANTIZE, MOVING, QUANTIZE, WEIGHTED, Net, integer, title
 
 ACTIVATIONS = (
     "Relu", "Clip", "LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Gelu", "Mish", "Selu",
@@ -143,7 +143,7 @@ def few_channels(net: Net) -> Iterator[Place]:
         shape = net.shapes.get(node.input[1])
         if shape is None or len(shape) != 4 or not _runs_on_codes(net, node):
             continue
-        inputs, outputs = shape[1] * (attribute(node, "group") or 1), shape[0]
+        inputs, outputs = shape[1] * (integer(node, "group") or 1), shape[0]
         if min(inputs, outputs) < FEW_CHANNELS:
             yield title(node), f"{inputs} input and {outputs} output channels on integers"
 

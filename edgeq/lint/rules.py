@@ -1,14 +1,15 @@
-"""The rules: what each one asks, why, and where that is known from."""
+"""The rules for ONNX files: what each one asks, why, and where that is known from."""
 
 from __future__ import annotations
 
 from edgeq.lint import numbers, placement
 from edgeq.lint.finding import BOTH, Rule, Runtime
+from edgeq.lint.net import Net
 
 _TENSORRT: tuple[Runtime, ...] = ("tensorrt",)
 _ONNXRUNTIME: tuple[Runtime, ...] = ("onnxruntime",)
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Net], ...] = (
     Rule(
         "nonfinite-scale", "error", BOTH, "Scales are finite.",
         "A NaN or infinite scale turns every value into NaN or zero without a message (ONNX QuantizeLinear).",

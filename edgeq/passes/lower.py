@@ -7,7 +7,6 @@ accumulator is `name.acc`, a quantized copy of a real value `name.q`, a dequanti
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain, count
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, dec
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import accumulates, level_bounds, partial_sums, signed_bits
 from edgeq.ir.graph import Array, Editor, Graph, Type
-from edgeq.ir.rename import renamed
+from edgeq.ir.rename import with_output_names
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
-from edgeq.quantize.structure import moves_codes
+from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
@@ -229,6 +228,10 @@ class _Lowering:
             return
         assert to is not None, op
         x = self.code(op.x)
+        if self.tflite and op.function.name in CLAMPS:
+            low, high = tflite.clamp_codes(op.function, to)
+            self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
+            return
         entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
@@ -300,20 +303,7 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
 def lower(graph: Graph, plan: Plan) -> Graph:
     """The integer graph of a simplified real `graph` under `plan`; inputs stay real, outputs unless the plan says codes."""
     lowered = _Lowering(graph, plan).run()
-    return _widened(lowered if plan.output_codes else _with_own_names(lowered, graph.outputs))
-
-
-def _with_own_names(graph: Graph, names: tuple[o.Value, ...]) -> Graph:
-    """`graph` with its real outputs called `names`; codes of which an output is the dequantized copy become `name.q`."""
-    changed: dict[o.Value, o.Value] = {}
-    for found, name in zip(graph.outputs, names, strict=True):
-        if found == name or found in changed:
-            continue
-        changed[found] = name
-        if name in graph.types:
-            candidates = chain([f"{name}.q"], (f"{name}.q.{k}" for k in count(1)))
-            changed[name] = next(c for c in candidates if c not in graph.types and c not in changed.values())
-    return renamed(graph, changed) if changed else graph
+    return _widened(lowered if plan.output_codes else with_output_names(lowered, graph.outputs))
 
 
 def _widened(graph: Graph) -> Graph:

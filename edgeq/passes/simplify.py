@@ -15,6 +15,9 @@ RULES = (*LAYOUT, *FUSE, *FOLD, *ATTENTION)
 def simplify(graph: Graph) -> Graph:
     """`graph` with constant arithmetic folded into weights and spelled-out functions as one operator.
 
-    The real-valued function, the inputs and the names and order of the outputs stay.
+    The real-valued function, the inputs and the names and order of the outputs stay. A graph of codes is exact as it
+    is and stays.
     """
+    if any(type_.scale for type_ in graph.types.values()):
+        return graph
     return rewrite(graph, RULES)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import FloatArray, Format, bits_of, code_range
+from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import SCALE_FLOOR, bias_codes, weight_type
+from edgeq.quantize.scale import SCALE_FLOOR, bias_codes, half_scales, weight_type
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
@@ -25,21 +25,22 @@ TIE_MARGIN = 2.0**-14
 TIE_STEP = 1 + 2.0**-10
 
 
-def constant_range(array: Array, format: Format, *, symmetric: bool) -> Range:
+def constant_range(array: Array, format: Format, *, symmetric: bool, half: bool = False) -> Range:
     """(scale, zero point) that holds every element of a constant operand, with 0.0 exact."""
     low_code, high_code = code_range(format)
     low, high = min(float(np.min(array)), 0.0), max(float(np.max(array)), 0.0)
     if symmetric:
-        return _float32(max(-low, high) / high_code), 0
-    scale = _float32((high - low) / (high_code - low_code))
+        return storable(max(-low, high) / high_code, half), 0
+    scale = storable((high - low) / (high_code - low_code), half)
     return scale, int(np.clip(round(low_code - low / scale), low_code, high_code))
 
 
-def _float32(scale: float) -> float:
-    return float(np.float32(max(scale, SCALE_FLOOR)))
+def storable(scale: float, half: bool) -> float:
+    """A scale that files hold: the nearest float32, or with `half` the next half-precision number."""
+    return float(half_scales(scale, INT8)) if half else float(np.float32(max(scale, SCALE_FLOOR)))
 
 
-def _weight_axis(op: o.Op) -> int | None:
+def weight_axis(op: o.Op) -> int | None:
     """Axis of the output channels of a weight, or None where groups mix them with another axis."""
     if isinstance(op, o.ConvTranspose):
         return 1 if op.groups == 1 else None
@@ -51,37 +52,37 @@ def _meets_ties(products: FloatArray) -> bool:
     return bool(np.any(np.abs(products - np.floor(products) - 0.5) < TIE_MARGIN))
 
 
-def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range]) -> dict[o.Value, Range]:
+def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: bool) -> dict[o.Value, Range]:
     """`ranges` with some scales raised by a few thousandths, away from exact ties.
 
     Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, or
     tabulating a function, would then meet a tie at the commonest codes.
     """
-    found = dict(ranges)
+    found = {key: (storable(scale, half), zero_point) for key, (scale, zero_point) in ranges.items()}
     for _ in range(2):  # a scale that moves may meet a tie elsewhere; a second look settles that
         for op in structure.graph.ops:
             if not structure.runs_on_codes(op):
                 continue
             if isinstance(op, o.Concat):
                 for x in op.xs:
-                    _move_operand(structure, found, x, op.out)
+                    _move_operand(structure, found, x, op.out, half)
             elif isinstance(op, o.Apply):
-                _move_result(structure, found, op)
+                _move_result(structure, found, op, half)
     return found
 
 
-def _move_operand(structure: Structure, ranges: dict[o.Value, Range], x: o.Value, out: o.Value) -> None:
+def _move_operand(structure: Structure, ranges: dict[o.Value, Range], x: o.Value, out: o.Value, half: bool) -> None:
     key, goal = structure.key[x], structure.key[out]
     if key == goal or key not in ranges or goal not in ranges:
         return
     scale, zero_point = ranges[key]
     codes = np.arange(1, 256, dtype=np.float64)
     while scale != ranges[goal][0] and _meets_ties(codes * (scale / ranges[goal][0])):
-        scale = _float32(scale * TIE_STEP)
+        scale = storable(scale * TIE_STEP, half)
     ranges[key] = (scale, zero_point)
 
 
-def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply) -> None:
+def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply, half: bool) -> None:
     key, goal = structure.key.get(op.x), structure.key.get(op.out)
     if key not in ranges or goal not in ranges or key == goal or bits_of(structure.formats[key]) > 8:
         return
@@ -92,7 +93,7 @@ def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply
     for _ in range(64):
         if not _meets_ties(reals[reals != 0] / scale):
             break
-        scale = _float32(scale * TIE_STEP)
+        scale = storable(scale * TIE_STEP, half)
     ranges[goal] = (scale, zero_point)
 
 
@@ -101,7 +102,8 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
 
     Classes made of constants alone get the range of their contents.
     """
-    graph, ranges = structure.graph, {**_without_ties(structure, ranges), **structure.fixed}
+    graph, half = structure.graph, target.half_scales
+    ranges = {**_without_ties(structure, ranges, half), **structure.fixed}
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
@@ -109,17 +111,17 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
             scale, zero_point = ranges[key]
         else:
             array = np.concatenate([graph.constants[value].reshape(-1) for value in members])
-            scale, zero_point = constant_range(array, format, symmetric=target.symmetric)
+            scale, zero_point = constant_range(array, format, symmetric=target.symmetric, half=half)
         for value in members:
             types[value] = Type(graph.types[value].shape, format, (scale,), zero_point)
     weights: dict[o.Value, Type] = {}
     biases: dict[o.Value, Array] = {}
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
-            weight = weight_type(graph.constants[op.weight], target.weight, _weight_axis(op), where=op.weight)
+            weight = weight_type(graph.constants[op.weight], target.weight, weight_axis(op), half=half, where=op.weight)
             if op.bias is not None:
                 bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
-                biases[op.out], scales = bias_codes(bias, x_scale, weight.scale)
+                biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
     return Plan(structure, types, weights, biases, target.rounding, target.kernels)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Graph, with_constants
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, dequantize_weight, quantize_weight
 from edgeq.quantize.sensitivity import rounding_error
@@ -55,6 +55,50 @@ def _shift(op: o.Conv | o.Linear, graph: Graph, plan: Plan, means: Means) -> Flo
     mean, error = (_by_group(part, op, exact.shape[0]) for part in means)
     shift: FloatArray = (taps * error + taps_error * mean).sum(1)
     return shift
+
+
+def correct_stored_biases(graph: Graph, stored: Graph, samples: Iterable[Mapping[o.Value, Array]]) -> Graph:
+    """`stored`, which is the real `graph` with weights as codes, with the mean shift of every layer taken back.
+
+    Convolutions and linear layers with a constant bias of their own are corrected.
+    """
+    codes = {op.out: op.x for op in stored.ops if isinstance(op, o.Dequantize)}
+    ops = [op for op in graph.ops if isinstance(op, o.Conv | o.Linear) and op.weight in codes and _owns_bias(op, graph)]
+    means = _real_means(graph, ops, samples)
+    biases: dict[o.Value, Array] = {}
+    for op in ops:
+        weight = graph.constants[op.weight].astype(np.float64)
+        name = codes[op.weight]
+        error = dequantize_weight(stored.constants[name].astype(np.int64), stored.types[name]) - weight
+        taps = error.reshape(*error.shape[:2], -1).sum(2)
+        shift = (taps * _by_group(means[op.out], op, len(weight))).sum(1)
+        assert op.bias is not None, op
+        biases[op.bias] = (graph.constants[op.bias] - shift).astype(np.float32)
+    return with_constants(stored, biases)
+
+
+def _owns_bias(op: o.Conv | o.Linear, graph: Graph) -> bool:
+    bias = op.bias
+    return bias is not None and bias in graph.constants and len(graph.consumers[bias]) == 1
+
+
+def _real_means(
+    graph: Graph, ops: Iterable[o.Conv | o.Linear], samples: Iterable[Mapping[o.Value, Array]]
+) -> dict[o.Value, FloatArray]:
+    """Mean of every input channel of each operator, by its result."""
+    channels = {op.x: len(graph.types[op.x].shape) - 1 if isinstance(op, o.Linear) else 1 for op in ops}
+    found: dict[o.Value, list[FloatArray]] = {}
+
+    def watch(name: o.Value, tensor: Tensor) -> None:
+        if name in channels:
+            axes = [axis for axis in range(tensor.dim()) if axis != channels[name]]
+            found.setdefault(name, []).append(tensor.double().mean(axes).numpy())
+
+    interpreter = Interpreter(graph)
+    with torch.no_grad():
+        for sample in samples:
+            interpreter(sample, watch)
+    return {op.out: np.mean(found[op.x], 0) for op in ops}
 
 
 def _by_group(means: FloatArray, op: o.Conv | o.Linear, outputs: int) -> FloatArray:

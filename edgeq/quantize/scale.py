@@ -1,8 +1,8 @@
-"""Weights and biases as codes: one symmetric scale per output channel, every scale exactly a float32.
+"""Weights and biases as codes: one symmetric scale per output channel (or block), every scale exactly a float32.
 
 The largest magnitude of a channel meets the format's largest level; weights that already lie on such a grid come back
 bit for bit. Clipping below the largest magnitude is tried only when asked for, and taken only when it lowers the
-squared error.
+squared error. Files that store scales in half precision get scales that it holds, rounded up so that nothing clips.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.formats import Fixed, FloatArray, Format, Int, IntArray, Real, decode, encode, level_range
+from edgeq.formats import INT8, Fixed, FloatArray, Format, Int, IntArray, Real, decode, encode, level_range
 from edgeq.ir.graph import Array, Type
 
 SCALE_FLOOR = 2.0**-60
@@ -26,25 +26,37 @@ BIAS_LIMIT = 1 << 30
 
 ClipSearch = Literal["largest", "squared_error"]
 
-_CLIP_RATIOS = np.linspace(1.0, 0.3, 71)
+_HALF = np.finfo(np.float16)
+_CLIP_STEPS = np.arange(1, 15) / -20
+_FINE_CLIP_STEPS = np.array([-4, -3, -2, -1, 1, 2, 3, 4]) / 100
 
 
-def along(numbers: npt.ArrayLike, axis: int | None, dimensions: int) -> FloatArray:
-    """`numbers` (one, or one per index of `axis`) as float64 that broadcasts against an array of `dimensions` axes."""
-    array = np.asarray(numbers, dtype=np.float64)
-    shape = [1] * dimensions
-    if axis is not None:
-        shape[axis] = -1
-    return array.reshape(shape)
-
-
-def _rows(array: Array, axis: int | None) -> FloatArray:
-    """[channels, elements of a channel] as float64."""
+def _rows(array: Array, axis: int | None, block: int = 0) -> FloatArray:
+    """[channels, elements of a channel], or [channels times blocks, elements of a block], as float64."""
     wide: FloatArray = np.asarray(array, dtype=np.float64)
-    return wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
+    if axis is None:
+        return wide.reshape(1, -1)
+    channels = np.moveaxis(wide, axis, 0)
+    blocks = channels.shape[1] // block if block else 1
+    return channels.reshape(wide.shape[axis] * blocks, -1)
 
 
-def _check(array: Array, format: Format, where: object) -> None:
+def half_scales(scales: npt.ArrayLike, format: Format) -> FloatArray:
+    """The smallest scales not below `scales` that a file with half-precision numbers holds.
+
+    A codebook's table is stored as level / 2^e with its largest entry between 1 and 2, and the scale times 2^e;
+    integer codes are stored as they are, so that e is 0.
+    """
+    shift = 0 if isinstance(format, Int | Fixed) else max(map(abs, level_range(format))).bit_length() - 1
+    wanted = np.ldexp(np.asarray(scales, dtype=np.float64), shift)
+    found = np.clip(wanted, _HALF.smallest_subnormal, float(_HALF.max)).astype(np.float16)
+    with np.errstate(over="ignore"):  # beyond the largest, which is taken below
+        found = np.where(found < wanted, np.nextafter(found, np.float16(np.inf)), found)
+    return np.ldexp(np.minimum(found.astype(np.float64), float(_HALF.max)), -shift)
+
+
+def check_weight(array: Array, format: Format, where: object) -> None:
+    """Raise UnsupportedError, naming `where`, for a weight that `format` cannot hold."""
     if array.size == 0:
         raise UnsupportedError("a weight without elements", where=where)
     if not np.isfinite(array).all():
@@ -74,6 +86,10 @@ def _float32(scales: FloatArray) -> FloatArray:
     return np.clip(scales, SCALE_FLOOR, SCALE_CEILING).astype(np.float32).astype(np.float64)
 
 
+def _storable(scales: FloatArray, format: Format, half: bool) -> FloatArray:
+    return half_scales(scales, format) if half else _float32(scales)
+
+
 def _on_grid(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray:
     """`scales` moved by up to two float32 steps where that makes float32(scale level) equal every weight.
 
@@ -97,58 +113,73 @@ def _squared_errors(rows: FloatArray, scales: FloatArray, format: Format) -> Flo
     return errors
 
 
-def _clipped(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray:
-    """Per channel the scale of least squared error among shrunken ones; the first, `scales` itself, wins ties."""
-    best, least = scales.copy(), np.full(len(scales), np.inf)
-    for ratio in _CLIP_RATIOS:
-        candidate = scales if ratio == 1.0 else _float32(scales * ratio)
-        errors = _squared_errors(rows, candidate, format)
-        better = errors < least
-        best[better], least[better] = candidate[better], errors[better]
+def _clipped(rows: FloatArray, scales: FloatArray, format: Format, half: bool) -> FloatArray:
+    """Per channel the scale of least squared error among shrunken ones, sought in steps of 1/20 and then of 1/100.
+
+    `scales` itself wins ties.
+    """
+    best, least, share = scales.copy(), _squared_errors(rows, scales, format), np.ones(len(scales))
+    for steps in (_CLIP_STEPS, _FINE_CLIP_STEPS):
+        around = share.copy()
+        for step in steps:
+            tried = np.minimum(around + step, 1.0)
+            candidate = _storable(scales * tried, format, half)
+            errors = _squared_errors(rows, candidate, format)
+            better = errors < least
+            best[better], least[better], share[better] = candidate[better], errors[better], tried[better]
     return best
 
 
 def weight_type(
-    array: Array, format: Format, axis: int | None, *, clip: ClipSearch = "largest", where: object = None
+    array: Array,
+    format: Format,
+    axis: int | None,
+    *,
+    block: int = 0,
+    clip: ClipSearch = "largest",
+    half: bool = False,
+    where: object = None,
 ) -> Type:
     """The symmetric type of the weight `array`, one float32 scale per index of `axis` (one in all for None).
+
+    With `block` the scale also changes every so many input channels (see Type); `half` keeps to half_scales.
 
     `clip` "largest" never clips; "squared_error" takes per channel the clip of least squared error. A channel of
     zeros takes the largest scale of the tensor. A Fixed format has its own scale. Raises UnsupportedError, which
     names `where`, for NaN, infinity, no elements, or signs that the format cannot hold.
     """
-    _check(array, format, where)
+    check_weight(array, format, where)
     if isinstance(format, Fixed):
         return Type(array.shape, format, (2.0**-format.fraction,))
-    rows = _rows(array, axis)
+    rows = _rows(array, axis, block)
     largest = _largest_scales(rows, format)
     empty = largest == 0
     largest[empty] = largest.max() or 1.0 / _reach(format)[1]
-    scales = _on_grid(rows, _float32(largest), format)
+    scales = half_scales(largest, format) if half else _on_grid(rows, _float32(largest), format)
     if clip == "squared_error":
-        scales = _clipped(rows, scales, format)
-    return Type(array.shape, format, tuple(scales.tolist()), axis=axis)
+        scales = _clipped(rows, scales, format, half)
+    return Type(array.shape, format, tuple(scales.tolist()), axis=axis, block=block)
 
 
 def quantize_weight(array: Array, type_: Type) -> IntArray:
     """Codes (int64) of the levels of `type_` nearest to `array`, ties to even, saturating."""
-    return encode(
-        type_.format, np.asarray(array, dtype=np.float64) / along(type_.scale, type_.axis, array.ndim), type_.zero_point
-    )
+    return encode(type_.format, np.asarray(array, dtype=np.float64) / type_.scales, type_.zero_point)
 
 
 def dequantize_weight(codes: IntArray, type_: Type) -> npt.NDArray[np.float32]:
     """float32(scale level) of every code."""
     levels = decode(type_.format, codes, type_.zero_point)
-    return (levels * along(type_.scale, type_.axis, codes.ndim)).astype(np.float32)
+    return (levels * type_.scales).astype(np.float32)
 
 
-def bias_codes(bias: Array, scale_x: float, weight_scales: tuple[float, ...]) -> tuple[IntArray, tuple[float, ...]]:
+def bias_codes(
+    bias: Array, scale_x: float, weight_scales: tuple[float, ...], *, half: bool = False
+) -> tuple[IntArray, tuple[float, ...]]:
     """Codes round(bias / (scale_x scale_w)) (int64, ties to even), and the weight scales they are in units of.
 
     `weight_scales` has one entry, or one per output channel. A scale is raised, just enough, where |code| would
     exceed BIAS_LIMIT (a tiny weight scale under a large bias); elsewhere it comes back as it was, so comparing
-    the two tells which channels were widened. Raises UnsupportedError if a bias is not finite.
+    the two tells which channels were widened. With `half`, raised scales are ones that half precision holds. Raises UnsupportedError if a bias is not finite.
     """
     real = np.asarray(bias, dtype=np.float64).reshape(-1, len(weight_scales))
     if not np.isfinite(real).all():
@@ -156,6 +187,7 @@ def bias_codes(bias: Array, scale_x: float, weight_scales: tuple[float, ...]) ->
     needed = np.abs(real).max(axis=0, initial=0.0) / BIAS_LIMIT / scale_x
     single = needed.astype(np.float32)
     single = np.where(single < needed, np.nextafter(single, np.float32(np.inf)), single)
-    scales = np.maximum(weight_scales, single.astype(np.float64))
+    raised = half_scales(needed, INT8) if half else single.astype(np.float64)
+    scales = np.maximum(weight_scales, raised)
     codes = np.clip(np.rint(real / (scale_x * scales)), -BIAS_LIMIT, BIAS_LIMIT)
     return codes.astype(np.int64).reshape(np.shape(bias)), tuple(scales.tolist())

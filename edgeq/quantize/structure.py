@@ -1,7 +1,7 @@
 """Which operators run on codes, and which values must share one type: decided by the graph and the target alone.
 
-An operator stays real when the target has no integer form of it, or when only real operators read its result (the
-decode of a detector, the residual stream between layer norms). Values joined by operators that only move codes
+An operator stays real when the target has no integer form of it, or (unless the target knows nothing else) when only
+real operators read its result: the decode of a detector, the residual stream between layer norms. Values joined by operators that only move codes
 share a type. A value read by a weighted operator is narrow, any other is wide.
 """
 
@@ -23,7 +23,8 @@ from edgeq.target import Target
 Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
 Accumulating = Weighted | o.Add | o.Sub | o.Mul | o.AveragePool | o.Mean | o.Resize
 _WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
-_CLAMPS = ("relu", "clip")
+CLAMPS = ("relu", "clip")
+"""Functions that the clamp of a requantization computes."""
 
 
 def is_weighted(op: o.Op) -> bool:
@@ -80,6 +81,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             return op.mode != "cubic"
         case o.Pad():
             return moves_codes(op)
+        case o.Apply():
+            return target.narrow.bits <= 8 or op.function.name in (*CLAMPS, *target.wide_functions)
         case o.Add() | o.Sub() | o.Mul():
             return not all(v in graph.constants for v in (op.a, op.b))
         case _:
@@ -210,7 +213,7 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozense
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
     if isinstance(reader, o.Apply):
-        return reader.function.name in _CLAMPS
+        return reader.function.name in CLAMPS
     return isinstance(reader, o.Add | o.Sub) and target.keeps_wide_values and reader.a != reader.b
 
 
@@ -235,7 +238,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
         if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
-    outputs = {value for value in graph.outputs if value in integer} if recipe.output_codes else set()
+    leave_as_codes = recipe.output_codes or target.ports == "codes"
+    outputs = {value for value in graph.outputs if value in integer} if leave_as_codes else set()
     quantized.update(dict.fromkeys(sorted(outputs)))
     values = [value for value in quantized if value not in held]
     classes = _Classes(values)

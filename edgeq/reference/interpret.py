@@ -179,7 +179,7 @@ class Interpreter:
             level = torch.from_numpy(level_table(type_.format))[x.long().cpu()].to(x.device)
         else:
             level = x - type_.zero_point if type_.zero_point else x
-        return level.to(torch.float32) * along_axis(type_.scale, type_, torch.float32).to(x.device)
+        return level.to(torch.float32) * torch.from_numpy(type_.scales).to(x.device, torch.float32)
 
     def _requantize(self, op: o.Requantize, x: Tensor) -> Tensor:
         from_type, to_type = self.graph.types[op.x], self.graph.types[op.out]
@@ -220,4 +220,4 @@ def real_of(codes: Tensor, type_: Type) -> Tensor:
     if isinstance(type_.format, Real) or not is_codes(type_):
         return codes
     level = decode(type_.format, codes.cpu().numpy().astype(np.int64), type_.zero_point)
-    return torch.from_numpy(level).to(torch.float32) * along_axis(type_.scale, type_, torch.float32)
+    return torch.from_numpy(level).to(torch.float32) * torch.from_numpy(type_.scales).to(torch.float32)

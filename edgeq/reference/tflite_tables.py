@@ -23,8 +23,13 @@ from edgeq.reference.tflite_sigmoid import logistic_of_16_bits, tanh_of_16_bits
 
 Floats = NDArray[np.float32]
 
+LARGEST_EXPONENT = np.float32(88.0)
+"""e to a larger power is beyond single precision; the sigmoid is zero code there long before."""
+
 _SINGLE_PRECISION: dict[o.FunctionName, Callable[[Floats], Floats]] = {
-    "sigmoid": lambda x: (np.float32(1) / (np.float32(1) + np.exp(-x))).astype(np.float32),
+    "sigmoid": lambda x: (np.float32(1) / (np.float32(1) + np.exp(np.minimum(-x, LARGEST_EXPONENT)))).astype(
+        np.float32
+    ),
     "tanh": lambda x: np.tanh(x).astype(np.float32),
     "gelu": lambda x: (0.5 * x.astype(np.float64) * (1 + _erf(x * np.float32(np.sqrt(0.5))))).astype(np.float32),
     "gelu_tanh": lambda x: torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy(),
@@ -77,8 +82,9 @@ def _leaky_relu(levels: IntArray, slope: float, scale: float, to_scale: float) -
         return requantize(x, multiplier, shift, "gemmlowp2")
 
     x = torch.from_numpy(levels)
-    ratio = scale / to_scale
-    found: IntArray = torch.where(x >= 0, scaled(ratio), scaled(float(np.float32(slope)) * ratio)).numpy()
+    single, to_single = np.float32(scale), np.float32(to_scale)
+    above, below = float(single / to_single), float(single * np.float32(slope) / to_single)
+    found: IntArray = torch.where(x >= 0, scaled(above), scaled(below)).numpy()
     return found
 
 

@@ -1,0 +1,124 @@
+"""Simulated boards: what each is, and what a run of a generated model on it measures.
+
+A board builds a folder of generated C together with a small program (boards/firmware), runs it once on given codes, and
+tells the result, the instructions of every layer and how deep the stack went. Instruction counts do not depend on the
+machine that simulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.errors import UsageError, did_you_mean
+
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One simulated board.
+
+    `gcc` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
+    lie at `flash`, data and stack at `ram`. `qemu` runs it; `unicorn` (architecture, processor) if that can.
+    """
+
+    name: str
+    summary: str
+    gcc: str
+    flags: tuple[str, ...]
+    flash: int
+    ram: int
+    qemu: tuple[str, ...]
+    zig: tuple[str, ...] = ()
+    unicorn: tuple[Literal["riscv32", "arm"], str] | None = None
+    debian: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One inference: outputs by name, instructions of each layer in order, and bytes.
+
+    `code_bytes` is the model's code with its descriptors, `constant_bytes` its weights and tables.
+    """
+
+    outputs: Mapping[str, Codes]
+    layers: tuple[int, ...]
+    stack_bytes: int
+    code_bytes: int
+    constant_bytes: int
+    arena_bytes: int
+    how: str
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of one inference."""
+        return sum(self.layers)
+
+    @property
+    def flash_bytes(self) -> int:
+        """Code and constants."""
+        return self.code_bytes + self.constant_bytes
+
+    @property
+    def ram_bytes(self) -> int:
+        """Arena and stack."""
+        return self.arena_bytes + self.stack_bytes
+
+
+class Runner(Protocol):
+    """A simulator: runs a linked program once."""
+
+    def run(self, program: bytes, arena: bytes) -> tuple[bytes, Sequence[int], int]:
+        """The arena afterwards, instruction counts at the marks, and the stack's depth in bytes."""
+        ...
+
+
+_RISCV = ("-machine", "virt", "-cpu", "rv32", "-m", "64M", "-bios", "none")
+
+
+def _cortex(name: str, flags: tuple[str, ...], machine: str, zig: str, unicorn: str | None) -> Board:
+    return Board(
+        f"{name}-sim",
+        f"ARM {name.title()} ({machine.removeprefix('mps2-').removeprefix('mps3-').upper()})",
+        "arm-none-eabi-gcc",
+        ("-mthumb", f"-mcpu={name}", *flags),
+        flash=0,
+        ram=0x20000000,
+        qemu=("qemu-system-arm", "-machine", machine),
+        zig=("-target", "thumb-freestanding-eabihf", f"-mcpu={zig}"),
+        unicorn=("arm", unicorn) if unicorn else None,
+        debian="gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm",
+    )
+
+
+BOARDS: tuple[Board, ...] = (
+    Board(
+        "rv32imc-sim",
+        "RISC-V RV32IMC",
+        "riscv64-unknown-elf-gcc",
+        ("-march=rv32imc_zicsr", "-mabi=ilp32"),
+        flash=0x80000000,
+        ram=0x82000000,
+        qemu=("qemu-system-riscv32", *_RISCV),
+        zig=("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c"),
+        unicorn=("riscv32", "base"),
+        debian="gcc-riscv64-unknown-elf qemu-system-misc",
+    ),
+    _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", "cortex_m4", "cortex-m4"),
+    _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", "cortex_m7", "cortex-m7"),
+    _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", "cortex_m55", None),
+)
+
+
+def find_board(name: str) -> Board:
+    """The board called `name`; raises UsageError with the closest name otherwise."""
+    for board in BOARDS:
+        if board.name == name:
+            return board
+    names = [board.name for board in BOARDS]
+    raise UsageError("unknown board", value=name, allowed=", ".join(names), next_step=did_you_mean(name, names))

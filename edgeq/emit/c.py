@@ -1,0 +1,228 @@
+"""Integer-only C for microcontrollers: one folder with the model, its constants, its kernels and a self-test.
+
+The lowered graph is regrouped into kernels (edgeq/passes/kernels.py), its values get places in one arena
+(edgeq/passes/schedule.py), and each kernel becomes a descriptor and a call (edgeq/emit/c_layers.py). The kernels are
+plain headers in runtimes/c. Inputs and outputs are codes: quantizing an input is the caller's part.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgeq.emit import c_files
+from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
+from edgeq.emit.c_bank import Bank
+from edgeq.emit.c_files import Golden, Port, Source
+from edgeq.emit.c_layers import Printer, comment
+from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.c_steps import Placed, place
+from edgeq.ir import ops as o
+from edgeq.ir.cost import total_macs
+from edgeq.ir.graph import Array, Graph
+from edgeq.passes.kernels import Program, program
+from edgeq.reference.interpret import Interpreter
+from edgeq.target import Instructions, Target
+
+Codes = npt.NDArray[np.int8]
+
+KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
+GOLDEN_SEED = 1
+FIRST_CODES = 16
+_C_WORDS = frozenset(
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+    ]
+)
+
+
+def emit(
+    graph: Graph,
+    target: Target,
+    folder: Path,
+    stem: str,
+    metadata: Mapping[str, object],
+    manifest: Mapping[str, object],
+    more_files: Mapping[str, bytes] | None = None,
+) -> Artifact:
+    """Write the folder of C for a lowered `graph`; its primary file is <stem>_model.c.
+
+    Raises UnsupportedError naming everything that integers alone cannot compute, and OutputError if the folder cannot
+    be written; nothing is left behind then.
+    """
+    source, placed, found = sources(graph, target, stem)
+    p = source.prefix
+    texts = {
+        f"{p}_model.h": c_files.model_header(source),
+        f"{p}_model.c": c_files.model_source(source),
+        f"{p}_weights.h": c_files.weights_header(source),
+        f"{p}_weights.c": c_files.weights_source(source),
+        f"{p}_golden.h": c_files.golden_header(source),
+        "selftest.c": c_files.self_test(source),
+        "Makefile": c_files.makefile(source),
+        "CMakeLists.txt": c_files.cmake_lists(source),
+        "README.md": c_files.readme(source),
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= kernel_files(source.headers, target.instructions)
+    files |= more_files or {}
+    described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
+    files[MANIFEST] = to_json(described)
+    write_files(folder, files)
+    tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
+    commands = [f"make -C {folder} test"]
+    return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
+
+
+def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str, bytes]:
+    """`headers` and all that they include: of each the file of that set of kernels, or the portable one."""
+    found: dict[str, bytes] = {}
+    waiting = list(headers)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            special = KERNELS / instructions / name
+            found[name] = (special if special.exists() else KERNELS / name).read_bytes()
+            waiting += re.findall(r'#include "(edgeq\w*\.h)"', found[name].decode())
+    return dict(sorted(found.items()))
+
+
+def sources(graph: Graph, target: Target, stem: str) -> tuple[Source, Placed, Program]:
+    """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
+    found = program(graph)
+    placed = place(found)
+    prefix = identifier(stem)
+    bank = Bank(prefix)
+    printer = Printer(found, placed, bank, target.instructions)
+    layers = [printer.layer(n, step, kernel) for n, (step, kernel) in enumerate(placed.kernels, start=1)]
+    headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
+    inputs = _ports(found, placed, found.inputs, "input")
+    outputs = _ports(found, placed, found.outputs, "output")
+    values = [kernel.out for _, kernel in placed.kernels]
+    source = Source(
+        prefix, comment(stem), inputs, outputs, layers,
+        [(placed.offset(v), found.type(v).size) for v in values],
+        bank, _golden(graph, found, values), placed.memory.arena_bytes, placed.memory.lower_bound,
+        placed.plain_bytes, total_macs(graph), target.name, _profile(found), headers,
+    )  # fmt: skip
+    return source, placed, found
+
+
+def identifier(text: str) -> str:
+    """`text` as a C identifier in lower case.
+
+    >>> identifier("YOLO11n.640"), identifier("3d")
+    ('yolo11n_640', 'm_3d')
+    """
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "model"
+    return f"m_{name}" if name[0].isdigit() or name in _C_WORDS or keyword.iskeyword(name) else name
+
+
+def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
+    symbols = [kind] if len(ports) == 1 else [f"{kind}_{k}" for k in range(len(ports))]
+    return [
+        Port(name, symbol, found.type(value), placed.offset(value), name != value, _ties(found, value))
+        for (name, value), symbol in zip(ports, symbols, strict=True)
+    ]
+
+
+def _ties(found: Program, value: o.Value) -> o.Ties:
+    maker = found.graph.producer.get(value)
+    return maker.ties if isinstance(maker, o.Quantize) else "even"
+
+
+def _profile(found: Program) -> str:
+    rules = {kernel.settling.rounding for kernel in found.kernels if isinstance(kernel.settling, o.Requantize)}
+    return "gemmlowp2" if "gemmlowp2" in rules else "single"
+
+
+def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int) -> dict[o.Value, Codes]:
+    """Codes of inputs of these shapes, one after another: the stream of the self-test."""
+    codes: dict[o.Value, Codes] = {}
+    x = seed
+    for name, shape in ports.items():
+        flat = np.empty(int(np.prod(shape)), dtype=np.int8)
+        for k in range(len(flat)):
+            x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
+            flat[k] = (x >> 24) - (256 if x >> 31 else 0)
+        codes[name] = np.asarray(from_memory(flat, shape), dtype=np.int8)
+    return codes
+
+
+def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
+    codes = golden_codes({name: found.type(value).shape for name, value in found.inputs}, GOLDEN_SEED)
+    given = {value: torch.from_numpy(np.ascontiguousarray(codes[name])) for name, value in found.inputs}
+    seen: dict[o.Value, Array] = {}
+    watched = {*values, *(value for _, value in found.outputs)}
+
+    def watch(name: o.Value, tensor: torch.Tensor) -> torch.Tensor | None:
+        tensor = given.get(name, tensor)
+        if name in watched:
+            seen[name] = to_memory(tensor.numpy().astype(np.int8))
+        return given.get(name)
+
+    with torch.no_grad():
+        Interpreter(graph)(codes, watch)
+    layers = tuple(zlib.crc32(seen[value].tobytes()) for value in values)
+    outputs = [seen[value] for _, value in found.outputs]
+    crcs = tuple(zlib.crc32(output.tobytes()) for output in outputs)
+    return Golden(GOLDEN_SEED, layers, crcs, tuple(outputs[0][:FIRST_CODES].tolist()))
+
+
+def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[str, object]) -> dict[str, object]:
+    """What a runtime or a board must know of the folder."""
+    return {
+        "prefix": source.prefix,
+        "inputs": [port.document() for port in source.inputs],
+        "outputs": [port.document() for port in source.outputs],
+        "layers": [
+            {"value": kernel.out, "shape": list(found.type(kernel.out).shape), "kind": layer.kind, "macs": layer.macs}
+            for layer, (_, kernel) in zip(source.layers, placed.kernels, strict=True)
+        ],
+        "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
+        "macs": source.macs,
+        "arena_bytes": source.arena_bytes,
+        "lower_bound_bytes": source.lower_bound,
+        "constant_bytes": source.bank.size,
+        "metadata": {key: str(value) for key, value in metadata.items()},
+    }

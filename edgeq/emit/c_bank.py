@@ -1,0 +1,113 @@
+"""The constants of a generated model: arrays by C name, written once each however many layers use them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgeq.emit.c_numbers import Channel
+from edgeq.ir.graph import Array
+
+Kind = Literal["int8_t", "int32_t", "edgeq_channel", "edgeq_mix"]
+_BYTES: dict[Kind, int] = {"int8_t": 1, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
+_LINE = 112
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One constant array: `rows` are its elements as integers."""
+
+    name: str
+    kind: Kind
+    rows: tuple[tuple[int, ...], ...]
+    comment: str
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in flash."""
+        return len(self.rows) * _BYTES[self.kind]
+
+    def in_memory(self) -> bytes:
+        """Its bytes on a little-endian machine."""
+        return np.asarray(self.rows, dtype="<i1" if self.kind == "int8_t" else "<i4").tobytes()
+
+
+class Bank:
+    """Constants under construction; `prefix` starts every name."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.entries: list[Entry] = []
+        self._known: dict[tuple[Kind, tuple[tuple[int, ...], ...]], str] = {}
+
+    def _add(self, name: str, kind: Kind, rows: Iterable[Sequence[int]], comment: str) -> str:
+        content = tuple(tuple(row) for row in rows)
+        known = self._known.get((kind, content))
+        if known is None:
+            known = f"{self.prefix}_{name}"
+            self._known[kind, content] = known
+            self.entries.append(Entry(known, kind, content, comment))
+        return known
+
+    def codes(self, name: str, array: Array, comment: str) -> str:
+        """An array of bytes."""
+        return self._add(name, "int8_t", array.reshape(-1, 1).tolist(), comment)
+
+    def words(self, name: str, array: Array, comment: str) -> str:
+        """An array of 32-bit integers."""
+        return self._add(name, "int32_t", array.reshape(-1, 1).tolist(), comment)
+
+    def channels(self, name: str, channels: Iterable[Channel], comment: str) -> str:
+        """An array of edgeq_channel."""
+        return self._add(name, "edgeq_channel", channels, comment)
+
+    def mixes(self, name: str, array: Array, comment: str) -> str:
+        """An array of edgeq_mix: rows of (first, second, weight)."""
+        return self._add(name, "edgeq_mix", array.tolist(), comment)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all constants."""
+        return sum(entry.size for entry in self.entries)
+
+    def crc32(self) -> int:
+        """CRC-32 of all constants in order, as a little-endian machine holds them."""
+        crc = 0
+        for entry in self.entries:
+            crc = zlib.crc32(entry.in_memory(), crc)
+        return crc
+
+    def declarations(self) -> str:
+        """`extern` lines."""
+        return "".join(f"extern const {e.kind} {e.name}[{len(e.rows)}]; /* {e.comment} */\n" for e in self.entries)
+
+    def definitions(self) -> str:
+        """The arrays."""
+        return "\n".join(_definition(entry) for entry in self.entries)
+
+
+def _definition(entry: Entry) -> str:
+    if entry.kind in ("int8_t", "int32_t"):
+        items = [_number(row[0]) for row in entry.rows]
+    else:
+        items = ["{" + ", ".join(map(_number, row)) + "}" for row in entry.rows]
+    return f"/* {entry.comment} */\nconst {entry.kind} {entry.name}[{len(entry.rows)}] = {{\n{wrapped(items)}}};\n"
+
+
+def _number(value: int) -> str:
+    return "INT32_MIN" if value == -(1 << 31) else str(value)
+
+
+def wrapped(items: Sequence[str]) -> str:
+    """Items of an initializer on lines of limited length."""
+    lines, line = [], "   "
+    for item in items:
+        if len(line) + len(item) + 2 > _LINE:
+            lines.append(line)
+            line = "   "
+        line += f" {item},"
+    return "\n".join([*lines, line]) + "\n"

@@ -1,0 +1,105 @@
+"""Requantization as the kernels compute it: per channel a multiplier, an offset and a shift, exact by construction.
+
+`single`: floor((sum q + 2^(t - 1)) / 2^t) with t = 31 - e. When t >= 33 the low word of sum q cannot change the result,
+so it is (high(sum q) + 2^(t - 33)) >> (t - 32); a smaller t is raised by multiplying sums by a power of two, the layer's
+factor. The output zero point is added before the shift. `gemmlowp2` is the same with its two roundings.
+
+A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgeq.errors import UnsupportedError
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import Interval
+from edgeq.reference.arithmetic import requantize
+
+WORD = 1 << 31
+Channel = tuple[int, int, int, int]
+"""bias, multiplier, offset, shift."""
+
+_Numbers = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`channels` and what they share: the factor of sums, and the lowest and highest output code."""
+
+    channels: tuple[Channel, ...]
+    factor: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """One channel: ratio q 2^(e - 31), and the largest magnitude of its sum."""
+
+    q: int
+    e: int
+    largest: int
+
+
+def scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequence[Interval]) -> Scaling:
+    """The numbers of `op` for sums within the intervals `sums` (one for all channels, or one each); one bias per channel.
+
+    Raises UnsupportedError if 32 bits cannot hold an intermediate, which needs absurd scales.
+    """
+    pairs = list(zip(op.multiplier, op.shift, strict=True))
+    pairs = pairs * len(biases) if len(pairs) == 1 else pairs
+    intervals = list(sums) * len(biases) if len(sums) == 1 else list(sums)
+    constant = {k: _code(op, zero_point, low, *pairs[k]) for k, (low, high) in enumerate(intervals) if low == high}
+    live = {
+        k: _Ratio(q, e, max(-low, high))
+        for k, ((q, e), (low, high)) in enumerate(zip(pairs, intervals, strict=True))
+        if k not in constant
+    }
+    factor, found = (_single if op.rounding == "single" else _gemmlowp2)(live, zero_point, op.out)
+    numbers = {**found, **{k: (0, code, 0) for k, code in constant.items()}}
+    return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high)
+
+
+def _code(op: o.Requantize, zero_point: int, level: int, q: int, e: int) -> int:
+    total, multiplier, shift = (torch.tensor(number, dtype=torch.int64) for number in (level, q, e))
+    return min(max(int(requantize(total, multiplier, shift, op.rounding)) + zero_point, op.low), op.high)
+
+
+def _single(live: dict[int, _Ratio], zero_point: int, where: str) -> tuple[int, dict[int, _Numbers]]:
+    raised = max([0, *(2 + r.e for r in live.values() if r.q)])
+    found = {}
+    for k, r in live.items():
+        q, shift = r.q, raised - 1 - r.e  # t + raised - 32
+        if r.largest << raised >= WORD:
+            raise UnsupportedError("a scale ratio is too large for 32-bit requantization", where=where, value=r.e)
+        if q == 0 or r.largest * q < 1 << (30 - r.e):  # every sum rounds to zero
+            q, shift = 0, 1
+        found[k] = _checked((q, (1 << (shift - 1)) + (zero_point << shift), shift), r.largest << raised >> 1, where)
+    return 1 << raised, found
+
+
+def _gemmlowp2(live: dict[int, _Ratio], zero_point: int, where: str) -> tuple[int, dict[int, _Numbers]]:
+    lefts = {max(r.e, 0) for r in live.values() if r.q} or {0}
+    factor = 4 << max(lefts)
+    if len(lefts) > 1:
+        raise UnsupportedError("scale ratios of one layer lie on both sides of 1", where=where)
+    found = {}
+    for k, r in live.items():
+        q, shift = r.q, max(-r.e, 0)
+        if r.largest * factor >= WORD:
+            raise UnsupportedError("a scale ratio is too large for 32-bit requantization", where=where, value=r.e)
+        if q == 0 or (shift and ((r.largest * q >> 31) + 1) < 1 << (shift - 1)):
+            q, shift = 0, 0
+        found[k] = _checked((q, (1 << shift >> 1) + (zero_point << shift), shift), r.largest * factor, where)
+    return factor, found
+
+
+def _checked(numbers: _Numbers, largest: int, where: str) -> _Numbers:
+    q, offset, shift = numbers
+    if abs(offset) + (largest if q else 0) + 1 >= WORD or shift > 31:
+        raise UnsupportedError("a scale ratio is too small for 32-bit requantization", where=where, value=shift)
+    return numbers

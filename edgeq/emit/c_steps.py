@@ -1,0 +1,186 @@
+"""What each kernel needs of memory: which operands its result may overlap, and how much scratch it takes.
+
+A kernel that only renames bytes (a reshape of row-major data) is a view and no step at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeq.emit.c_layout import image, source_places
+from edgeq.formats import IntArray
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Type
+from edgeq.passes.kernels import Kernel, Program, is_depthwise
+from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
+
+PIXELS_AT_ONCE = 2
+SPARE_BYTES = 3
+"""Kernels that load words may read so far beyond the plane of a depthwise convolution."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """`kernels` in execution order, each with the number of its step; `root` maps a view to the value it shows.
+
+    `direct` are the convolutions that read their input in place. Without overlaps it would take `plain_bytes`.
+    """
+
+    kernels: tuple[tuple[int, Kernel], ...]
+    root: Mapping[o.Value, o.Value]
+    memory: Memory
+    direct: frozenset[int]
+    plain_bytes: int
+
+    def offset(self, value: o.Value) -> int:
+        """Where a value lies in the arena."""
+        return self.memory.offsets[self.root.get(value, value)]
+
+
+def place(program: Program) -> Placed:
+    """The memory plan of `program`."""
+    root: dict[o.Value, o.Value] = {}
+    kernels = []
+    for kernel in program.kernels:
+        if _is_view(kernel, program):
+            source = kernel.reads[0]
+            root[kernel.out] = root.get(source, source)
+        else:
+            kernels.append(kernel)
+    values = {v for k in kernels for v in (*k.reads, k.out)} | {v for _, v in (*program.inputs, *program.outputs)}
+    names = {root.get(v, v) for v in values} - program.graph.constants.keys()
+    sizes = {name: program.type(name).size for name in names}
+    inputs = list(dict.fromkeys(v for _, v in program.inputs))
+    outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
+    overlapping = [_rooted(step_of(kernel, program, direct=False), root) for kernel in kernels]
+    straight = [_rooted(step_of(kernel, program, direct=is_pointwise(kernel, program)), root) for kernel in kernels]
+    # A 1x1 convolution reads its input in place unless memory is the limit there.
+    enough = max(map(min, needs(overlapping, sizes, inputs, outputs), needs(straight, sizes, inputs, outputs)))
+    direct = frozenset(
+        k for k, need in enumerate(needs(straight, sizes, inputs, outputs))
+        if is_pointwise(kernels[k], program) and need <= enough
+    )  # fmt: skip
+    steps = [straight[k] if k in direct else overlapping[k] for k in range(len(kernels))]
+    memory = plan_memory(steps, sizes, inputs, outputs)
+    plain = naive_bytes(straight, sizes, inputs, outputs)
+    return Placed(tuple((k, kernels[k]) for k in memory.order), root, memory, direct, plain)
+
+
+def _rooted(step: Step, root: Mapping[o.Value, o.Value]) -> Step:
+    overlaps = tuple(replace(overlap, operand=root.get(overlap.operand, overlap.operand)) for overlap in step.overlaps)
+    return replace(step, reads=tuple(root.get(v, v) for v in step.reads), overlaps=_merged(overlaps))
+
+
+def _merged(overlaps: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
+    """One overlap per operand: of two for the same one, what both allow."""
+    found: dict[str, Overlap] = {}
+    for overlap in overlaps:
+        known = found.get(overlap.operand, overlap)
+        found[overlap.operand] = Overlap(
+            overlap.operand,
+            _larger(known.forward_gap, overlap.forward_gap),
+            _larger(known.reverse_gap, overlap.reverse_gap),
+            exact=known.exact or overlap.exact,
+        )
+    return tuple(found.values())
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else max(a, b)
+
+
+def _is_view(kernel: Kernel, program: Program) -> bool:
+    match kernel.op:
+        case o.Reshape() | o.Transpose() | o.Slice() | o.Expand():
+            if kernel.op.x in program.graph.constants:
+                return False
+            source = source_places(kernel.op, program.type(kernel.op.x).shape, None)
+            return np.array_equal(source, np.arange(program.type(kernel.op.x).size))
+        case _:
+            return False
+
+
+def is_pointwise(kernel: Kernel, program: Program) -> bool:
+    """Whether a kernel is a convolution whose patches are pixels of its input."""
+    op = kernel.op
+    if not isinstance(op, o.Conv) or program.type(op.weight).shape[2:] != (1, 1):
+        return False
+    return (op.stride, op.padding, op.groups) == ((1, 1), (0, 0, 0, 0), 1)
+
+
+def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
+    """Rows and columns that the windows of a depthwise convolution cover, padding included."""
+    rows, columns = ((out.shape[2 + k] - 1) * op.stride[k] + (kernel[k] - 1) * op.dilation[k] + 1 for k in (0, 1))
+    return rows, columns
+
+
+def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
+    """The needs of one kernel; `direct` if a 1x1 convolution reads its input in place."""
+    types, op = program.graph.types, kernel.op
+    scratch = 0
+    overlaps: tuple[Overlap, ...] = ()
+    match op:
+        case o.Conv() if is_depthwise(op, program.graph):
+            plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
+            scratch = plane[0] * plane[1] + SPARE_BYTES
+            if types[op.x].shape[1] == types[kernel.out].shape[1]:
+                overlaps = (Overlap(op.x, 0, 0, exact=True),)
+        case o.Conv():
+            shape = types[op.weight].shape
+            columns = 0 if direct else PIXELS_AT_ONCE * int(np.prod(shape[1:]))
+            codes = PIXELS_AT_ONCE * shape[0] if kernel.table is not None or kernel.residual else 0
+            scratch = columns + codes
+            if not direct:
+                overlaps = (_conv_overlap(op, shape[2:4], types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
+            if kernel.residual:
+                overlaps = (*overlaps, Overlap(kernel.residual.other.value, 0, 0))
+        case o.MaxPool() | o.AveragePool():
+            overlaps = (_pool_overlap(op, types[op.x], types[kernel.out]),)
+        case o.Lookup() | o.Requantize():
+            overlaps = (Overlap(op.x, 0),)
+        case o.Add() | o.Sub() | o.Mul():
+            same = [v for v in kernel.reads if types[v].shape == types[kernel.out].shape]
+            overlaps = tuple(Overlap(v, 0) for v in dict.fromkeys(same))
+    overlaps = tuple(v for v in overlaps if v.operand not in program.graph.constants)
+    return Step(kernel.reads, kernel.out, scratch, overlaps)
+
+
+def _window_ends(
+    kernel: tuple[int, int], stride: o.Pair, padding: o.Quad, dilation: o.Pair, x: Type, out: Type
+) -> tuple[IntArray, IntArray]:
+    """For every output pixel: the first byte of x that its window reads, and the one after the last."""
+    height, width, channels = image(x)
+    rows, columns = (np.arange(out.shape[2 + k]) * stride[k] - padding[k] for k in (0, 1))
+    last_rows, last_columns = rows + (kernel[0] - 1) * dilation[0], columns + (kernel[1] - 1) * dilation[1]
+    low = rows.clip(0, height - 1)[:, None] * width + columns.clip(0, width - 1)
+    high = last_rows.clip(0, height - 1)[:, None] * width + last_columns.clip(0, width - 1) + 1
+    return low.reshape(-1) * channels, high.reshape(-1) * channels
+
+
+def _conv_overlap(op: o.Conv, kernel: tuple[int, int], x: Type, out: Type) -> Overlap:
+    """Two pixels at a time are gathered before they are written; groups are gathered one after another."""
+    low, high = _window_ends(kernel, op.stride, op.padding, op.dilation, x, out)
+    pixel, pixels = out.shape[1], len(low)
+    waits = 0 if op.groups > 1 else PIXELS_AT_ONCE
+    needed_from = np.minimum.accumulate(low[::-1])[::-1]
+    needed_to = np.maximum.accumulate(high)
+    firsts = np.arange(0, pixels, PIXELS_AT_ONCE)
+    ends = np.minimum(firsts + PIXELS_AT_ONCE, pixels)
+    later = firsts + waits < pixels
+    forward = int(np.max(ends[later] * pixel - needed_from[(firsts + waits)[later]], initial=-x.size))
+    lasts = np.arange(pixels, 0, -PIXELS_AT_ONCE)
+    starts = np.maximum(lasts - PIXELS_AT_ONCE, 0)
+    earlier = lasts - waits > 0
+    reverse = int(np.max(needed_to[(lasts - waits)[earlier] - 1] - starts[earlier] * pixel, initial=-out.size))
+    return Overlap(op.x, forward, reverse)
+
+
+def _pool_overlap(op: o.MaxPool | o.AveragePool, x: Type, out: Type) -> Overlap:
+    """Channel by channel, a code is written after its own window was read."""
+    dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
+    low, _ = _window_ends(op.kernel, op.stride, op.padding, dilation, x, out)
+    needed_from = np.minimum.accumulate(low[::-1])[::-1]
+    return Overlap(op.x, int(np.max(np.arange(len(low)) * out.shape[1] - needed_from)))

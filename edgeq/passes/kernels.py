@@ -1,0 +1,351 @@
+"""Kernels: a lowered graph regrouped into steps that read 8-bit codes and write 8-bit codes.
+
+A device has no room for accumulators, so none is ever stored: an operator that accumulates takes along the
+requantization after it, then a table of a function, then (a convolution) the addition of a residual. A requantization
+that widens codes for an addition becomes a table of 32-bit terms. Values between kernels are all that memory holds.
+
+Everything that has no such form is refused at once, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from edgeq.errors import UnsupportedError
+from edgeq.formats import Int, IntArray, code_range, decode
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
+from edgeq.ir.graph import Graph, Type
+from edgeq.reference.arithmetic import requantize
+
+CODE_BITS = 8
+Weighted = o.Conv | o.ConvTranspose | o.Linear
+Binary = o.Add | o.Sub | o.Mul
+Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Gather | o.Pad | o.Concat
+Anchor = Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+Settling = o.Requantize | o.DivideCodes
+
+
+@dataclass(frozen=True)
+class Term:
+    """An operand of a sum: its codes, and the 32-bit term that each code stands for (int64 [256], lowest code first)."""
+
+    value: o.Value
+    table: IntArray
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What a convolution adds to its codes: requantize(own[code] + other.table[other code]); `sums` bounds that sum."""
+
+    own: IntArray
+    other: Term
+    requantize: o.Requantize
+    sums: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One step: `op` on codes, settled to codes, mapped through `table` (codes by code), plus a residual; gives `out`.
+
+    `terms` are the operands of an Add or Sub. `sums` are the proved intervals of the accumulator, one for each output
+    channel of a weighted operator.
+    """
+
+    op: Anchor
+    out: o.Value
+    settling: Settling | None = None
+    table: IntArray | None = None
+    terms: tuple[Term, ...] = ()
+    residual: Residual | None = None
+    sums: tuple[Interval, ...] = ()
+
+    @property
+    def reads(self) -> tuple[o.Value, ...]:
+        """Values of codes that the step reads, constants among them; weights and biases are not."""
+        match self.op:
+            case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather():
+                found: tuple[o.Value, ...] = (self.op.x,)
+            case o.Add() | o.Sub():
+                found = tuple(term.value for term in self.terms)
+            case _:
+                found = tuple(v for v in o.operands(self.op) if not (isinstance(self.op, o.Lookup) and v != self.op.x))
+        return (*found, self.residual.other.value) if self.residual else found
+
+
+@dataclass(frozen=True)
+class Program:
+    """`kernels` in execution order over the codes of `graph`.
+
+    `inputs` and `outputs` are pairs (name in the model, value of codes): a real input is its quantized codes, a real
+    output the codes that it dequantizes.
+    """
+
+    graph: Graph
+    kernels: tuple[Kernel, ...]
+    inputs: tuple[tuple[o.Value, o.Value], ...]
+    outputs: tuple[tuple[o.Value, o.Value], ...]
+
+    def type(self, value: o.Value) -> Type:
+        """Type of a value."""
+        return self.graph.types[value]
+
+
+def is_depthwise(op: o.Conv, graph: Graph) -> bool:
+    """Whether every input channel has output channels of its own."""
+    return op.groups == graph.types[op.x].shape[1] > 1
+
+
+def program(graph: Graph) -> Program:
+    """The kernels of a lowered graph. Raises UnsupportedError naming everything that integers alone cannot do."""
+    return _Grouping(graph).run()
+
+
+def _is_narrow(type_: Type) -> bool:
+    return is_codes(type_) and type_.format in (Int(8), Int(8, narrow=True))
+
+
+class _Grouping:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.bounds = level_bounds(graph)
+        self.absorbed: set[int] = set()
+        self.problems: list[str] = []
+
+    def run(self) -> Program:
+        inputs, outputs = self._inputs(), self._outputs()
+        self.kept = {codes for _, codes in outputs}
+        kernels = []
+        for op in self.graph.ops:
+            is_port = isinstance(op, o.Quantize | o.Dequantize)
+            if not (is_port or id(op) in self.absorbed or self._is_term(op)):
+                kernels.append(self._kernel(op))
+        if self.problems:
+            raise UnsupportedError(
+                "integers alone cannot compute this network",
+                where=self.graph.name,
+                value="; ".join(dict.fromkeys(self.problems)),
+                next_step="Cut a detector's decode off with --raw-head, or choose another target.",
+            )
+        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs))
+
+    # --- ports ------------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> list[tuple[o.Value, o.Value]]:
+        found = []
+        for name in self.graph.inputs:
+            readers = self.graph.consumers.get(name, ())
+            if _is_narrow(self.graph.types[name]):
+                found.append((name, name))
+            elif len(readers) == 1 and isinstance(readers[0], o.Quantize) and name not in self.graph.outputs:
+                found.append((name, readers[0].out))
+            elif readers:
+                self.problems.append(f"input {name!r} is read as a real number or under several scales")
+        return found
+
+    def _outputs(self) -> list[tuple[o.Value, o.Value]]:
+        found = []
+        for name in self.graph.outputs:
+            maker = self.graph.producer.get(name)
+            codes = maker.x if isinstance(maker, o.Dequantize) else name
+            if _is_narrow(self.graph.types[codes]):
+                found.append((name, codes))
+            elif maker is None or not is_codes(self.graph.types[codes]):
+                self.problems.append(f"output {name!r} is a real number that {_kind(maker)} computes")
+            else:
+                self.problems.append(f"output {name!r} is {self.graph.types[codes].format}, not int8")
+        return found
+
+    # --- grouping ---------------------------------------------------------------------------------------------
+
+    def _next(self, value: o.Value) -> o.Op | None:
+        """The only reader of a value that is not an output."""
+        readers = self.graph.consumers.get(value, ())
+        return readers[0] if len(readers) == 1 and value not in self.kept and value not in self.graph.outputs else None
+
+    def _is_term(self, op: o.Op) -> bool:
+        """Whether `op` widens 8-bit codes, perhaps in two steps, and only sums read the result."""
+        if not isinstance(op, o.Requantize) or op.out in self.graph.outputs or len(op.multiplier) > 1:
+            return False
+        maker = self.graph.producer.get(op.x)
+        if not _is_narrow(self.graph.types[op.x]) and not (isinstance(maker, o.Requantize) and self._widens(maker)):
+            return False
+        readers = self.graph.consumers.get(op.out, ())
+        return not _is_narrow(self.graph.types[op.out]) and all(
+            isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers
+        )
+
+    def _widens(self, op: o.Requantize) -> bool:
+        return _is_narrow(self.graph.types[op.x]) and not _is_narrow(self.graph.types[op.out])
+
+    def _kernel(self, op: o.Op) -> Kernel | None:
+        if problem := self._problem(op):
+            self.problems.append(problem)
+            follower = self._next(o.results(op)[0])
+            if isinstance(follower, Settling):
+                self.absorbed.add(id(follower))  # named once is enough
+            return None
+        assert isinstance(op, Anchor)
+        kernel = Kernel(op, o.results(op)[0])
+        if isinstance(op, o.Requantize | o.Lookup):
+            return self._with_tables(replace(kernel, table=self._table(op)))
+        if not accumulates(op):
+            return kernel
+        return self._with_residual(self._with_tables(self._settled(kernel)))
+
+    def _settled(self, kernel: Kernel) -> Kernel:
+        follower = self._next(kernel.out)
+        assert isinstance(follower, Settling)
+        self.absorbed.add(id(follower))
+        terms: tuple[Term, ...] = ()
+        if isinstance(kernel.op, o.Add | o.Sub):
+            sign = -1 if isinstance(kernel.op, o.Sub) else 1
+            terms = (self._term(kernel.op.a), self._term(kernel.op.b, sign))
+        sums: tuple[Interval, ...] = (self.bounds[kernel.out],)
+        if isinstance(kernel.op, Weighted):
+            sums = tuple(channel_bounds(self.graph, kernel.op, self.bounds.__getitem__))
+        return replace(kernel, out=follower.out, settling=follower, terms=terms, sums=sums)
+
+    def _with_tables(self, kernel: Kernel) -> Kernel:
+        """Absorb functions of the codes, one after another, into one table."""
+        follower = self._next(kernel.out)
+        while isinstance(follower, o.Lookup | o.Requantize) and not self._problem(follower):
+            if not _is_narrow(self.graph.types[follower.out]):
+                break
+            table = self._table(follower)
+            kernel = replace(
+                kernel, out=follower.out, table=table if kernel.table is None else table[kernel.table + 128]
+            )
+            self.absorbed.add(id(follower))
+            follower = self._next(kernel.out)
+        return kernel
+
+    def _with_residual(self, kernel: Kernel) -> Kernel:
+        """Absorb the addition that alone reads a convolution's codes, directly or widened, if its other operand exists."""
+        if not isinstance(kernel.op, o.Conv) or is_depthwise(kernel.op, self.graph):
+            return kernel
+        add = self._next(kernel.out)
+        while isinstance(add, o.Requantize) and self._is_term(add):
+            add = self._next(add.out)
+        if not isinstance(add, o.Add | o.Sub) or self._problem(add) or not self._same_shape(add):
+            return kernel
+        terms = [self._term(add.a), self._term(add.b, -1 if isinstance(add, o.Sub) else 1)]
+        own, other = terms if terms[0].value == kernel.out else terms[::-1]
+        if own.value != kernel.out or other.value == kernel.out or not self._is_ready(other.value, kernel):
+            return kernel
+        summed = self._settled(Kernel(add, add.out))
+        assert isinstance(summed.settling, o.Requantize)
+        self.absorbed.add(id(add))
+        residual = Residual(own.table, other, summed.settling, summed.sums)
+        return replace(kernel, out=summed.out, residual=residual)
+
+    def _same_shape(self, add: o.Add | o.Sub) -> bool:
+        shapes = {self.graph.types[v].shape for v in (add.a, add.b, add.out)}
+        return len(shapes) == 1
+
+    def _is_ready(self, value: o.Value, kernel: Kernel) -> bool:
+        """Whether `value` is computed before the convolution runs, so that it can be added there."""
+        order = {o.results(op)[0]: place for place, op in enumerate(self.graph.ops)}
+        return order.get(value, -1) < order[kernel.op.out]
+
+    def _term(self, value: o.Value, sign: int = 1) -> Term:
+        maker = self.graph.producer.get(value)
+        if isinstance(maker, o.Requantize) and self._is_term(maker):
+            source = self._term(maker.x)
+            return Term(source.value, sign * self._requantized(maker, source.table))
+        type_ = self.graph.types[value]
+        low, high = code_range(type_.format)
+        return Term(value, sign * decode(type_.format, _codes(low, high), type_.zero_point))
+
+    def _levels(self, op: o.Requantize) -> IntArray:
+        """Level of the result for every code of the operand, -128 first (a narrow format lends -127 its neighbour)."""
+        from_type = self.graph.types[op.x]
+        return self._requantized(
+            op, decode(from_type.format, _codes(*code_range(from_type.format)), from_type.zero_point)
+        )
+
+    def _requantized(self, op: o.Requantize, levels: IntArray) -> IntArray:
+        to = self.graph.types[op.out]
+        level, multiplier, shift = (torch.tensor(n, dtype=torch.int64) for n in (levels, op.multiplier[0], op.shift[0]))
+        codes = requantize(level, multiplier, shift, op.rounding).numpy() + to.zero_point
+        return decode(to.format, np.clip(codes, op.low, op.high), to.zero_point)
+
+    def _table(self, op: o.Lookup | o.Requantize) -> IntArray:
+        """Code of the result for every code of the operand, -128 first."""
+        if isinstance(op, o.Requantize):
+            return self._levels(op) + self.graph.types[op.out].zero_point
+        table = np.asarray(self.graph.constants[op.table], dtype=np.int64).reshape(-1)
+        return table if len(table) == 256 else np.concatenate([table[:1], table])
+
+    # --- what has no form -------------------------------------------------------------------------------------
+
+    def _problem(self, op: o.Op) -> str | None:
+        """What keeps an operator from being a kernel; an accumulator's reader has no problem of its own."""
+        return next(self._problems(op), None)
+
+    def _problems(self, op: o.Op) -> Iterator[str]:
+        result, types = o.results(op)[0], self.graph.types
+        kind = f"{type(op).__name__} {result!r}"
+        if not isinstance(op, Anchor) or not is_codes(types[result]):
+            yield f"{kind} works on real numbers"
+            return
+        for value in _activations(op):
+            maker = self.graph.producer.get(value)
+            widened = isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker)
+            if not _is_narrow(types[value]) and not widened:
+                yield f"{kind} reads {types[value].format}"
+        if isinstance(op, Weighted):
+            yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
+        if (
+            isinstance(op, o.Conv | o.ConvTranspose | o.MaxPool | o.AveragePool | o.Resize)
+            and types[op.x].shape[0] != 1
+        ):
+            yield f"{kind} has a batch of {types[op.x].shape[0]}"
+        if isinstance(op, o.Linear) and len(types[op.x].shape) == 4 and max(types[op.x].shape[1:3]) > 1:
+            yield f"{kind} reads an image"
+        if isinstance(op, o.Gather) and op.indices not in self.graph.constants:
+            yield f"{kind} has computed indices"
+        if accumulates(op):
+            follower = self._next(result)
+            if not isinstance(follower, Settling) or not _is_narrow(types[follower.out]):
+                yield f"{kind} gives {types[result].format} that no int8 requantization reads"
+            elif isinstance(follower, o.DivideCodes):
+                if not isinstance(op, o.AveragePool | o.Resize):
+                    yield f"{kind} is divided"
+            elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
+                yield f"{kind} has several scales"
+            elif follower.rounding not in ("single", "gemmlowp2"):
+                yield f"{kind} rounds by the rule {follower.rounding}, which needs floating point"
+        elif not _is_narrow(types[result]):
+            yield f"{kind} gives {types[result].format}"
+
+    def _weight_problems(self, op: Weighted) -> Iterator[str]:
+        type_ = self.graph.types[op.weight]
+        constants = [v for v in (op.weight, op.bias) if v is not None]
+        if not all(v in self.graph.constants for v in constants):
+            yield "weight and bias must be constants"
+        if not isinstance(type_.format, Int) or type_.format.bits > CODE_BITS or not type_.format.signed:
+            yield f"weights of format {type_.format}"
+        elif type_.zero_point:
+            yield "weights with a zero point"
+
+
+def _codes(low: int, high: int) -> IntArray:
+    """Codes by index from -128 on; where the format lacks -128 it stands for the lowest code."""
+    return np.clip(np.arange(-128, 128), low, high)
+
+
+def _activations(op: o.Op) -> tuple[o.Value, ...]:
+    match op:
+        case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.Lookup():
+            return (op.x,)
+        case _:
+            return o.operands(op)
+
+
+def _kind(op: o.Op | None) -> str:
+    return "the caller" if op is None else type(op).__name__

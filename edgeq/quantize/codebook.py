@@ -1,0 +1,50 @@
+"""Tables fitted to the weights themselves: k-means in one dimension, with integer levels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.formats import Codebook, FloatArray, IntArray
+
+LARGEST_LEVEL = 2047
+"""Half precision holds every integer up to here, so a table of such levels is stored exactly."""
+
+ROUNDS = 40
+_BINS = 4096
+
+
+def k_means(values: FloatArray, importance: FloatArray, bits: int) -> Codebook:
+    """The codebook of 2^bits levels that is near `values`, numbers from -1 to 1 that level / LARGEST_LEVEL stands for.
+
+    Lloyd's rule on squared errors weighted by `importance`, started from the density of an ideal quantizer (the cube
+    root of the values' own). Clusters that meet in one level count once, so there may be fewer. Values that are zero
+    stay zero, whatever their number, if there are more than two levels.
+    """
+    order = np.argsort(values, kind="stable")
+    x, weight = values[order], importance[order]
+    mass, moment = _running(weight), _running(weight * x)
+    centers = _first_centers(x, weight, 1 << bits)
+    for _ in range(ROUNDS):
+        ends = np.concatenate([[0], np.searchsorted(x, (centers[1:] + centers[:-1]) / 2), [len(x)]])
+        held = np.diff(mass[ends])
+        centers = np.where(held > 0, np.diff(moment[ends]) / np.where(held > 0, held, 1.0), centers)
+    levels = np.unique(_with_zero(np.rint(centers * LARGEST_LEVEL).astype(np.int64), values)).tolist()
+    return Codebook("kmeans", tuple(levels if len(levels) > 1 else sorted({0, LARGEST_LEVEL, *levels})))
+
+
+def _with_zero(levels: IntArray, values: FloatArray) -> IntArray:
+    if len(levels) > 2 and bool(np.any(values == 0)):
+        levels[np.argmin(np.abs(levels))] = 0
+    return levels
+
+
+def _running(numbers: FloatArray) -> FloatArray:
+    return np.concatenate([[0.0], np.cumsum(numbers)])
+
+
+def _first_centers(x: FloatArray, weight: FloatArray, count: int) -> FloatArray:
+    density, edges = np.histogram(x, bins=_BINS, weights=weight)
+    share = _running(np.cbrt(density))
+    wanted = (np.arange(count) + 0.5) / count * share[-1]
+    centers: FloatArray = np.interp(wanted, share, edges)
+    return centers

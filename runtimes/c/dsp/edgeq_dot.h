@@ -1,0 +1,83 @@
+/* Sums of products with the DSP extension (Cortex-M4, M7, M33): two multiplications per instruction.
+ *
+ * Weights come in blocks of two output channels (four of a matrix product), [k / 4, rounded up][channels][4], padded with
+ * zeros. A word of four bytes is widened to two words of 16-bit halves, elements 0 and 2 and elements 1 and 3; inputs and
+ * weights alike, so their order does not matter. 20 instructions do 16 multiplications: 1.25 each, where loads and the
+ * multiplications alone would need 1.0. Without the extension the same sums are computed in plain C.
+ */
+#ifndef EDGEQ_DOT_H
+#define EDGEQ_DOT_H
+
+#include "edgeq_halves.h"
+
+#define EDGEQ_BLOCK 2
+#define EDGEQ_ROW_BLOCK 4
+
+/* Bytes of one output channel's weights. */
+EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
+{
+    return (k + 3) & ~3;
+}
+
+/* Four elements of two channels; sums a and b of one pixel. */
+EDGEQ_INLINE void edgeq_four_1x2(uint32_t even, uint32_t odd, const int8_t *w, int32_t *a, int32_t *b)
+{
+    const uint32_t wa = edgeq_word(w), wb = edgeq_word(w + 4);
+    *a = edgeq_two(odd, edgeq_odd(wa), edgeq_two(even, edgeq_even(wa), *a));
+    *b = edgeq_two(odd, edgeq_odd(wb), edgeq_two(even, edgeq_even(wb), *b));
+}
+
+EDGEQ_INLINE void edgeq_dot_1(
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    for (const int8_t *const end = x + (k & ~7); x < end; x += 8, w += 32) {
+        const uint32_t word = edgeq_word(x), even = edgeq_even(word), odd = edgeq_odd(word);
+        edgeq_four_1x2(even, odd, w, &a, &b);
+        edgeq_four_1x2(even, odd, w + 8, &c, &d);
+        EDGEQ_IN_ORDER;
+        const uint32_t next = edgeq_word(x + 4), next_even = edgeq_even(next), next_odd = edgeq_odd(next);
+        edgeq_four_1x2(next_even, next_odd, w + 16, &a, &b);
+        edgeq_four_1x2(next_even, next_odd, w + 24, &c, &d);
+        EDGEQ_IN_ORDER;
+    }
+    for (k &= 7; k > 0; k -= 4, x += 4, w += 16) {
+        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k), even = edgeq_even(word), odd = edgeq_odd(word);
+        edgeq_four_1x2(even, odd, w, &a, &b);
+        edgeq_four_1x2(even, odd, w + 8, &c, &d);
+    }
+    sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
+}
+
+EDGEQ_INLINE void edgeq_four_2x2(
+    uint32_t x, uint32_t y, uint32_t wa, uint32_t wb, int32_t *xa, int32_t *xb, int32_t *ya, int32_t *yb)
+{
+    const uint32_t a_even = edgeq_even(wa), a_odd = edgeq_odd(wa), b_even = edgeq_even(wb), b_odd = edgeq_odd(wb);
+    uint32_t even = edgeq_even(x), odd = edgeq_odd(x);
+    *xa = edgeq_two(odd, a_odd, edgeq_two(even, a_even, *xa));
+    *xb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *xb));
+    even = edgeq_even(y), odd = edgeq_odd(y);
+    *ya = edgeq_two(odd, a_odd, edgeq_two(even, a_even, *ya));
+    *yb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *yb));
+}
+
+EDGEQ_INLINE void edgeq_dot_2(
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    for (const int8_t *const end = x + (k & ~7); x < end; x += 8, y += 8, w += 16) {
+        edgeq_four_2x2(edgeq_word(x), edgeq_word(y), edgeq_word(w), edgeq_word(w + 4), &xa, &xb, &ya, &yb);
+        EDGEQ_IN_ORDER;
+        edgeq_four_2x2(
+            edgeq_word(x + 4), edgeq_word(y + 4), edgeq_word(w + 8), edgeq_word(w + 12), &xa, &xb, &ya, &yb);
+        EDGEQ_IN_ORDER;
+    }
+    for (k &= 7; k > 0; k -= 4, x += 4, y += 4, w += 8) {
+        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k);
+        const uint32_t other = k >= 4 ? edgeq_word(y) : edgeq_rest(y, k);
+        edgeq_four_2x2(word, other, edgeq_word(w), edgeq_word(w + 4), &xa, &xb, &ya, &yb);
+    }
+    sum[0] = xa, sum[1] = xb, sum[2] = ya, sum[3] = yb;
+}
+
+#endif

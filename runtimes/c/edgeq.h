@@ -1,0 +1,113 @@
+/* Types and arithmetic shared by all kernels. Integers only; nothing here allocates, recurses or calls a library.
+ *
+ * An activation is a code q of 8 bits, and real = scale * (q - zero point). A kernel sums products of codes in 32 bits
+ * (the zero points are folded into the bias when the code is generated) and brings the sum to an output code with
+ * edgeq_requantize. Arithmetic right shift of negative numbers is assumed, as every compiler for these cores has it.
+ */
+#ifndef EDGEQ_H
+#define EDGEQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define EDGEQ_STATIC_ASSERT(name, condition) _Static_assert(condition, #name)
+#else
+#define EDGEQ_STATIC_ASSERT(name, condition) typedef char edgeq_assert_##name[(condition) ? 1 : -1]
+#endif
+
+/* EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
+ * run out of registers, and spill. */
+#if defined(__GNUC__)
+#define EDGEQ_INLINE static inline __attribute__((always_inline))
+#define EDGEQ_KERNEL static __attribute__((unused))
+#define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
+#else
+#define EDGEQ_INLINE static inline
+#define EDGEQ_KERNEL static
+#define EDGEQ_IN_ORDER ((void)0)
+#endif
+
+/* One output channel: its bias, and the three numbers that bring a sum to a code. */
+typedef struct {
+    int32_t bias;
+    int32_t multiplier;
+    int32_t offset; /* rounding and output zero point */
+    int32_t shift;
+} edgeq_channel;
+
+/* What all channels of a layer share: a factor for sums (a power of two) and the range of output codes. */
+typedef struct {
+    int32_t factor;
+    int32_t low, high;
+} edgeq_output;
+
+/* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
+typedef struct {
+    int32_t first, second, weight;
+} edgeq_mix;
+
+EDGEQ_INLINE int32_t edgeq_high(int32_t a, int32_t b)
+{
+    return (int32_t)(((int64_t)a * b) >> 32);
+}
+
+EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
+{
+#if defined(__ARM_FEATURE_SAT)
+    if (__builtin_constant_p(low) && __builtin_constant_p(high) && low == -128 && high == 127) {
+        __asm__("ssat %0, #8, %1" : "=r"(x) : "r"(x));
+        return x;
+    }
+#endif
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+/* The output of nearly every layer without an activation that clamps: constants, so that they take no registers. */
+#ifdef EDGEQ_GEMMLOWP
+#define EDGEQ_USUAL_FACTOR 4
+#else
+#define EDGEQ_USUAL_FACTOR 1
+#endif
+
+EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
+{
+    return o->factor == EDGEQ_USUAL_FACTOR && o->low == -128 && o->high == 127;
+}
+
+EDGEQ_INLINE edgeq_output edgeq_usual(void)
+{
+    const edgeq_output output = {EDGEQ_USUAL_FACTOR, -128, 127};
+    return output;
+}
+
+#ifdef EDGEQ_GEMMLOWP
+/* Two roundings, as gemmlowp, TFLite and CMSIS-NN do: r = round(sum q / 2^31), ties upward, then round(r / 2^shift),
+ * ties away from zero. factor is 4 2^max(e, 0), so that the high word holds one bit more than r. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    const int32_t r = (edgeq_high(sum * o->factor, c->multiplier) + 1) >> 1;
+    const int32_t tie = (r < 0) & (c->shift > 0);
+    return edgeq_clamp((r + c->offset - tie) >> c->shift, o->low, o->high);
+}
+#else
+/* One rounding: round(sum q / 2^(31 - e)), ties upward. With 31 - e >= 33 (factor sees to it) the half that rounds is a
+ * multiple of 2^32, so the low word of the product never matters. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    return edgeq_clamp((edgeq_high(sum * o->factor, c->multiplier) + c->offset) >> c->shift, o->low, o->high);
+}
+#endif
+
+/* round(sum / divisor), ties away from zero, or with no divisor the requantized sum. */
+EDGEQ_INLINE int32_t edgeq_average(int32_t sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)
+{
+    if (divisor == 0) {
+        return edgeq_requantize(sum, c, o);
+    }
+    const int32_t half = divisor / 2;
+    return edgeq_clamp(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor, o->low, o->high);
+}
+
+#endif

@@ -1,0 +1,41 @@
+/* Copying and filling codes, in portable C. */
+#ifndef EDGEQ_BYTES_H
+#define EDGEQ_BYTES_H
+
+#include "edgeq.h"
+
+/* Copy n bytes: by words where both ends allow it. */
+EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
+{
+    int32_t i = 0;
+#if defined(__GNUC__)
+    if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
+        for (; i + 4 <= n; i += 4) {
+            __builtin_memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
+        }
+    }
+#endif
+    for (; i < n; i++) {
+        to[i] = from[i];
+    }
+}
+
+EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        to[i] = (int8_t)code;
+    }
+}
+
+/* Every step-th byte of `from`, n of them. */
+EDGEQ_INLINE void edgeq_collect(int8_t *to, const int8_t *from, ptrdiff_t step, int32_t n)
+{
+    for (; n >= 4; n -= 4, to += 4, from += 4 * step) {
+        to[0] = from[0], to[1] = from[step], to[2] = from[2 * step], to[3] = from[3 * step];
+    }
+    for (; n > 0; n--, from += step) {
+        *to++ = *from;
+    }
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* Transposed convolution, as a sum over the input pixels that reach each output pixel. */
+#ifndef EDGEQ_CONV_TRANSPOSE_H
+#define EDGEQ_CONV_TRANSPOSE_H
+
+#include "edgeq.h"
+
+typedef struct {
+    const int8_t *weights; /* [out_c][kernel_h][kernel_w][in_c / groups] */
+    const edgeq_channel *channels;
+    edgeq_output output;
+    const int8_t *table; /* one entry per code, from -128 on; or null */
+    int32_t in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+    int32_t zero; /* input's zero point */
+} edgeq_conv_transpose_layer;
+
+/* The input position that tap k of an output position reads, or -1 if there is none. */
+EDGEQ_INLINE int32_t edgeq_source(int32_t position, int32_t k, int32_t dilation, int32_t stride, int32_t size)
+{
+    const int32_t reach = position - k * dilation;
+    return reach < 0 || reach % stride != 0 || reach / stride >= size ? -1 : reach / stride;
+}
+
+EDGEQ_INLINE int32_t edgeq_transposed_sum(
+    const edgeq_conv_transpose_layer *l, const int8_t *x, int32_t y, int32_t column, const int8_t *w)
+{
+    const int32_t depth = l->in_c / l->groups;
+    int32_t sum = 0;
+    for (int32_t ky = 0; ky < l->kernel_h; ky++) {
+        const int32_t iy = edgeq_source(y + l->pad_top, ky, l->dilation_h, l->stride_h, l->in_h);
+        for (int32_t kx = 0; kx < l->kernel_w; kx++, w += depth) {
+            const int32_t ix = edgeq_source(column + l->pad_left, kx, l->dilation_w, l->stride_w, l->in_w);
+            if (iy >= 0 && ix >= 0) {
+                const int8_t *const from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
+                for (int32_t i = 0; i < depth; i++) {
+                    sum += (from[i] - l->zero) * w[i];
+                }
+            }
+        }
+    }
+    return sum;
+}
+
+EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const int8_t *x, int8_t *out)
+{
+    const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
+    const ptrdiff_t taps = (ptrdiff_t)l->kernel_h * l->kernel_w * depth;
+    for (int32_t y = 0; y < l->out_h; y++) {
+        for (int32_t i = 0; i < l->out_w; i++) {
+            for (int32_t c = 0; c < l->out_c; c++) {
+                const int8_t *const group = x + (ptrdiff_t)(c / outputs) * depth;
+                int32_t code = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, l->weights + c * taps);
+                code = edgeq_requantize(code, l->channels + c, &l->output);
+                *out++ = (int8_t)(l->table ? l->table[code + 128] : code);
+            }
+        }
+    }
+}
+
+#endif

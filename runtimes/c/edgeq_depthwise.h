@@ -1,0 +1,79 @@
+/* Depthwise convolution: out[p][c] = requantize(bias[c] + sum_k weight[c][k] x[patch of p][c]).
+ *
+ * One channel at a time is gathered into a plane with its padding, so that its weights stay in registers and the output
+ * may lie exactly over the input. With `multiplier` m, output channel c reads input channel c / m.
+ */
+#ifndef EDGEQ_DEPTHWISE_H
+#define EDGEQ_DEPTHWISE_H
+
+#include "edgeq_3x3.h"
+#include "edgeq_bytes.h"
+
+typedef struct {
+    const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
+    const edgeq_channel *channels;
+    edgeq_output output;
+    const int8_t *table; /* one entry per code, from -128 on; or null */
+    int32_t in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c, multiplier;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    int32_t plane_h, plane_w; /* what the windows cover, padding included */
+    int32_t zero;             /* input code of a padded element */
+} edgeq_depthwise_layer;
+
+/* The part of channel x that the windows cover, into the plane whose padding is already there. */
+EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *plane)
+{
+    const int32_t bottom = l->plane_h - l->pad_top, right = l->plane_w - l->pad_left;
+    const int32_t rows = bottom < l->in_h ? bottom : l->in_h, columns = right < l->in_w ? right : l->in_w;
+    const ptrdiff_t step = l->in_c, skip = (ptrdiff_t)l->in_w * step, width = l->plane_w;
+    plane += l->pad_top * width + l->pad_left;
+    for (int32_t y = 0; y < rows; y++, x += skip, plane += width) {
+        edgeq_collect(plane, x, step, columns);
+    }
+}
+
+EDGEQ_INLINE void edgeq_plane_any(
+    const edgeq_plane *r, const edgeq_depthwise_layer *l, const int8_t *w, const int8_t *p, int8_t *out)
+{
+    for (int32_t y = 0; y < l->out_h; y++) {
+        for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
+            const int8_t *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w, *tap = w;
+            int32_t sum = r->channel.bias;
+            for (int32_t ky = 0; ky < l->kernel_h; ky++, row += (ptrdiff_t)l->dilation_h * l->plane_w) {
+                for (int32_t kx = 0; kx < l->kernel_w; kx++) {
+                    sum += row[kx * l->dilation_w] * *tap++;
+                }
+            }
+            edgeq_store_code(r, sum, out);
+        }
+    }
+}
+
+/* scratch: plane_h plane_w bytes and three more. */
+EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
+{
+    const int32_t taps = l->kernel_h * l->kernel_w;
+    const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;
+    const int32_t usual = !l->table && edgeq_is_usual(&l->output);
+    edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
+    for (int32_t c = 0; c < l->out_c; c++) {
+        edgeq_plane plane = {
+            l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
+        const int8_t *const w = l->weights + (ptrdiff_t)c * taps;
+        if (c % l->multiplier == 0) {
+            edgeq_gather_plane(l, x + c / l->multiplier, scratch);
+        }
+        if (is_3x3 && usual) {
+            plane.output = edgeq_usual();
+            plane.table = NULL;
+            edgeq_plane_3x3(&plane, w, scratch, out + c);
+        } else if (is_3x3) {
+            edgeq_plane_3x3(&plane, w, scratch, out + c);
+        } else {
+            edgeq_plane_any(&plane, l, w, scratch, out + c);
+        }
+    }
+}
+
+#endif

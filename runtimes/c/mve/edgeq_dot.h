@@ -1,0 +1,92 @@
+/* Sums of products with MVE (Cortex-M55, M85): sixteen multiplications per instruction.
+ *
+ * Weights come in blocks of four output channels, [k / 16, rounded up][4 channels][16], padded with zeros. The loop is
+ * predicated by the number of elements left, so inputs need no padding. Two pixels and two channels at a time: nine
+ * instructions do 64 multiplications, 0.14 each. Without MVE the same sums are computed in plain C.
+ */
+#ifndef EDGEQ_DOT_H
+#define EDGEQ_DOT_H
+
+#include "edgeq.h"
+
+#define EDGEQ_BLOCK 4
+#define EDGEQ_ROW_BLOCK 4
+
+/* Bytes of one output channel's weights. */
+EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
+{
+    return (k + 15) & ~15;
+}
+
+#if defined(__ARM_FEATURE_MVE)
+EDGEQ_INLINE void edgeq_dot_1(
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    __asm__ volatile(
+        "dlstp.8 lr, %[k]\n"
+        "1:\n"
+        "vldrb.8 q0, [%[x]], #16\n"
+        "vldrb.8 q1, [%[w]], #16\n"
+        "vmladava.s8 %[a], q0, q1\n"
+        "vldrb.8 q2, [%[w]], #16\n"
+        "vmladava.s8 %[b], q0, q2\n"
+        "vldrb.8 q3, [%[w]], #16\n"
+        "vmladava.s8 %[c], q0, q3\n"
+        "vldrb.8 q1, [%[w]], #16\n"
+        "vmladava.s8 %[d], q0, q1\n"
+        "letp lr, 1b\n"
+        : [a] "+Te"(a), [b] "+Te"(b), [c] "+Te"(c), [d] "+Te"(d), [x] "+r"(x), [w] "+r"(w)
+        : [k] "r"(k)
+        : "lr", "q0", "q1", "q2", "q3", "memory");
+    sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
+}
+
+/* Two channels for two pixels; the other two channels' weights are skipped. */
+EDGEQ_INLINE void edgeq_dot_2x2(
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    __asm__ volatile(
+        "dlstp.8 lr, %[k]\n"
+        "1:\n"
+        "vldrb.8 q0, [%[x]], #16\n"
+        "vldrb.8 q1, [%[y]], #16\n"
+        "vldrb.8 q3, [%[w], #16]\n"
+        "vldrb.8 q2, [%[w]], #64\n"
+        "vmladava.s8 %[xa], q0, q2\n"
+        "vmladava.s8 %[ya], q1, q2\n"
+        "vmladava.s8 %[xb], q0, q3\n"
+        "vmladava.s8 %[yb], q1, q3\n"
+        "letp lr, 1b\n"
+        : [xa] "+Te"(xa), [xb] "+Te"(xb), [ya] "+Te"(ya), [yb] "+Te"(yb), [x] "+r"(x), [y] "+r"(y), [w] "+r"(w)
+        : [k] "r"(k)
+        : "lr", "q0", "q1", "q2", "q3", "memory");
+    sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb;
+}
+#else
+EDGEQ_INLINE void edgeq_dot_1(
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+    for (int32_t j = 0; j < 4; j++) {
+        sum[j] = channel[j].bias;
+        for (int32_t i = 0; i < k; i++) {
+            sum[j] += x[i] * w[(i & ~15) * 4 + 16 * j + (i & 15)];
+        }
+    }
+}
+#endif
+
+EDGEQ_INLINE void edgeq_dot_2(
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+{
+#if defined(__ARM_FEATURE_MVE)
+    edgeq_dot_2x2(x, y, w, k, channel, sum);
+    edgeq_dot_2x2(x, y, w + 32, k, channel + 2, sum + 2);
+#else
+    edgeq_dot_1(x, w, k, channel, sum);
+    edgeq_dot_1(y, w, k, channel, sum + 4);
+#endif
+}
+
+#endif

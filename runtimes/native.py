@@ -1,0 +1,203 @@
+"""A folder of generated C, built by this machine's compiler and called in this process.
+
+Reals that enter are quantized and codes that leave are dequantized exactly as the reference does, so that a comparison
+judges the C alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.emit.artifact import MANIFEST
+from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.errors import UnsupportedError, UsageError
+from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
+
+Array = NDArray[np.generic]
+Port = Mapping[str, Any]
+
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+_HOOK = """#include <stdint.h>
+extern void (*edgeq_watch)(int32_t number, const int8_t *codes, int32_t count);
+#define EDGEQ_LAYER_DONE(number, codes, count) (edgeq_watch ? edgeq_watch(number, codes, count) : (void)0)
+"""
+_HOOK_DEFINITION = '#include "edgeq_hook.h"\nvoid (*edgeq_watch)(int32_t, const int8_t *, int32_t);\n'
+_Watch = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_int8), ctypes.c_int32)
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """What the manifest of a generated folder says of its C. Raises UsageError."""
+    try:
+        document = json.loads((folder / MANIFEST).read_text("utf-8"))["c"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            "this is no folder of generated C", where=folder, next_step="edgeq export writes one."
+        ) from error
+    assert isinstance(document, dict)
+    return document
+
+
+def host_compiler() -> str:
+    """The C compiler of this machine: $CC, or the first one found. Raises UsageError."""
+    for name in (os.environ.get("CC", ""), *COMPILERS):
+        if name and shutil.which(name):
+            return name
+    raise UsageError("no C compiler was found", allowed=", ".join(COMPILERS), next_step="Install gcc or clang.")
+
+
+def compile_c(command: Sequence[str], folder: Path) -> None:
+    """Run a compiler in `folder`. Raises UnsupportedError with its first complaint."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise UnsupportedError("the compiler refused the generated C", where=command[0], value=lines[0])
+
+
+def code_of(array: Array, port: Port) -> NDArray[np.int8]:
+    """The codes that enter for `array`: quantized if the port is real, saturating."""
+    if not port["real"]:
+        return np.asarray(array, dtype=np.int8)
+    ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])
+    whole = np.trunc(ratio)
+    nearest = np.rint(ratio) if port["ties"] == "even" else whole + np.trunc(2 * (ratio - whole))
+    codes: NDArray[np.int8] = np.clip(nearest + port["zero_point"], -128, 127).astype(np.int8)
+    return codes
+
+
+def value_of(codes: NDArray[np.int8], port: Port) -> Array:
+    """What leaves for `codes`: float32 if the port is real, else the codes."""
+    if not port["real"]:
+        return codes
+    return np.asarray((codes.astype(np.float32) - port["zero_point"]) * np.float32(port["scale"]))
+
+
+class NativeRuntime:
+    """The model of a folder of generated C; `path` is its <name>_model.c. Runs are single-threaded."""
+
+    name = "generated C"
+    threads = 1
+
+    def __init__(self, path: str | Path, watched: Iterable[str] = (), flags: Sequence[str] = FLAGS) -> None:
+        self.path = Path(path)
+        self._document = read_folder(self.path.parent)
+        self._layers = {layer["value"]: (n, layer) for n, layer in enumerate(self._document["layers"], start=1)}
+        self._watched = tuple(dict.fromkeys(watched))
+        if unknown := [name for name in self._watched if name not in self._layers]:
+            raise UsageError("the generated C does not store this value", value=unknown[0])
+        with tempfile.TemporaryDirectory(prefix="edgeq-c-") as temporary:  # a loaded library needs its file no more
+            self._library = self._build(Path(temporary), flags)
+        # 16 spare bytes to align the arena as a C compiler aligns it at least.
+        self._memory = np.zeros(self._document["arena_bytes"] + 16, dtype=np.int8)
+        start = -self._memory.ctypes.data % 16
+        self._arena = self._memory[start : start + self._document["arena_bytes"]]
+
+    def _build(self, folder: Path, flags: Sequence[str]) -> ctypes.CDLL:
+        prefix = self._document["prefix"]
+        (folder / "edgeq_hook.h").write_text(_HOOK)
+        (folder / "edgeq_hook.c").write_text(_HOOK_DEFINITION)
+        library = folder / "model.so"
+        own = self.path.parent.absolute()
+        sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
+        hook = ["-include", str(folder / "edgeq_hook.h")]
+        compile_c([host_compiler(), *flags, *hook, "-o", str(library), *map(str, sources)], folder)
+        return ctypes.CDLL(str(library))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(port["name"] for port in self._document["inputs"])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order, and of watched values after them."""
+        own = tuple(port["name"] for port in self._document["outputs"])
+        return (*own, *(name for name in self._watched if name not in own))
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each input, channels first."""
+        return {port["name"]: tuple(port["shape"]) for port in self._document["inputs"]}
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each output, channels first."""
+        own = {port["name"]: tuple(port["shape"]) for port in self._document["outputs"]}
+        return {name: own.get(name) or tuple(self._layers[name][1]["shape"]) for name in self.outputs}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the folder says of the model."""
+        return dict(self._document["metadata"])
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Raises UsageError if an input is missing, unknown, or has the wrong shape."""
+        seen: dict[int, NDArray[np.int8]] = {}
+        wanted = {self._layers[name][0] for name in self._watched}
+
+        def watch(number: int, codes: Any, count: int) -> None:
+            if number in wanted:
+                seen[number] = np.ctypeslib.as_array(codes, (count,)).copy()
+
+        callback = _Watch(watch)
+        address = ctypes.cast(callback, ctypes.c_void_p).value if wanted else None
+        ctypes.c_void_p.in_dll(self._library, "edgeq_watch").value = address
+        self._fill(self._checked(inputs))
+        self._run()
+        found = {port["name"]: value_of(self._codes(port), port) for port in self._document["outputs"]}
+        for name in self._watched:
+            number, layer = self._layers[name]
+            if name not in found:
+                found[name] = from_memory(seen[number], tuple(layer["shape"]))
+        return found
+
+    def _run(self) -> None:
+        getattr(self._library, f"{self._document['prefix']}_run")(ctypes.c_void_p(self._arena.ctypes.data))
+
+    def _fill(self, codes: Mapping[str, Array]) -> None:
+        for port in self._document["inputs"]:
+            self._arena[port["offset"] : port["offset"] + port["bytes"]] = to_memory(codes[port["name"]])
+
+    def _codes(self, port: Port) -> NDArray[np.int8]:
+        flat = self._arena[port["offset"] : port["offset"] + port["bytes"]].copy()
+        return np.asarray(from_memory(flat, tuple(port["shape"])), dtype=np.int8)
+
+    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.int8]]:
+        shapes = self.input_shapes
+        if set(inputs) != set(shapes):
+            raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(shapes))
+        for name, array in inputs.items():
+            if tuple(array.shape) != shapes[name]:
+                raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shapes[name])
+        return {port["name"]: code_of(inputs[port["name"]], port) for port in self._document["inputs"]}
+
+    def watching(self, tensors: Iterable[str]) -> NativeRuntime:
+        """The same folder, which also puts out the codes of `tensors` (values that it stores)."""
+        return NativeRuntime(self.path, tensors)
+
+    def latency(
+        self, inputs: Mapping[str, Array], *, runs: int = MEASURED_RUNS, warm_up: int = WARM_UP_RUNS
+    ) -> Latency:
+        """Wall-clock latency of one run, quantizing the input included."""
+        return measure_latency(self.call(inputs), threads=self.threads, runs=runs, warm_up=warm_up)
+
+    def call(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
+        """One run on `inputs`, checked and quantized beforehand, as a function to be timed."""
+        codes = self._checked(inputs)
+
+        def run() -> None:
+            self._fill(codes)
+            self._run()
+
+        return run

@@ -1,0 +1,125 @@
+"""Simulated boards: the same outputs as the reference, exact counts, and typed errors."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.boards import qemu, sim
+from edgeq.boards.bench import measure
+from edgeq.boards.board import BOARDS, Board, find_board
+from edgeq.boards.build import build
+from edgeq.emit.c import golden_codes
+from edgeq.emit.c_layout import to_memory
+from edgeq.errors import BoardError, UsageError
+from edgeq.flow.bench import BenchRequest, bench_artifact
+from edgeq.runtimes.native import read_folder
+from tests.c_nets import folder_of, small_network, target
+
+TARGET_OF = {
+    "rv32imc-sim": "rv32imc-int8",
+    "cortex-m4-sim": "cortex-m4-int8",
+    "cortex-m7-sim": "cortex-m7-int8",
+    "cortex-m55-sim": "cortex-m55-int8",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of C for every board."""
+    made = {}
+    for board, name in TARGET_OF.items():
+        made[board] = tmp_path_factory.mktemp("boards") / "out"
+        folder_of(small_network(), target(name), made[board])
+    return made
+
+
+def installed(board: Board) -> Board:
+    if not (shutil.which(board.gcc) and qemu.is_available(board)):
+        pytest.skip(f"needs Debian's {board.debian}")
+    return board
+
+
+def golden(folder: Path) -> dict[str, np.ndarray]:
+    document = read_folder(folder)
+    shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
+    return golden_codes(shapes, document["golden"]["seed"])
+
+
+@pytest.mark.parametrize("name", [board.name for board in BOARDS])
+def test_outputs_equal_the_reference_and_counts_repeat(name: str, folders: dict[str, Path]) -> None:
+    board, folder = installed(find_board(name)), folders[name]
+    first, second = (measure(board, folder, golden(folder)) for _ in range(2))
+    document = read_folder(folder)
+    for port, crc in zip(document["outputs"], document["golden"]["outputs"], strict=True):
+        codes = first.outputs[port["name"]]
+        assert zlib.crc32(to_memory(codes).tobytes()) == crc
+    assert sum(len(np.unique(codes)) for codes in first.outputs.values()) > 20
+    assert first.layers == second.layers and len(first.layers) == len(document["layers"])
+    assert document["macs"] // 16 < first.instructions < 100 * document["macs"]
+    assert 100 < first.stack_bytes < 1024 and 1000 < first.code_bytes < 32_000
+    assert first.ram_bytes == document["arena_bytes"] + first.stack_bytes
+
+
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
+def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> None:
+    pytest.importorskip("unicorn")
+    board, document = installed(find_board(name)), read_folder(folders[name])
+    arena = bytes(np.random.default_rng(0).integers(0, 256, document["arena_bytes"], dtype=np.uint8))
+    with tempfile.TemporaryDirectory() as temporary:
+        built = build(board, folders[name], document, Path(temporary))
+        after, counts, depth = qemu.run(board, built, arena, Path(temporary))
+        other, marks, other_depth = sim.run(board, built, arena)
+    assert np.diff(counts).tolist() == np.diff(marks).tolist()
+    assert depth == other_depth
+    for port in document["outputs"]:
+        span = slice(port["offset"], port["offset"] + port["bytes"])
+        assert after[span] == other[span]
+
+
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m7-sim"])
+def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("unicorn")
+    pytest.importorskip("ziglang")
+    monkeypatch.setattr(qemu, "is_available", lambda board: False)
+    board = replace(find_board(name), gcc="a compiler that is not installed")
+    found, document = measure(board, folders[name], golden(folders[name])), read_folder(folders[name])
+    crcs = [zlib.crc32(to_memory(found.outputs[port["name"]]).tobytes()) for port in document["outputs"]]
+    assert crcs == document["golden"]["outputs"] and found.how.startswith("unicorn")
+
+
+def test_bench_reports_every_figure(folders: dict[str, Path]) -> None:
+    installed(find_board("rv32imc-sim"))
+    report = bench_artifact(BenchRequest(folders["rv32imc-sim"] / "net_model.c", ("rv32imc-sim",)))
+    names = {row.metric for row in report.rows}
+    assert names >= {"instructions", "instructions_per_mac", "macs", "flash_bytes", "ram_bytes", "stack_bytes"}
+    assert report.exit == 0 and sum(row["share"] for row in report.layers) == pytest.approx(1, abs=0.01)
+    assert report.value("flash_bytes", "rv32imc-sim") > report.value("constant_bytes", "rv32imc-sim")  # type: ignore[operator]
+
+
+def test_a_result_that_differs_ends_with_exit_code_5(folders: dict[str, Path], tmp_path: Path) -> None:
+    installed(find_board("rv32imc-sim"))
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["rv32imc-sim"], copy)
+    source = (copy / "net_model.c").read_text()
+    (copy / "net_model.c").write_text(source.replace(".stride_w = 2", ".stride_w = 1", 1))
+    report = bench_artifact(BenchRequest(copy, ("rv32imc-sim",)))
+    assert report.exit == 5 and any("NOT equal" in note for note in report.notes)
+
+
+def test_errors_are_typed(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean cortex-m4-sim"):
+        find_board("cortex-m4")
+    with pytest.raises(UsageError, match="no folder of generated C"):
+        bench_artifact(BenchRequest(tmp_path, ("rv32imc-sim",)))
+    board, folder = installed(find_board("rv32imc-sim")), tmp_path / "broken"
+    shutil.copytree(folders["rv32imc-sim"], folder)
+    (folder / "net_model.c").write_text("#error no")
+    with pytest.raises(BoardError, match="refused"):
+        measure(board, folder, golden(folder))

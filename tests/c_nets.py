@@ -1,0 +1,68 @@
+"""Graphs lowered for C targets, their folders, and inputs that reach every code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.emit.artifact import Artifact
+from edgeq.emit.c import emit
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph
+from edgeq.reference.interpret import run
+from edgeq.target import Target, find_target
+from tests.lowering import lowered
+from tests.quantized import Net, inputs_of
+
+C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8")
+
+
+def folder_of(graph: Graph, target: Target, folder: Path) -> tuple[Graph, Artifact]:
+    """`graph` (real) lowered for `target` and written as C."""
+    integer = lowered(graph, target, inputs_of(graph))
+    return integer, emit(integer, target, folder, "net", {}, {})
+
+
+def extreme_inputs(graph: Graph, seed: int) -> list[dict[o.Value, Array]]:
+    """Usual inputs, and inputs that saturate to both ends of the codes."""
+    rng = np.random.default_rng(seed)
+    usual = inputs_of(graph, seed)
+    far = {name: np.where(rng.random(x.shape) < 0.5, -1e6, 1e6).astype(np.float32) for name, x in usual.items()}
+    low = {name: np.full(x.shape, -1e6, np.float32) for name, x in usual.items()}
+    return [usual, far, low]
+
+
+def every_value(graph: Graph, inputs: Mapping[o.Value, Array]) -> dict[o.Value, NDArray[np.generic]]:
+    """Every value of `graph` by the reference, outputs included."""
+    seen: dict[o.Value, NDArray[np.generic]] = {}
+    outputs = run(graph, inputs, lambda name, tensor: seen.__setitem__(name, tensor.numpy()))
+    return {**seen, **{name: tensor.numpy() for name, tensor in outputs.items()}}
+
+
+def small_network() -> Graph:
+    """Most kernels once: convolutions of each kind, a residual, pools, resizes, a concatenation, a gate, two outputs."""
+    n = Net(1, 3, 17, 14)
+    x = n.apply(n.conv("x", 10, "first", stride=2), "relu", "a")
+    depthwise = n.reals(10, 1, 3, 3, spread=0.4)
+    y = n.add(o.Conv(x, depthwise, n.reals(10), "depthwise", (1, 1), (1, 1, 1, 1), groups=10))
+    y = n.add(o.Sub(x, y, "difference"))
+    y = n.apply(n.conv(n.apply(y, "silu", "b"), 10, "pointwise", kernel=1), "clip", "c", 0.0, 6.0)
+    y = n.add(o.Add(x, n.conv(y, 10, "second"), "residual"))
+    gate = n.apply(n.conv(n.add(o.Mean(y, "mean", (2, 3))), 10, "squeeze", kernel=1), "sigmoid", "gate")
+    y = n.add(o.Mul(y, gate, "gated"))
+    small = n.add(o.MaxPool(y, "smaller", (3, 3), (2, 2), (1, 1, 1, 1)))
+    large = n.add(o.Resize(small, "larger", (9, 7), (9 / 5, 7 / 4), "linear"))
+    grouped = n.add(o.Conv(y, n.reals(6, 5, 3, 3, spread=0.2), None, "grouped", (1, 1), (2, 2, 2, 2), (2, 2), 2))
+    joined = n.add(o.Concat((large, grouped, y), "joined", 1))
+    up = n.add(o.ConvTranspose(joined, n.reals(26, 4, 2, 2, spread=0.1), None, "up", (2, 2)))
+    pooled = n.add(o.AveragePool(up, "pooled", (2, 2), (2, 2)))
+    flat = n.add(o.Reshape(n.add(o.Mean(pooled, "means", (2, 3))), "flat", (1, 4)))
+    return n.graph(n.conv(pooled, 5, "map", kernel=1), n.linear(flat, 7, "scores"))
+
+
+def target(name: str) -> Target:
+    """The target called `name`."""
+    return find_target(name)

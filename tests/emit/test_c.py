@@ -1,0 +1,194 @@
+"""Generated C against the reference, value by value; what it may not contain; and its self-test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from edgeq.emit.c import emit, identifier
+from edgeq.errors import UnsupportedError
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.runtimes.native import NativeRuntime
+from tests.c_nets import C_TARGETS, every_value, extreme_inputs, folder_of, small_network, target
+from tests.code_nets import code_nets
+from tests.lowering import lowered
+from tests.quantized import Net, inputs_of
+
+QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
+SANITIZED = ("-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+COMPILERS = [name for name in ("gcc", "clang", "clang-16") if shutil.which(name)]
+
+
+def assert_equal_everywhere(graph: Graph, name: str, seed: int) -> int:
+    """Every stored value of the C equals the reference; the number of distinct codes seen."""
+    with tempfile.TemporaryDirectory() as temporary:
+        integer, artifact = folder_of(graph, target(name), Path(temporary) / "out")
+        runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), QUICK)
+        distinct = set[int]()
+        for inputs in extreme_inputs(graph, seed):
+            wanted, found = every_value(integer, inputs), runtime.run(inputs)
+            assert found.keys() >= set(integer.outputs)
+            for value, codes in found.items():
+                np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+                if codes.dtype == np.int8:
+                    distinct.update(codes.reshape(-1).tolist())
+        return len(distinct)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(code_nets(8))
+def test_random_networks_equal_the_reference(graph: Graph) -> None:
+    assert assert_equal_everywhere(graph, "c-int8", 1) > 3
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(code_nets(12))
+def test_many_random_networks_equal_the_reference(graph: Graph) -> None:
+    for name in C_TARGETS:
+        assert assert_equal_everywhere(graph, name, 2) > 3
+
+
+@pytest.mark.parametrize("name", C_TARGETS)
+def test_every_kernel_equals_the_reference(name: str) -> None:
+    assert assert_equal_everywhere(small_network(), name, 0) > 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("c") / "out"
+    folder_of(small_network(), target("c-int8"), made)
+    return made
+
+
+@pytest.mark.parametrize("optimize", ["-O0", "-O2", "-Os"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compilers_have_nothing_to_say_and_the_self_test_passes(
+    compiler: str, optimize: str, folder: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "selftest"
+    sources = [folder / "selftest.c", folder / "net_weights.c"]
+    subprocess.run([compiler, *STRICT, optimize, "-o", program, *sources], check=True, capture_output=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("passed")
+
+
+def test_the_readme_s_one_command_works(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    done = subprocess.run(["make", "-s", "test"], cwd=copy, capture_output=True, text=True, check=True)
+    assert "passed" in done.stdout
+    assert "make test" in (copy / "README.md").read_text()
+
+
+def test_the_self_test_names_the_first_layer_that_differs(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    source = (copy / "net_model.c").read_text()
+    broken = source.replace(".stride_h = 2, .stride_w = 2", ".stride_h = 2, .stride_w = 1", 1)
+    assert broken != source
+    (copy / "net_model.c").write_text(broken)
+    done = subprocess.run(["make", "-s", "test"], cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode and "FAILED" in done.stdout
+    assert done.stdout.splitlines()[0].startswith("layer 1:")
+
+
+def test_the_self_test_sees_a_single_changed_bit_of_the_weights(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    text = (copy / "net_weights.c").read_text()
+    start = text.index("= {\n") + 4
+    digit = next(k for k in range(start, len(text)) if text[k].isdigit())
+    changed = text[:digit] + str(int(text[digit]) ^ 1) + text[digit + 1 :]
+    (copy / "net_weights.c").write_text(changed)
+    done = subprocess.run(["make", "-s", "test"], cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode and "weights" in done.stdout
+
+
+@pytest.mark.parametrize("name", C_TARGETS)
+def test_no_float_no_heap_no_library(name: str, tmp_path: Path) -> None:
+    folder_of(small_network(), target(name), tmp_path / "out")
+    for stem in ("net_model", "net_weights"):
+        made = tmp_path / f"{stem}.o"
+        command = ["gcc", *STRICT, "-O2", "-fno-builtin", "-mgeneral-regs-only", "-c", "-o", made]
+        subprocess.run([*command, tmp_path / "out" / f"{stem}.c"], check=True, capture_output=True)
+        listed = subprocess.run(["nm", "-u", made], capture_output=True, text=True, check=True).stdout.split()
+        assert set(listed) - {"U"} <= {"memcpy", "memset"} | {s for s in listed if s.startswith("net_")}
+
+
+def test_no_recursion_and_no_variable_arrays(folder: Path, tmp_path: Path) -> None:
+    flags = [*STRICT, "-Wvla", "-Wstack-usage=1024", "-O2", "-c", "-o", tmp_path / "model.o"]
+    subprocess.run(["gcc", *flags, folder / "net_model.c"], check=True, capture_output=True)
+
+
+def test_sanitizers_find_nothing(folder: Path, tmp_path: Path) -> None:
+    # The arena lies in a heap block of exactly its size, so that one byte too far is seen.
+    (tmp_path / "main.c").write_text(
+        """#include "net_model.h"
+#include <stdint.h>
+#include <stdlib.h>
+int main(void)
+{
+    uint32_t x = 7;
+    for (int round = 0; round < 40; round++) {
+        net_arena *arena = malloc(NET_ARENA_BYTES);
+        for (int i = 0; i < NET_INPUT_BYTES; i++) {
+            x = x * 1664525u + 1013904223u;
+            net_input(arena)[i] = round < 2 ? (int8_t)(round ? 127 : -128) : (int8_t)(int)((x >> 24) - 128u);
+        }
+        net_run(arena);
+        free(arena);
+    }
+    return 0;
+}
+"""
+    )
+    program = tmp_path / "program"
+    sources = [tmp_path / "main.c", folder / "net_model.c", folder / "net_weights.c"]
+    subprocess.run(["gcc", *SANITIZED, f"-I{folder}", "-o", program, *sources], check=True, capture_output=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder_of(small_network(), target("c-int8"), tmp_path / name)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert "net_model.c" in names
+    assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in names)
+
+
+def test_everything_that_cannot_be_computed_is_named_at_once(tmp_path: Path) -> None:
+    n = Net(1, 3, 8, 8)
+    y = n.conv("x", 4, "conv")
+    soft = n.add(o.Softmax(y, "shares", 1))
+    graph = n.graph(n.conv(soft, 4, "after", kernel=1), n.add(o.LayerNorm(y, None, None, "normed", 1, 1e-5)))
+    integer = lowered(graph, target("c-int8"), inputs_of(graph))
+    with pytest.raises(UnsupportedError) as caught:
+        emit(integer, target("c-int8"), tmp_path / "out", "net", {}, {})
+    assert "'shares'" in str(caught.value) and "'normed'" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("Größe", "gr_e"), ("int", "m_int"), ("", "model"), ("a-b.c", "a_b_c"), ("8", "m_8")]
+)
+def test_any_name_becomes_an_identifier(name: str, wanted: str) -> None:
+    assert identifier(name) == wanted
+
+
+def test_value_names_may_hold_anything(tmp_path: Path) -> None:
+    n = Net(1, 3, 8, 8)
+    y = n.conv("x", 4, '*/ #error \\ ??/ " % ü')
+    integer = lowered(n.graph(y), target("c-int8"), inputs_of(n.graph(y)))
+    emit(integer, target("c-int8"), tmp_path / "out", "a */ b", {}, {})
+    done = subprocess.run(["make", "-s", "test"], cwd=tmp_path / "out", capture_output=True, text=True, check=True)
+    assert "passed" in done.stdout

@@ -1,0 +1,68 @@
+"""Boxes as fractions of the image: what Ultralytics' loader multiplies, the file divides, and our runtime undoes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeq.emit.tflite import emit
+from edgeq.emit.tflite_boxes import box_scales
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.reference.interpret import run
+from edgeq.runtimes.litert import LiteRtRuntime
+from edgeq.target import find_target
+
+DETECTOR = {"task": "detect", "names": "{0: 'a', 1: 'b'}", "stride": "32", "end2end": "False"}
+
+
+def detector(channels: int, last: bool = False) -> Graph:
+    """An image [1, 3, 8, 16] to [1, channels, 32], or [1, 32, channels]."""
+    editor = Editor("boxes", ["images"], {"images": Type((1, 3, 8, 16))})
+    weight = np.random.default_rng(0).normal(0, 9, (channels, 3, 2, 2)).astype(np.float32)
+    x = editor.append(o.Conv("images", editor.constant("w", weight), None, "c", (2, 2)))
+    x = editor.append(o.Reshape(x, "r", (1, channels, 32)))
+    return editor.graph([editor.append(o.Transpose(x, "output0", (0, 2, 1) if last else (0, 1, 2)))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "axis", "wide", "high"),
+    [
+        ({}, 6, 1, [0, 2], [1, 3]),
+        ({"task": "segment"}, 9, 1, [0, 2], [1, 3]),
+        ({"task": "pose", "names": "{0: 'a'}", "kpt_shape": "[2, 3]"}, 11, 1, [0, 2, 5, 8], [1, 3, 6, 9]),
+        ({"end2end": "True"}, 6, 2, [0, 2], [1, 3]),
+        ({"end2end": True, "task": "pose", "kpt_shape": [2, 2]}, 10, 2, [0, 2, 6, 8], [1, 3, 7, 9]),
+    ],
+)
+def test_what_the_loader_multiplies_is_divided(
+    changes: dict[str, object], channels: int, axis: int, wide: list[int], high: list[int], tmp_path: Path
+) -> None:
+    graph, metadata = detector(channels, last=axis == 2), {**DETECTOR, **changes}
+    (scaled,) = box_scales(graph, metadata).values()
+    factors = np.array(scaled.factors)
+    assert scaled.axis == axis and len(factors) == channels
+    assert (np.flatnonzero(factors == 16).tolist(), np.flatnonzero(factors == 8).tolist()) == (wide, high)
+    assert set(factors.tolist()) == {1.0, 8.0, 16.0}
+
+    artifact = emit(graph, find_target("tflite-fp32"), tmp_path / "out", "net", metadata, {})
+    runtime = LiteRtRuntime(artifact.primary, threads=1)
+    fed = {"images": np.random.default_rng(1).random((1, 3, 8, 16), dtype=np.float32)}
+    wanted = run(graph, fed)["output0"].numpy()
+    found = runtime.run(fed)["output0"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    raw = runtime._interpreter.get_tensor(runtime._outputs["output0"]["index"])
+    moved = np.moveaxis(raw.copy(), axis, 0)
+    moved[wide] *= 16
+    moved[high] *= 8
+    np.testing.assert_allclose(np.moveaxis(moved, 0, axis), wanted, rtol=1e-5, atol=1e-4)
+    assert len(np.unique(wanted)) > 100 and np.abs(raw - wanted).max() > 1
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"task": "detect"}, {**DETECTOR, "task": "classify"}, {**DETECTOR, "task": "depth"}]
+)
+def test_other_models_are_left_alone(metadata: dict[str, object]) -> None:
+    assert box_scales(detector(6), metadata) == {}
