@@ -89,6 +89,7 @@ class LiteRtRuntime:
     """
 
     name = "LiteRT"
+    is_timed = True
 
     def __init__(
         self,
