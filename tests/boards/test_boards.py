@@ -29,6 +29,8 @@ TARGET_OF = {
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",
+    "rv64gcv-sim": "c-int8",
+    "aarch64-sim": "c-int8",
 }
 
 
@@ -43,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def installed(board: Board) -> Board:
-    if not (shutil.which(board.gcc) and qemu.is_available(board)):
+    if not (shutil.which(board.compiler) and qemu.is_available(board)):
         pytest.skip(f"needs Debian's {board.debian}")
     return board
 
@@ -106,7 +108,7 @@ def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatc
     pytest.importorskip("unicorn")
     pytest.importorskip("ziglang")
     monkeypatch.setattr(qemu, "is_available", lambda board: False)
-    board = replace(find_board(name), gcc="a compiler that is not installed")
+    board = replace(find_board(name), compiler="a compiler that is not installed")
     found, document = measure(board, folders[name], golden(folders[name])), read_folder(folders[name])
     crcs = [zlib.crc32(to_memory(found.outputs[port["name"]]).tobytes()) for port in document["outputs"]]
     assert crcs == document["golden"]["outputs"] and found.how.startswith("unicorn")
