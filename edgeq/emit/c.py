@@ -218,8 +218,14 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
         "inputs": [port.document() for port in source.inputs],
         "outputs": [port.document() for port in source.outputs],
         "layers": [
-            {"value": kernel.out, "shape": list(found.type(kernel.out).shape), "kind": layer.kind, "macs": layer.macs}
-            for layer, (_, kernel) in zip(source.layers, placed.kernels, strict=True)
+            {
+                "value": kernel.out,
+                "shape": list(found.type(kernel.out).shape),
+                "kind": layer.kind,
+                "macs": layer.macs,
+                "memory_bytes": need,
+            }
+            for layer, (_, kernel), need in zip(source.layers, placed.kernels, placed.needs, strict=True)
         ],
         "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
         "macs": source.macs,
