@@ -23,13 +23,13 @@ Codes = NDArray[np.int8]
 class Board:
     """One simulated board.
 
-    `gcc` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
+    `compiler` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
     lie at `flash`, data and stack at `ram`, with room for so many bytes each. `qemu` runs it; `unicorn` (architecture, processor) if that can.
     """
 
     name: str
     summary: str
-    gcc: str
+    compiler: str
     flags: tuple[str, ...]
     flash: int
     ram: int
@@ -80,7 +80,8 @@ class Runner(Protocol):
         ...
 
 
-_RISCV = ("-machine", "virt", "-cpu", "rv32", "-m", "64M", "-bios", "none")
+_RISCV = ("-machine", "virt", "-m", "64M", "-bios", "none", "-cpu")
+_CLANG = ("-fuse-ld=lld-16", "-Wno-unused-command-line-argument")
 
 
 def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str, unicorn: str | None) -> Board:
@@ -110,7 +111,7 @@ BOARDS: tuple[Board, ...] = (
         ram=0x82000000,
         flash_bytes=32 << 20,
         ram_bytes=32 << 20,
-        qemu=("qemu-system-riscv32", *_RISCV),
+        qemu=("qemu-system-riscv32", *_RISCV, "rv32"),
         zig=("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c"),
         unicorn=("riscv32", "base"),
         debian="gcc-riscv64-unknown-elf qemu-system-misc",
@@ -118,6 +119,30 @@ BOARDS: tuple[Board, ...] = (
     _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, "cortex_m4", "cortex-m4"),
     _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, "cortex_m7", "cortex-m7"),
     _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", 512 << 10, "cortex_m55", None),
+    Board(
+        "rv64gcv-sim",
+        "RISC-V RV64GCV with vectors of 128 bits",
+        "clang-16",
+        ("--target=riscv64-unknown-elf", "-march=rv64gcv", "-mabi=lp64d", "-mcmodel=medany", *_CLANG),
+        flash=0x80000000,
+        ram=0x82000000,
+        flash_bytes=32 << 20,
+        ram_bytes=32 << 20,
+        qemu=("qemu-system-riscv64", *_RISCV, "rv64,v=true,vext_spec=v1.0,vlen=128"),
+        debian="clang-16 lld-16 qemu-system-misc",
+    ),
+    Board(
+        "aarch64-sim",
+        "ARM Cortex-A72, as in the Raspberry Pi 4, without an operating system",
+        "clang-16",
+        ("--target=aarch64-none-elf", "-mcpu=cortex-a72", *_CLANG),
+        flash=0x40000000,
+        ram=0x42000000,
+        flash_bytes=32 << 20,
+        ram_bytes=32 << 20,
+        qemu=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72", "-m", "64M", "-nic", "none"),
+        debian="clang-16 lld-16 qemu-system-arm",
+    ),
 )
 
 

@@ -31,12 +31,12 @@ class Built:
 
 
 def compiler_of(board: Board) -> tuple[str, ...]:
-    """The command that compiles for `board`: its GCC where installed, else zig.
+    """The command that compiles for `board`: its own where installed, else zig.
 
     Raises MissingDependencyError if there is neither.
     """
-    if shutil.which(board.gcc):
-        return (board.gcc, *board.flags)
+    if shutil.which(board.compiler):
+        return (board.compiler, *board.flags)
     if board.zig and importlib.util.find_spec("ziglang"):
         return (sys.executable, "-m", "ziglang", "cc", *board.zig)
     raise MissingDependencyError("ziglang", "mcu", needed_for=f"Building for {board.name} (or: {board.debian})")

@@ -22,12 +22,14 @@ MODELS = {
     "kws": "kws/kws_ref_model.tflite",
     "ad": "ad/ad01_int8.tflite",
 }
-CORES = {
-    "rv32imc-int8": "rv32imc-sim",
-    "cortex-m4-int8": "cortex-m4-sim",
-    "cortex-m7-int8": "cortex-m7-sim",
-    "cortex-m55-int8": "cortex-m55-sim",
-}
+CORES = (
+    ("rv32imc-int8", "rv32imc-sim"),
+    ("cortex-m4-int8", "cortex-m4-sim"),
+    ("cortex-m7-int8", "cortex-m7-sim"),
+    ("cortex-m55-int8", "cortex-m55-sim"),
+    ("c-int8", "rv64gcv-sim"),
+    ("c-int8", "aarch64-sim"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def main(arguments: list[str]) -> int:
         "core", "model", "runtime", "instructions", "per MAC", "of peer", "code B", "constants B", "arena B", "stack B"
     )
     code = 0
-    for target, board in CORES.items():
+    for target, board in CORES:
         for name, file in MODELS.items():
             found, exit_code = measured(root / file, target, board)
             code = max(code, exit_code)
@@ -100,7 +102,7 @@ def main(arguments: list[str]) -> int:
                 board, name, "edgeq", f"{found['instructions']:,.0f}", f"{found['instructions_per_mac']:.3f}", "",
                 *(f"{found[metric]:,.0f}" for metric in ("code_bytes", "constant_bytes", "arena_bytes", "stack_bytes")),
             )  # fmt: skip
-            for peer in PEERS[board]:
+            for peer in PEERS.get(board, []):
                 count, arena = peer.instructions[name], peer.arena.get(name)
                 table.add_row(
                     "", "", peer.name, f"{count:,.0f}", f"{count / found['macs']:.3f}",

@@ -38,6 +38,19 @@ __asm__(".section .start, \"ax\"\n .globl start\nstart:\n la sp, bench_stack_top
         " li t0, 0x600\n csrs mstatus, t0\n"
 #endif
         " call main\n1: j 1b\n");
+#elif defined(__aarch64__)
+typedef uint64_t word;
+static word semihost(word operation, const void *arguments)
+{
+    register word x0 __asm__("x0") = operation;
+    register const void *x1 __asm__("x1") = arguments;
+    __asm__ volatile("hlt 0xf000" : "+r"(x0) : "r"(x1) : "memory");
+    return x0;
+}
+
+/* The access register lets the vector unit run. */
+__asm__(".section .start, \"ax\"\n .globl start\nstart:\n mov x0, #0x300000\n msr cpacr_el1, x0\n isb\n"
+        " adrp x0, bench_stack_top\n add x0, x0, :lo12:bench_stack_top\n mov sp, x0\n bl main\n1: b 1b\n");
 #else
 typedef uint32_t word;
 static word semihost(word operation, const void *arguments)

@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeq.emit import c_files
+from edgeq.emit import c_files, c_project
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
-from edgeq.emit.c_layers import Printer, comment
+from edgeq.emit.c_layer import LayerContext, comment
+from edgeq.emit.c_layers import print_layer
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_steps import Placed, place
@@ -98,11 +99,11 @@ def emit(
         f"{p}_model.c": c_files.model_source(source),
         f"{p}_weights.h": c_files.weights_header(source),
         f"{p}_weights.c": c_files.weights_source(source),
-        f"{p}_golden.h": c_files.golden_header(source),
-        "selftest.c": c_files.self_test(source),
-        "Makefile": c_files.makefile(source),
-        "CMakeLists.txt": c_files.cmake_lists(source),
-        "README.md": c_files.readme(source),
+        f"{p}_golden.h": c_project.golden_header(source),
+        "selftest.c": c_project.self_test(source),
+        "Makefile": c_project.makefile(source),
+        "CMakeLists.txt": c_project.cmake_lists(source),
+        "README.md": c_project.readme(source),
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= kernel_files(source.headers, target.instructions)
@@ -134,8 +135,10 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     placed = place(found)
     prefix = identifier(stem)
     bank = Bank(prefix)
-    printer = Printer(found, placed, bank, target.instructions)
-    layers = [printer.layer(n, step, kernel) for n, (step, kernel) in enumerate(placed.kernels, start=1)]
+    layers = [
+        print_layer(LayerContext(found, placed, bank, target.instructions, number, step, kernel))
+        for number, (step, kernel) in enumerate(placed.kernels, start=1)
+    ]
     headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
     inputs = _ports(found, placed, found.inputs, "input")
     outputs = _ports(found, placed, found.outputs, "output")
@@ -218,8 +221,14 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
         "inputs": [port.document() for port in source.inputs],
         "outputs": [port.document() for port in source.outputs],
         "layers": [
-            {"value": kernel.out, "shape": list(found.type(kernel.out).shape), "kind": layer.kind, "macs": layer.macs}
-            for layer, (_, kernel) in zip(source.layers, placed.kernels, strict=True)
+            {
+                "value": kernel.out,
+                "shape": list(found.type(kernel.out).shape),
+                "kind": layer.kind,
+                "macs": layer.macs,
+                "memory_bytes": need,
+            }
+            for layer, (_, kernel), need in zip(source.layers, placed.kernels, placed.needs, strict=True)
         ],
         "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
         "macs": source.macs,

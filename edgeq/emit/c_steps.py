@@ -27,6 +27,7 @@ class Placed:
     """`kernels` in execution order, each with the number of its step; `root` maps a view to the value it shows.
 
     `direct` are the convolutions that read their input in place. Without overlaps it would take `plain_bytes`.
+    `needs` are the bytes that each step needs at once.
     """
 
     kernels: tuple[tuple[int, Kernel], ...]
@@ -34,6 +35,7 @@ class Placed:
     memory: Memory
     direct: frozenset[int]
     plain_bytes: int
+    needs: tuple[int, ...]
 
     def offset(self, value: o.Value) -> int:
         """Where a value lies in the arena."""
@@ -66,7 +68,8 @@ def place(program: Program) -> Placed:
     steps = [straight[k] if k in direct else overlapping[k] for k in range(len(kernels))]
     memory = plan_memory(steps, sizes, inputs, outputs)
     plain = naive_bytes(straight, sizes, inputs, outputs)
-    return Placed(tuple((k, kernels[k]) for k in memory.order), root, memory, direct, plain)
+    ordered = needs([steps[k] for k in memory.order], sizes, inputs, outputs)
+    return Placed(tuple((k, kernels[k]) for k in memory.order), root, memory, direct, plain, tuple(ordered))
 
 
 def _rooted(step: Step, root: Mapping[o.Value, o.Value]) -> Step:

@@ -18,16 +18,19 @@ from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.runtimes.native import read_folder
 
+EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """The options of `edgeq bench`: a folder of generated C (or a file in it), boards, and the compiler's -O option."""
+    """The options of `edgeq bench`: a folder of generated C (or a file in it), boards, the compiler's -O option, budgets."""
 
     artifact: Path
     boards: tuple[str, ...]
     optimize: str = "-O2"
+    max_flash_kb: float | None = None
+    max_ram_kb: float | None = None
 
 
 def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report:
@@ -49,6 +52,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         report.rows += _rows(found, document["macs"], board.name)
         report.layers += _layers(found, document["layers"], board.name)
         _compare(report, found, document["outputs"], golden["outputs"], board.name)
+        _apply_budgets(report, request, found, document["layers"], board.name)
         progress("simulating", done, len(boards))
     report.seconds = time.monotonic() - started
     return report
@@ -82,6 +86,26 @@ def _layers(found: Measurement, layers: Sequence[Mapping[str, Any]], board: str)
         }
         for layer, count in zip(layers, found.layers, strict=True)
     ]
+
+
+def _apply_budgets(
+    report: Report, request: BenchRequest, found: Measurement, layers: Sequence[Mapping[str, Any]], board: str
+) -> None:
+    """Set the report's exit code to 4 when flash or RAM exceed their budget (1 kB is 1,024 bytes)."""
+    if request.max_flash_kb is not None and found.flash_bytes > 1024 * request.max_flash_kb:
+        report.notes.append(
+            f"budget missed: {board} needs {found.flash_bytes / 1024:.1f} kB of flash, {found.constant_bytes / 1024:.1f}"
+            f" of it constants; allowed {request.max_flash_kb:g}. Fewer channels, or weights of fewer bits, would help"
+        )
+        report.exit = report.exit or EXIT_BUDGET
+    if request.max_ram_kb is not None and found.ram_bytes > 1024 * request.max_ram_kb:
+        peak = max(layers, key=lambda layer: int(layer["memory_bytes"]))
+        report.notes.append(
+            f"budget missed: {board} needs {found.ram_bytes / 1024:.1f} kB of RAM, allowed {request.max_ram_kb:g}; most"
+            f" at {peak['value']} ({peak['kind']}, {peak['memory_bytes'] / 1024:.1f} kB at once). A smaller input, or"
+            " fewer channels there, would help"
+        )
+        report.exit = report.exit or EXIT_BUDGET
 
 
 def _compare(

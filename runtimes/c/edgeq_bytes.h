@@ -4,14 +4,27 @@
 
 #include "edgeq.h"
 
+#if defined(__GNUC__)
+EDGEQ_INLINE void edgeq_copy_word(int8_t *to, const int8_t *from)
+{
+    __builtin_memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(from, 4), 4);
+}
+#endif
+
 /* Copy n bytes: by words where both ends allow it. */
 EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
 {
     int32_t i = 0;
 #if defined(__GNUC__)
     if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
+        for (; i + 16 <= n; i += 16) {
+            edgeq_copy_word(to + i, from + i);
+            edgeq_copy_word(to + i + 4, from + i + 4);
+            edgeq_copy_word(to + i + 8, from + i + 8);
+            edgeq_copy_word(to + i + 12, from + i + 12);
+        }
         for (; i + 4 <= n; i += 4) {
-            __builtin_memcpy(__builtin_assume_aligned(to + i, 4), __builtin_assume_aligned(from + i, 4), 4);
+            edgeq_copy_word(to + i, from + i);
         }
     }
 #endif

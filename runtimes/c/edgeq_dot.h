@@ -32,11 +32,15 @@ EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const
 {
     int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
     const int8_t *const end = x + k;
-    for (; end - x >= 4; x += 4, w += 16) {
+    for (const int8_t *const whole = x + (k & ~7); x < whole; x += 8, w += 32) {
         EDGEQ_DOT_STEP_1(0);
         EDGEQ_DOT_STEP_1(1);
         EDGEQ_DOT_STEP_1(2);
         EDGEQ_DOT_STEP_1(3);
+        EDGEQ_DOT_STEP_1(4);
+        EDGEQ_DOT_STEP_1(5);
+        EDGEQ_DOT_STEP_1(6);
+        EDGEQ_DOT_STEP_1(7);
     }
     for (; x < end; x++, w += 4) {
         EDGEQ_DOT_STEP_1(0);
@@ -61,11 +65,15 @@ EDGEQ_INLINE void edgeq_dot_2(
     int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
     int32_t ya = xa, yb = xb, yc = xc, yd = xd;
     const int8_t *const end = x + k;
-    for (; end - x >= 4; x += 4, y += 4, w += 16) {
+    for (const int8_t *const whole = x + (k & ~7); x < whole; x += 8, y += 8, w += 32) {
         EDGEQ_DOT_STEP_2(0);
         EDGEQ_DOT_STEP_2(1);
         EDGEQ_DOT_STEP_2(2);
         EDGEQ_DOT_STEP_2(3);
+        EDGEQ_DOT_STEP_2(4);
+        EDGEQ_DOT_STEP_2(5);
+        EDGEQ_DOT_STEP_2(6);
+        EDGEQ_DOT_STEP_2(7);
     }
     for (; x < end; x++, y++, w += 4) {
         EDGEQ_DOT_STEP_2(0);

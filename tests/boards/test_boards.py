@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from edgeq.boards import qemu, sim
 from edgeq.boards.bench import measure
@@ -20,8 +21,10 @@ from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
 from edgeq.flow.bench import BenchRequest, bench_artifact
 from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
 from edgeq.runtimes.native import read_folder
 from tests.c_nets import folder_of, small_network, target
+from tests.code_nets import code_nets
 from tests.quantized import Net
 
 TARGET_OF = {
@@ -29,6 +32,8 @@ TARGET_OF = {
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",
+    "rv64gcv-sim": "c-int8",
+    "aarch64-sim": "c-int8",
 }
 
 
@@ -43,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def installed(board: Board) -> Board:
-    if not (shutil.which(board.gcc) and qemu.is_available(board)):
+    if not (shutil.which(board.compiler) and qemu.is_available(board)):
         pytest.skip(f"needs Debian's {board.debian}")
     return board
 
@@ -65,7 +70,7 @@ def test_outputs_equal_the_reference_and_counts_repeat(name: str, folders: dict[
     assert sum(len(np.unique(codes)) for codes in first.outputs.values()) > 20
     assert first.layers == second.layers and len(first.layers) == len(document["layers"])
     assert document["macs"] // 16 < first.instructions < 100 * document["macs"]
-    assert 100 < first.stack_bytes < 1024 and 1000 < first.code_bytes < 32_000
+    assert 100 < first.stack_bytes < 4096 and 1000 < first.code_bytes < 64_000
     assert first.ram_bytes == document["arena_bytes"] + first.stack_bytes
 
 
@@ -106,10 +111,25 @@ def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatc
     pytest.importorskip("unicorn")
     pytest.importorskip("ziglang")
     monkeypatch.setattr(qemu, "is_available", lambda board: False)
-    board = replace(find_board(name), gcc="a compiler that is not installed")
+    board = replace(find_board(name), compiler="a compiler that is not installed")
     found, document = measure(board, folders[name], golden(folders[name])), read_folder(folders[name])
     crcs = [zlib.crc32(to_memory(found.outputs[port["name"]]).tobytes()) for port in document["outputs"]]
     assert crcs == document["golden"]["outputs"] and found.how.startswith("unicorn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(code_nets(8))
+def test_random_networks_equal_the_reference_on_a_board(name: str, graph: Graph) -> None:
+    board = installed(find_board(name))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "out"
+        folder_of(graph, target(TARGET_OF[name]), folder)
+        found, document = measure(board, folder, golden(folder)), read_folder(folder)
+        crcs = [zlib.crc32(to_memory(found.outputs[port["name"]]).tobytes()) for port in document["outputs"]]
+        assert crcs == document["golden"]["outputs"]
+        assert sum(len(np.unique(codes)) for codes in found.outputs.values()) > 3
 
 
 def test_bench_reports_every_figure(folders: dict[str, Path]) -> None:

@@ -85,6 +85,15 @@ def test_bench_counts_on_a_board(exported: Path) -> None:
     assert table.exit == 0 and "instructions by layer" in table.stdout
 
 
+@pytest.mark.parametrize(("option", "names"), [("--max-ram-kb", "at once"), ("--max-flash-kb", "of it constants")])
+def test_a_missed_budget_says_where_the_bytes_are(option: str, names: str, exported: Path) -> None:
+    if not (shutil.which("riscv64-unknown-elf-gcc") and shutil.which("qemu-system-riscv32")):
+        pytest.skip("needs a RISC-V compiler and QEMU")
+    missed = edgeq("bench", exported / "out", "--board", "rv32imc-sim", option, "0.5")
+    assert missed.exit == 4 and names in " ".join(missed.stdout.split())
+    assert edgeq("bench", exported / "out", "--board", "rv32imc-sim", option, "500").exit == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

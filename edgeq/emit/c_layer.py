@@ -1,0 +1,181 @@
+"""What the printing of every layer shares: addresses, constants, requantization numbers, descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeq.emit.c_bank import Bank
+from edgeq.emit.c_layout import image, to_memory
+from edgeq.emit.c_numbers import Scaling, scaling
+from edgeq.emit.c_pack import packed
+from edgeq.emit.c_steps import Placed
+from edgeq.errors import UnsupportedError
+from edgeq.formats import IntArray
+from edgeq.ir import ops as o
+from edgeq.ir.cost import macs
+from edgeq.ir.graph import Type
+from edgeq.passes.kernels import Kernel, Program
+from edgeq.target import Instructions
+
+Fields = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in C: `headers` it needs, `descriptor` (may be empty), `calls`, and a line about it."""
+
+    value: o.Value
+    kind: str
+    macs: int
+    headers: tuple[str, ...]
+    descriptor: str
+    calls: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """One kernel to be printed: the `number`-th layer, step `step` of the memory plan. Constants go into `bank`."""
+
+    program: Program
+    placed: Placed
+    bank: Bank
+    instructions: Instructions
+    number: int
+    step: int
+    kernel: Kernel
+
+    @property
+    def types(self) -> Mapping[o.Value, Type]:
+        """Types of all values."""
+        return self.program.graph.types
+
+    @property
+    def name(self) -> str:
+        """The name of the descriptor."""
+        return f"layer_{self.number}"
+
+    def read(self, value: o.Value) -> str:
+        """The address of an operand."""
+        if value in self.program.graph.constants:
+            codes = to_memory(self.program.graph.constants[value])
+            return self.bank.codes(f"constant_{self.number}", codes, f"constant {comment(value)}")
+        return f"arena + {self.placed.offset(value)}"
+
+    def written(self) -> str:
+        """The address of the result."""
+        return f"arena + {self.placed.offset(self.kernel.out)}"
+
+    def scratch(self) -> str:
+        """The address of the layer's scratch memory."""
+        offset = self.placed.memory.scratch.get(self.step)
+        return "NULL" if offset is None else f"arena + {offset}"
+
+    def table(self) -> str:
+        """The table of the function that follows, or NULL."""
+        table = self.kernel.table
+        return "NULL" if table is None else self.bank.codes(f"table_{self.number}", table, "codes by code")
+
+    def zero(self, value: o.Value) -> int:
+        """The zero point of a value."""
+        return self.types[value].zero_point
+
+    def scaling(self, biases: Sequence[int]) -> Scaling:
+        """The numbers of the requantization, one channel per bias."""
+        op = self.kernel.settling
+        assert isinstance(op, o.Requantize)
+        return scaling(op, self.types[op.out].zero_point, biases, self.kernel.sums)
+
+    def averaged(self, x: o.Value, weight: int) -> Fields:
+        """The fields of a layer with one scale, whose sums of codes carry `weight` times the input's zero point."""
+        op = self.kernel.settling
+        bias = -weight * self.zero(x)
+        if not isinstance(op, o.DivideCodes):
+            return {**self.shared(self.scaling([bias])), "divisor": 0}
+        bias += op.divisor * self.zero(op.out)
+        shared = self.shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high))
+        return {**shared, "divisor": op.divisor}
+
+    def shared(self, numbers: Scaling) -> Fields:
+        """The fields of a layer with one scale."""
+        return {"channel": list(numbers.channels[0]), "output": output_fields(numbers), "table": self.table()}
+
+    def weights(self, op: o.Conv | o.ConvTranspose | o.Linear) -> tuple[IntArray, list[int]]:
+        """Weights with the output channel first, and biases."""
+        constants = self.program.graph.constants
+        weight = np.asarray(constants[op.weight], dtype=np.int64)
+        if isinstance(op, o.ConvTranspose):
+            grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
+            weight = grouped.swapaxes(1, 2).reshape(-1, grouped.shape[1], *weight.shape[2:])
+        bias = [0] * len(weight) if op.bias is None else [int(b) for b in constants[op.bias]]
+        return weight, bias
+
+    def folded(self, op: o.Conv | o.Linear) -> tuple[IntArray, list[int]]:
+        """Weights, and biases that take the input's zero point out of sums over codes."""
+        weight, bias = self.weights(op)
+        flat = weight.reshape(len(weight), -1)
+        folded = [b - self.zero(op.x) * int(w) for b, w in zip(bias, flat.sum(1), strict=True)]
+        for b, reach in zip(folded, 128 * np.abs(flat).sum(1), strict=True):
+            if abs(b) + int(reach) >= 1 << 31:
+                raise UnsupportedError("a sum over codes may exceed 32 bits", where=op.out)
+        return weight, folded
+
+    def channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
+        """Channels of each group, padded to whole blocks."""
+        padded = []
+        each = outputs // groups
+        for g in range(groups):
+            padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
+        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+
+    def packed(self, rows: IntArray, groups: int, block: int) -> str:
+        """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions)
+        return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
+
+    def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
+        """The finished layer; `note` says what it is."""
+        kind = note.split(",", maxsplit=1)[0]
+        work = macs(self.kernel.op, self.program.graph)
+        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
+
+    def described(self, type_name: str, fields: Fields) -> str:
+        """A descriptor of the type `type_name`."""
+        return f"static const {type_name} {self.name} = {{\n{initializers(fields)}}};\n"
+
+    def window(self, x: o.Value, kernel: o.Pair, stride: o.Pair, padding: o.Quad, dilation: o.Pair) -> Fields:
+        """The fields of a window over an image."""
+        in_h, in_w, in_c = image(self.types[x])
+        out_h, out_w, _ = image(self.types[self.kernel.out])
+        names = "in_h in_w in_c out_h out_w kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
+        numbers = (in_h, in_w, in_c, out_h, out_w, *kernel, *stride, *padding[:2], *dilation)
+        return dict(zip(names.split(), numbers, strict=True))
+
+
+def comment(text: str) -> str:
+    """`text` (the name of a value, which may hold anything) fit for a C comment."""
+    plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")
+
+
+def sizes_text(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def output_fields(numbers: Scaling) -> list[int]:
+    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for *_, shift in numbers.channels))]
+
+
+def initializers(fields: Fields) -> str:
+    """Designated initializers; runs of small numbers share a line."""
+    lines, line = [], ""
+    for name, value in fields.items():
+        text = f".{name} = {'{' + ', '.join(map(str, value)) + '}' if isinstance(value, list) else value},"
+        if line and len(line) + len(text) > 100:
+            lines.append(line)
+            line = ""
+        line = f"{line} {text}".strip()
+    return "".join(f"    {text}\n" for text in [*lines, line] if text)

@@ -1,0 +1,117 @@
+"""Sums, products, pools, means and interpolation as C layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.emit.c_layer import Fields, Layer, LayerContext, sizes_text
+from edgeq.emit.c_layout import image, nest, places, to_memory
+from edgeq.errors import UnsupportedError
+from edgeq.formats import IntArray
+from edgeq.ir import ops as o
+from edgeq.reference.meaning import interpolation_matrix
+
+
+def lookup(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
+    """A function of codes by its table."""
+    call = f"edgeq_lookup({this.table()}, {this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
+    return this.layer("edgeq_elementwise.h", "", [call], "table of a function")
+
+
+def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Layer:
+    """A sum or product of two operands, one of which may broadcast."""
+    a, b = (this.kernel.terms[k].value for k in (0, 1)) if this.kernel.terms else (op.a, op.b)
+    shape = this.types[this.kernel.out].shape
+    loops = nest([_broadcast_places(this.types[v].shape, shape) for v in (a, b)])
+    if loops is None or len(loops) > 3:
+        raise UnsupportedError(
+            "this broadcast is not written for C", where=op.out, value=(this.types[a].shape, this.types[b].shape)
+        )
+    loops = [(1, (0, 0))] * (3 - len(loops)) + loops
+    fields: Fields = {}
+    if this.kernel.terms:
+        tables = [term.table for term in this.kernel.terms]
+        fields["a_table"] = this.bank.words(f"a_{this.number}", tables[0], "terms by code")
+        fields["b_table"] = this.bank.words(f"b_{this.number}", tables[1], "terms by code")
+    else:
+        fields |= {"a_zero": this.zero(a), "b_zero": this.zero(b)}
+    fields |= this.shared(this.scaling([0]))
+    fields |= {"size": [count for count, _ in loops]}
+    fields |= {f"{side}_stride": [s[k] for _, s in loops] for k, side in enumerate("ab")}
+    call = f"{function}(&{this.name}, {this.read(a)}, {this.read(b)}, {this.written()})"
+    described = this.described("edgeq_binary_layer", fields)
+    return this.layer("edgeq_elementwise.h", described, [call], "sum" if this.kernel.terms else "product")
+
+
+def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dilation: o.Pair, function: str) -> Layer:
+    """The largest or the mean code of each window."""
+    fields: Fields = {}
+    if isinstance(op, o.AveragePool):
+        fields = this.averaged(op.x, kernel[0] * kernel[1])
+    fields |= this.window(op.x, kernel, op.stride, op.padding, dilation)
+    fields["zero"] = this.zero(op.x)
+    call = f"{function}(&{this.name}, {this.read(op.x)}, {this.written()})"
+    described = this.described("edgeq_pool_layer", fields)
+    return this.layer("edgeq_pool.h", described, [call], f"{function[6:].replace('_', ' ')}, {sizes_text(kernel)}")
+
+
+def mean(this: LayerContext, op: o.Mean) -> Layer:
+    """A mean over axes that are neighbours in memory."""
+    shape = this.types[op.x].shape
+    summed = np.broadcast_to(places(tuple(1 if k in op.axes else s for k, s in enumerate(shape))), shape)
+    loops = nest([np.asarray(to_memory(summed), dtype=np.int64)])
+    sizes = _outer_count_inner(loops or [])
+    if loops is None or sizes is None:
+        raise UnsupportedError("a mean over these axes is not written for C", where=op.out, value=op.axes)
+    count = this.types[op.x].size // this.types[op.out].size
+    fields = this.shared(this.scaling([-this.zero(op.x) * count]))
+    fields |= dict(zip(("outer", "count", "inner"), sizes, strict=True))
+    call = f"edgeq_mean(&{this.name}, {this.read(op.x)}, {this.written()})"
+    return this.layer("edgeq_mean.h", this.described("edgeq_mean_layer", fields), [call], "mean")
+
+
+def resize(this: LayerContext, op: o.Resize) -> Layer:
+    """Linear interpolation."""
+    in_h, in_w, channels = image(this.types[op.x])
+    mixes = []
+    for k, size in enumerate((in_h, in_w)):
+        matrix = interpolation_matrix(size, op.size[k], op.scale[k], op.mode, op.coordinates, True)
+        mixes.append(_mixes(matrix.numpy()))
+    fields = this.averaged(op.x, 1 << 20)
+    fields |= {
+        "rows": this.bank.mixes(f"rows_{this.number}", mixes[0], "rows that each output row mixes"),
+        "columns": this.bank.mixes(f"columns_{this.number}", mixes[1], "columns that each output column mixes"),
+        "in_w": in_w,
+        "in_c": channels,
+        "out_h": op.size[0],
+        "out_w": op.size[1],
+    }
+    call = f"edgeq_resize(&{this.name}, {this.read(op.x)}, {this.written()})"
+    described = this.described("edgeq_resize_layer", fields)
+    return this.layer("edgeq_resize.h", described, [call], "linear interpolation")
+
+
+def _broadcast_places(shape: tuple[int, ...], out: tuple[int, ...]) -> IntArray:
+    """For every byte of a result of shape `out`, in memory order: the byte of an operand of `shape` that it reads."""
+    return np.asarray(to_memory(np.broadcast_to(places(shape), out)), dtype=np.int64)
+
+
+def _outer_count_inner(loops: list[tuple[int, tuple[int, ...]]]) -> tuple[int, int, int] | None:
+    """Loops of a mean as (outer, summed, inner) sizes; the summed loop has stride 0."""
+    summed = [k for k, (_, (stride,)) in enumerate(loops) if stride == 0]
+    if not summed:
+        return int(np.prod([count for count, _ in loops])), 1, 1
+    if len(summed) > 1:
+        return None
+    (at,) = summed
+    outer, inner = (int(np.prod([count for count, _ in part])) for part in (loops[:at], loops[at + 1 :]))
+    return outer, loops[at][0], inner
+
+
+def _mixes(matrix: np.ndarray) -> IntArray:
+    """Rows (first, second, weight of second) of an interpolation matrix."""
+    found = []
+    for row in matrix:
+        used = np.flatnonzero(row)
+        found.append((used[0], used[-1], row[used[-1]] if len(used) > 1 else 0))
+    return np.asarray(found, dtype=np.int64)

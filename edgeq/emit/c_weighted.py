@@ -1,0 +1,117 @@
+"""Convolutions and matrix products as C layers."""
+
+from __future__ import annotations
+
+from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
+from edgeq.emit.c_numbers import scaling
+from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
+from edgeq.emit.c_steps import plane_of
+from edgeq.ir import ops as o
+
+
+def conv(this: LayerContext, op: o.Conv) -> Layer:
+    """A convolution, with what follows it: a table, a residual."""
+    weight, bias = this.folded(op)
+    outputs = len(weight)
+    numbers = this.scaling(bias)
+    kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
+    residual, summed = this.kernel.residual, "NULL"
+    descriptor = ""
+    if residual:
+        descriptor, summed = sum_descriptor(this)
+    fields: Fields = {
+        "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block),
+        "channels": this.channels(numbers, outputs, op.groups, block),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        "sum": summed,
+        **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
+        "out_c": outputs,
+        "groups": op.groups,
+        "zero": this.zero(op.x),
+        "direct": int(this.step in this.placed.direct),
+        "reverse": int(this.step in this.placed.memory.reverse),
+    }
+    addend = this.read(residual.other.value) if residual else "NULL"
+    call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, {addend}, {this.written()}, {this.scratch()})"
+    note = f"convolution, {sizes_text(kernel)}" + (", with a residual" if residual else "")
+    return this.layer("edgeq_conv.h", descriptor + this.described("edgeq_conv_layer", fields), [call], note)
+
+
+def sum_descriptor(this: LayerContext) -> tuple[str, str]:
+    """The descriptor of a residual and the expression that points to it."""
+    residual = this.kernel.residual
+    assert residual is not None
+    op = residual.requantize
+    numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
+    name = f"sum_{this.number}"
+    fields: Fields = {
+        "own": this.bank.words(f"own_{this.number}", residual.own, "terms by code"),
+        "other": this.bank.words(f"other_{this.number}", residual.other.table, "terms by code"),
+        "channel": list(numbers.channels[0]),
+        "output": output_fields(numbers),
+    }
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}"
+
+
+def depthwise(this: LayerContext, op: o.Conv) -> Layer:
+    """A convolution whose input channels each have outputs of their own."""
+    weight, bias = this.folded(op)
+    numbers = this.scaling(bias)
+    kernel = (weight.shape[2], weight.shape[3])
+    plane = plane_of(op, kernel, this.types[this.kernel.out])
+    title = comment(this.kernel.out)
+    fields: Fields = {
+        "weights": this.bank.codes(f"weights_{this.number}", weight, f"weights of {title}"),
+        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
+        "out_c": len(weight),
+        "multiplier": len(weight) // op.groups,
+        "plane_h": plane[0],
+        "plane_w": plane[1],
+        "zero": this.zero(op.x),
+    }
+    call = f"edgeq_depthwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
+    described = this.described("edgeq_depthwise_layer", fields)
+    return this.layer("edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}")
+
+
+def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
+    """A transposed convolution."""
+    weight, bias = this.weights(op)
+    numbers = this.scaling(bias)
+    kernel = (weight.shape[2], weight.shape[3])
+    title = comment(this.kernel.out)
+    fields: Fields = {
+        "weights": this.bank.codes(f"weights_{this.number}", weight.transpose(0, 2, 3, 1), f"weights of {title}"),
+        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
+        "out_c": len(weight),
+        "groups": op.groups,
+        "zero": this.zero(op.x),
+    }
+    call = f"edgeq_conv_transpose(&{this.name}, {this.read(op.x)}, {this.written()})"
+    described = this.described("edgeq_conv_transpose_layer", fields)
+    return this.layer("edgeq_conv_transpose.h", described, [call], f"transposed convolution, {sizes_text(kernel)}")
+
+
+def linear(this: LayerContext, op: o.Linear) -> Layer:
+    """A matrix product with constant weights."""
+    weight, bias = this.folded(op)
+    numbers = this.scaling(bias)
+    fields: Fields = {
+        "weights": this.packed(weight, 1, ROW_BLOCK),
+        "channels": this.channels(numbers, len(weight), 1, ROW_BLOCK),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        "rows": this.types[op.x].size // weight.shape[1],
+        "inputs": weight.shape[1],
+        "outputs": len(weight),
+    }
+    call = f"edgeq_linear(&{this.name}, {this.read(op.x)}, {this.written()})"
+    described = this.described("edgeq_linear_layer", fields)
+    return this.layer("edgeq_linear.h", described, [call], f"fully connected, {sizes_text(weight.shape)}")
