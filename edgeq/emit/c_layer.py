@@ -166,7 +166,7 @@ def sizes_text(sizes: Sequence[int]) -> str:
 
 
 def output_fields(numbers: Scaling) -> list[int]:
-    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for *_, shift in numbers.channels))]
+    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for _, q, _, shift in numbers.channels if q))]
 
 
 def initializers(fields: Fields) -> str:

@@ -4,7 +4,15 @@
 
 #include "edgeq.h"
 
-#if defined(__GNUC__)
+#if defined(__ARM_FEATURE_UNALIGNED) || defined(__x86_64__)
+/* Words may lie anywhere. */
+#define EDGEQ_WORDS(to, from) 1
+EDGEQ_INLINE void edgeq_copy_word(int8_t *to, const int8_t *from)
+{
+    __builtin_memcpy(to, from, 4);
+}
+#elif defined(__GNUC__)
+#define EDGEQ_WORDS(to, from) ((((uintptr_t)(to) | (uintptr_t)(from)) & 3u) == 0)
 EDGEQ_INLINE void edgeq_copy_word(int8_t *to, const int8_t *from)
 {
     __builtin_memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(from, 4), 4);
@@ -15,8 +23,8 @@ EDGEQ_INLINE void edgeq_copy_word(int8_t *to, const int8_t *from)
 EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
 {
     int32_t i = 0;
-#if defined(__GNUC__)
-    if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
+#if defined(EDGEQ_WORDS)
+    if (EDGEQ_WORDS(to, from)) {
         for (; i + 16 <= n; i += 16) {
             edgeq_copy_word(to + i, from + i);
             edgeq_copy_word(to + i + 4, from + i + 4);

@@ -61,18 +61,24 @@ EDGEQ_INLINE void edgeq_four_2x2(
     *yb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *yb));
 }
 
+#define EDGEQ_DOT_STEP(i)                                                                              \
+    do {                                                                                               \
+        edgeq_four_2x2(edgeq_word(x + (i)), edgeq_word(y + (i)), edgeq_word(w + 2 * (i)),              \
+            edgeq_word(w + 2 * (i) + 4), &xa, &xb, &ya, &yb);                                          \
+        EDGEQ_IN_ORDER;                                                                                \
+    } while (0)
+
 EDGEQ_INLINE void edgeq_dot_2(
     const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
     int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
-    for (const int8_t *const end = x + (k & ~7); x < end; x += 8, y += 8, w += 16) {
-        edgeq_four_2x2(edgeq_word(x), edgeq_word(y), edgeq_word(w), edgeq_word(w + 4), &xa, &xb, &ya, &yb);
-        EDGEQ_IN_ORDER;
-        edgeq_four_2x2(
-            edgeq_word(x + 4), edgeq_word(y + 4), edgeq_word(w + 8), edgeq_word(w + 12), &xa, &xb, &ya, &yb);
-        EDGEQ_IN_ORDER;
+    for (const int8_t *const end = x + (k & ~15); x < end; x += 16, y += 16, w += 32) {
+        EDGEQ_DOT_STEP(0);
+        EDGEQ_DOT_STEP(4);
+        EDGEQ_DOT_STEP(8);
+        EDGEQ_DOT_STEP(12);
     }
-    for (k &= 7; k > 0; k -= 4, x += 4, y += 4, w += 8) {
+    for (k &= 15; k > 0; k -= 4, x += 4, y += 4, w += 8) {
         const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k);
         const uint32_t other = k >= 4 ? edgeq_word(y) : edgeq_rest(y, k);
         edgeq_four_2x2(word, other, edgeq_word(w), edgeq_word(w + 4), &xa, &xb, &ya, &yb);
