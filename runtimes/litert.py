@@ -60,16 +60,14 @@ class Record:
 
 
 def read_record(content: bytes) -> Record:
-    """The record in a TFLite file."""
+    """The record in a TFLite file. Raises UnsupportedError for one that cannot be read."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
-    for k in range(model.MetadataLength()):
-        entry = model.Metadata(k)
+    entries = (model.Metadata(k) for k in range(model.MetadataLength()))
+    for entry in entries:
         if entry.Name() == RECORD_BUFFER.encode():
-            record = json.loads(_content_of(model.Buffers(entry.Buffer()), content))
-            layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
-            return Record(layouts, tuple(record["reals"]), record["divided"])
+            return _parsed(_content_of(model.Buffers(entry.Buffer()), content))
     return Record()
 
 
@@ -77,8 +75,20 @@ def _content_of(buffer: Any, file: bytes) -> bytes:
     """What a buffer of `file` holds; other tools that rewrite a file put it behind the flatbuffer."""
     if buffer.Size():
         return file[buffer.Offset() : buffer.Offset() + buffer.Size()]
-    held: bytes = buffer.DataAsNumpy().tobytes()
-    return held
+    return b"" if buffer.DataIsNone() else bytes(buffer.DataAsNumpy().tobytes())
+
+
+def _parsed(text: bytes) -> Record:
+    try:
+        record = json.loads(text)
+        layouts = {name: tuple(map(int, axes)) for name, axes in record["layouts"].items()}
+        divided = {
+            name: {"axis": int(item["axis"]), "factors": list(map(float, item["factors"]))}
+            for name, item in record.get("divided", {}).items()
+        }
+        return Record(layouts, tuple(map(str, record["reals"])), divided)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnsupportedError("the record that edgeq left in the TFLite file is damaged", value=error) from error
 
 
 def read_metadata(content: bytes) -> dict[str, str]:

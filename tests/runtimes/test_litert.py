@@ -10,6 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeq.emit.tflite import build_model
+from edgeq.emit.tflite_writer import TfliteFile
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Type
@@ -104,6 +105,18 @@ def test_latency_and_calls(content: bytes) -> None:
 def test_broken_files(broken: bytes) -> None:
     with pytest.raises(UnsupportedError, match="cannot load"):
         LiteRtRuntime(broken)
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b'{"layouts": 3}', b'{"layouts": {}, "reals": [], "divided": {"y": 1}}']
+)
+def test_a_damaged_record_is_named(record: bytes) -> None:
+    file = TfliteFile("net")
+    x, y = (file.tensor(name, (1, 4), "FLOAT32") for name in ("x", "y"))
+    file.operator("RELU", [x], [y])
+    file.metadata("edgeq", record)
+    with pytest.raises(UnsupportedError, match="record"):
+        LiteRtRuntime(file.to_bytes({"x": x}, {"y": y}, "test"))
 
 
 def test_wrong_use(content: bytes, tmp_path: Path) -> None:
