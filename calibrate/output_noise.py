@@ -90,16 +90,16 @@ def _behind(function: o.Function | None, x: Tensor) -> Tensor:
 
 
 def _noise_of(
-    x: Tensor, probes: list[Probe], grids: Iterable[Grid], format: Int, gradients: Sequence[Mapping[o.Value, Tensor]]
+    x: Tensor, probes: list[Probe], grids: Iterable[Grid], format: Int, gradients: Mapping[o.Value, Tensor]
 ) -> FloatArray:
-    """Noise power that each of `grids` causes through x, averaged over the projections."""
+    """Noise power that each of `grids` causes through x."""
     found = []
     for grid in grids:
         coarse, power = rounded(x, format, *grid), 0.0
         for probe, function in probes:
-            error = _behind(function, coarse) - _behind(function, x)
-            power += sum(power_by_channel(slopes[probe], error) for slopes in gradients if probe in slopes)
-        found.append(power / max(len(gradients), 1))
+            if probe in gradients:
+                power += power_by_channel(gradients[probe], _behind(function, coarse) - _behind(function, x))
+        found.append(power)
     return np.array(found)
 
 

@@ -34,8 +34,8 @@ from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 AUTO = "auto"
-AUTO_IMAGES = 12
-NOISE_IMAGES = 8
+AUTO_IMAGES = 16
+NOISE_IMAGES = 12
 BIAS_IMAGES = 16
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""

@@ -22,8 +22,6 @@ from edgeq.quantize.scale import dequantize_weight, quantize_weight
 from edgeq.quantize.structure import Structure, weight_of
 from edgeq.reference.interpret import Interpreter
 
-PROJECTIONS = 3
-
 
 @dataclass
 class Noise:
@@ -93,8 +91,8 @@ def backward_passes(
     *,
     weights: Collection[o.Value] = (),
     seed: int = 0,
-) -> Iterator[tuple[dict[o.Value, Tensor], list[dict[o.Value, Tensor]]]]:
-    """For each sample the values `kept` and, of every random projection of the outputs, the gradients by value.
+) -> Iterator[tuple[dict[o.Value, Tensor], dict[o.Value, Tensor]]]:
+    """For each sample the values `kept`, and the gradients of a random projection of the outputs by value.
 
     `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
@@ -110,20 +108,15 @@ def backward_passes(
 
         inputs = {name: torch.as_tensor(array).requires_grad_() for name, array in sample.items()}
         found = list(interpreter(inputs, keep).values())
-        wanted = {name: value for name, value in (values | leaves).items() if value.requires_grad}
         with torch.no_grad():
-            weights_of_errors = objective.weigh(found)
-        gradients = []
-        for _ in range(PROJECTIONS if wanted else 0):
-            slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
-                _projected(found, weights_of_errors, generator),
-                list(wanted.values()),
-                retain_graph=True,
-                allow_unused=True,
-            )
-            named = zip(wanted, slopes, strict=True)
-            gradients.append({name: slope for name, slope in named if slope is not None})
-        yield values, gradients
+            importance = objective.weigh(found)
+        wanted = {name: value for name, value in (values | leaves).items() if value.requires_grad}
+        slopes: tuple[Tensor | None, ...] = ()
+        if wanted:
+            projected = _projected(found, importance, generator)
+            slopes = torch.autograd.grad(projected, list(wanted.values()), allow_unused=True)
+        named = zip(wanted, slopes, strict=True)
+        yield values, {name: slope for name, slope in named if slope is not None}
 
 
 def measure_noise(
@@ -145,18 +138,15 @@ def measure_noise(
     objective = objective or Objective(integer_outputs(plan.structure))
     passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed)
     for values, gradients in passes:
-        count += len(gradients)
+        count += 1
         with torch.no_grad():
-            rounding = {name: rounding_error(values[name], plan.types[name]) for name in values}
-            for gradient in gradients:
-                for name, error in rounding.items():
-                    if name in gradient:
-                        key = measured[name]
-                        activations[key] = activations.get(key, 0.0) + power_by_channel(gradient[name], error)
-                for name, error in errors.items():
-                    if name in gradient:
-                        power = float((gradient[name] * error).flatten(1).sum(1).square().sum())
-                        weights[readers[name]] = weights.get(readers[name], 0.0) + power
+            for name, slope in gradients.items():
+                if name in errors:
+                    power = float((slope * errors[name]).flatten(1).sum(1).square().sum())
+                    weights[readers[name]] = weights.get(readers[name], 0.0) + power
+                else:
+                    power = power_by_channel(slope, rounding_error(values[name], plan.types[name]))
+                    activations[measured[name]] = activations.get(measured[name], 0.0) + power
     return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
 
 

@@ -26,6 +26,7 @@ from edgeq.target import find_target
 from tests.calibrate.small_net import INPUT, Images, images, small_net
 
 UINT4 = Int(4, signed=False)
+COUNT = 24
 TARGET = replace(find_target("onnx-int8"), least_channels=1)
 FORMATS = {INPUT: UINT8}
 
@@ -58,13 +59,13 @@ def chosen_for(graph: Graph, batches: Images) -> dict[str, Choice]:
 
 @pytest.fixture(scope="module")
 def chosen() -> dict[str, Choice]:
-    return chosen_for(small_net(), images(6))
+    return chosen_for(small_net(), images(COUNT))
 
 
 def test_every_choice_is_a_candidate_and_no_worse_than_minmax(chosen: dict[str, Choice]) -> None:
     structure = structure_of(small_net())
     sites = sites_of(structure)
-    statistics = statistics_for(structure, sites, images(6))
+    statistics = statistics_for(structure, sites, images(COUNT))
     names = set()
     assert chosen.keys() == sites.keys() and len(chosen) >= 6
     for key, choice in chosen.items():
@@ -101,15 +102,15 @@ def test_noise_is_that_of_the_outputs(chosen: dict[str, Choice]) -> None:
     for key, choice in chosen.items():
         if choice.noise > 0:
             members = structure.sources(key)
-            compared[key] = (choice.noise, true_noise(graph, members, choice, UINT4, images(6)))
+            compared[key] = (choice.noise, true_noise(graph, members, choice, UINT4, images(COUNT)))
     assert len(compared) >= 4
     for key, (predicted, true) in compared.items():
         assert true / 6 < predicted < true * 6, (key, predicted, true)
 
 
 def test_the_order_of_the_images_hardly_matters_and_repetition_not_at_all(chosen: dict[str, Choice]) -> None:
-    assert chosen_for(small_net(), images(6)) == chosen
-    backwards = chosen_for(small_net(), images(6)[::-1])
+    assert chosen_for(small_net(), images(COUNT)) == chosen
+    backwards = chosen_for(small_net(), images(COUNT)[::-1])
     assert sum(backwards[key].estimator == chosen[key].estimator for key in chosen) >= len(chosen) // 2
 
 

@@ -24,7 +24,7 @@ def chain() -> Graph:
     return net.graph(net.conv(c, 5, "y"))
 
 
-SAMPLES = 3
+SAMPLES = 12
 
 
 @pytest.fixture(scope="module")
