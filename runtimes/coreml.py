@@ -71,6 +71,7 @@ class CoreMLRuntime:
             raise UsageError("there is no such CoreML package", value=path)
         self.threads = threads or os.cpu_count() or 1
         self.name = "edgeq's interpreter of CoreML programs" if interpret else "CoreML"
+        self.is_timed = not interpret
         self._program = read_package(self._path)
         self.metadata: Mapping[str, str] = self._program.metadata
         self._inputs, self._outputs = _ports(self._program)

@@ -7,11 +7,9 @@ file holds as codes are quantized and dequantized here, as the kernels do it.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
+from edgeq.frontend.tflite_file import OWN_RECORD, TfliteFile, read_tflite
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 
 Array = NDArray[np.generic]
 Kernels = Literal["default", "reference"]
 
-RECORD_BUFFER = "edgeq"
 NCHW_OF_NHWC = (0, 3, 1, 2)
 
 
@@ -59,28 +57,28 @@ class Record:
         return self.reals is None or port in self.reals
 
 
-def read_record(content: bytes) -> Record:
-    """The record in a TFLite file."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(content, 0)
-    for k in range(model.MetadataLength()):
-        entry = model.Metadata(k)
-        if entry.Name() == RECORD_BUFFER.encode():
-            record = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-            layouts = {name: tuple(axes) for name, axes in record["layouts"].items()}
-            return Record(layouts, tuple(record["reals"]), record["divided"])
-    return Record()
-
-
-def read_metadata(content: bytes) -> dict[str, str]:
-    """What the archive behind the flatbuffer says of the model (Ultralytics' convention), as text; empty without one."""
+def read_record(file: TfliteFile) -> Record:
+    """The record in a TFLite file. Raises UnsupportedError if it is damaged."""
+    if OWN_RECORD not in file.notes:
+        return Record()
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as files:
-            found = json.loads(files.read("metadata.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        return {}
-    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+        record = json.loads(file.notes[OWN_RECORD])
+        layouts = {name: tuple(map(int, axes)) for name, axes in record["layouts"].items()}
+        divided = {
+            name: {"axis": int(item["axis"]), "factors": list(map(float, item["factors"]))}
+            for name, item in record.get("divided", {}).items()
+        }
+        return Record(layouts, tuple(map(str, record["reals"])), divided)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnsupportedError("the record in the TFLite file is damaged", value=error) from error
+
+
+def _checked(content: bytes) -> TfliteFile:
+    """The file, read with every offset checked: LiteRT itself follows them wherever they point."""
+    try:
+        return read_tflite(content)
+    except UnsupportedError as error:
+        raise UnsupportedError("LiteRT cannot load the model", value=error) from error
 
 
 class LiteRtRuntime:
@@ -91,6 +89,7 @@ class LiteRtRuntime:
     """
 
     name = "LiteRT"
+    is_timed = True
 
     def __init__(
         self,
@@ -105,9 +104,9 @@ class LiteRtRuntime:
         if not isinstance(source, bytes) and not Path(source).is_file():
             raise UsageError("there is no such TFLite file", value=source)
         self._content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        file = _checked(self._content)
+        self._record, self.metadata = read_record(file), file.metadata
         self._interpreter = self._load(keep_tensors)
-        self._record = read_record(self._content)
-        self.metadata = read_metadata(self._content)
         self._watched: tuple[str, ...] = ()
         ports = _ports(self._interpreter)
         self._inputs, self._outputs = ports

@@ -87,6 +87,7 @@ class NativeRuntime:
     """The model of a folder of generated C; `path` is its <name>_model.c. Runs are single-threaded."""
 
     name = "generated C"
+    is_timed = True
     threads = 1
 
     def __init__(self, path: str | Path, watched: Iterable[str] = (), flags: Sequence[str] = FLAGS) -> None:

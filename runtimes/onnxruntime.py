@@ -40,6 +40,7 @@ class OnnxRuntime:
     """
 
     name = "ONNX Runtime"
+    is_timed = True
 
     def __init__(self, source: str | Path | bytes, *, threads: int | None = None, optimize: bool = True) -> None:
         self.threads = threads or os.cpu_count() or 1

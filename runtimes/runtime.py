@@ -25,6 +25,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def is_timed(self) -> bool:
+        """Whether latency here says anything of the runtime: that of an interpreter in its place does not."""
+        ...
+
+    @property
     def threads(self) -> int:
         """CPU threads that runs use."""
         ...

@@ -74,6 +74,7 @@ class TfliteRuntime:
     """
 
     name = "tflite-runtime"
+    is_timed = True
 
     def __init__(self, path: str | Path, *, python: str | None = None, threads: int = 1) -> None:
         self._ports = LiteRtRuntime(path, threads=1)

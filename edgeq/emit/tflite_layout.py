@@ -85,6 +85,22 @@ def reshaped(shape: Shape, layout: Layout, to: Shape) -> Layout | None:
     return NHWC if len(to) == 4 and moves_nothing(to, result, NHWC) else result
 
 
+def before_reshape(shape: Shape, layout: Layout, to: Shape) -> Layout:
+    """The layout into which a value must be brought so that its reshape to `to` moves nothing; near to `layout`.
+
+    The axes of each group (see `reshaped`) come side by side and in order, the groups in the order of their last axes.
+
+    >>> before_reshape((1, 4, 2, 8, 8), (0, 3, 4, 2, 1), (1, 8, 8, 8))
+    (0, 3, 4, 1, 2)
+    """
+    groups = _groups(shape, to)
+    if groups is None:
+        return identity(len(shape))
+    ordered = sorted(groups, key=lambda group: max(layout.index(axis) for axis in group[0]))
+    wide = [axis for axes, _ in ordered for axis in axes]
+    return _with_ones(wide, [axis for axis in range(len(shape)) if axis not in wide])
+
+
 def _with_ones(found: list[int], ones: list[int]) -> Layout:
     """`found` with axes of size one put behind the axis before them, so that a plain order stays plain."""
     result = list(found)

@@ -7,7 +7,9 @@ from typing import assert_never
 import numpy as np
 
 from edgeq.emit.tflite_functions import BINARY, write_function
-from edgeq.emit.tflite_kernels import (
+from edgeq.emit.tflite_layout import Layout, identity, moved_to_end
+from edgeq.emit.tflite_movement import bilinear_flags, common_layout, is_same_padding, write_movement
+from edgeq.emit.tflite_operators import (
     ACTIVATION_CODES,
     write_arithmetic,
     write_average_pool,
@@ -19,8 +21,6 @@ from edgeq.emit.tflite_kernels import (
     write_mean,
     write_softmax,
 )
-from edgeq.emit.tflite_layout import Layout, identity, moved_to_end
-from edgeq.emit.tflite_movement import bilinear_flags, common_layout, is_same_padding, write_movement
 from edgeq.emit.tflite_values import Values
 from edgeq.emit.tflite_writer import Index
 from edgeq.errors import UnsupportedError

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeq.emit.tflite_layout import (
     Layout,
+    before_reshape,
     identity,
     inverse,
     moves_nothing,
@@ -257,7 +258,9 @@ class Values:
         home = self.layout(value)
         layout = reshaped(self.shape(value), home, shape)
         if layout is None:
-            home, layout = identity(len(self.shape(value))), identity(len(shape))
+            home = before_reshape(self.shape(value), home, shape)
+            layout = reshaped(self.shape(value), home, shape)
+            assert layout is not None, (home, shape)
         self.reshape(self.read(value, home), self.result(out, layout))
 
     def holds_codes(self, port: o.Value) -> bool:

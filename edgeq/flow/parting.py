@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from edgeq.flow.check import HALF_FLOOR
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
@@ -30,6 +31,7 @@ class Layer:
 
     value: Value
     is_output: bool = False
+    is_real: bool = False
     equal: int = 0
     count: int = 0
     largest: int = 0
@@ -48,7 +50,7 @@ class Layer:
         return self.equal / max(self.count, 1)
 
     def add(self, reference: Array, artifact: Array, step: float) -> None:
-        """Compare one tensor."""
+        """Compare one tensor; of reals, what half precision cannot hold is no noise."""
         wanted, found = reference.astype(np.float64), artifact.astype(np.float64)
         if wanted.shape != found.shape:
             self.count, self.largest = self.count + wanted.size, _FARTHEST
@@ -57,7 +59,10 @@ class Layer:
             apart = np.rint(np.abs(found - wanted) / step)
         apart = np.nan_to_num(apart, nan=_FARTHEST, posinf=_FARTHEST)
         self.signal += float((wanted**2).sum())
-        self.noise += float(np.nan_to_num((found - wanted) ** 2, nan=math.inf).sum())
+        floor = HALF_FLOOR if self.is_real else 0.0
+        self.noise += float(
+            np.nan_to_num(np.where(np.abs(found - wanted) > floor, found - wanted, 0.0) ** 2, nan=math.inf).sum()
+        )
         self.largest_real = max(self.largest_real, float(np.abs(found - wanted).max(initial=0.0)))
         self.equal += int((apart == 0).sum())
         self.count += apart.size
@@ -68,14 +73,16 @@ def layers(graph: Graph, execution: Execution, inputs: Iterable[Inputs], progres
     """Every value that `execution` shows, in execution order, then the outputs that follow from them."""
     reference = Interpreter(graph)
     found: dict[Value, Layer] = {}
-    outputs = {name: Layer(name, is_output=True) for name in graph.outputs}
+    outputs = {name: Layer(name, is_output=True, is_real=graph.types[name].is_real) for name in graph.outputs}
     for done, given in enumerate(inputs, start=1):
         results, seen = execution(given)
 
         def compare(name: Value, tensor: torch.Tensor, seen: Mapping[Value, Array] = seen) -> torch.Tensor | None:
             if name not in seen or name in graph.inputs:
                 return None
-            found.setdefault(name, Layer(name)).add(tensor.numpy(), seen[name], 1.0)
+            type_ = graph.types[name]
+            layer = found.setdefault(name, Layer(name, is_real=type_.is_real))
+            layer.add(tensor.numpy(), seen[name], _step(type_, tensor))
             return torch.from_numpy(np.array(seen[name])) if seen[name].shape == tuple(tensor.shape) else None
 
         with torch.no_grad():

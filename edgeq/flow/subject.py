@@ -41,14 +41,16 @@ class Subject:
 
     @property
     def watched(self) -> dict[Value, str]:
-        """The values of codes that can be seen in the file, inputs aside."""
-        types = self.graph.types
-        return {
-            value: tensor
-            for value, tensor in self.tensors.items()
-            if is_codes(types[value]) and isinstance(format_ := types[value].format, Int)
-            and format_.bits <= self.code_bits and value not in self.graph.inputs
-        }  # fmt: skip
+        """The values that can be seen in the file and are compared: codes, and reals if layers of reals are promised."""
+        return {value: tensor for value, tensor in self.tensors.items() if self._is_compared(value)}
+
+    def _is_compared(self, value: Value) -> bool:
+        type_ = self.graph.types[value]
+        if type_.is_real:
+            return self.promise.real_layer_db is not None and value in self.graph.producer
+        format_ = type_.format
+        narrow = isinstance(format_, Int) and format_.bits <= self.code_bits
+        return is_codes(type_) and narrow and value not in self.graph.inputs
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
         runs[FP32] = runtime_run(baseline)
         report.rows += latency_rows(baseline, FP32)
     runs[ARTIFACT] = runtime_run(runtime)
-    report.rows += latency_rows(runtime, ARTIFACT)
+    if runtime.is_timed:
+        report.rows += latency_rows(runtime, ARTIFACT)
     rule = choose_preprocess(request.preprocess, artifact)
     data = evaluation_set(request.data, request.data_images, rule, task_of(artifact))
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")

@@ -34,7 +34,7 @@ from edgeq.progress import Progress, silent
 from edgeq.readback import read_stored
 from edgeq.readback.compare import Comparison, compare
 from edgeq.reference.interpret import Interpreter
-from edgeq.report import OutputAgreement, Report, Row
+from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.target import Agreement, Target, find_target
 
 MOST_DIFFERENCES = 20
@@ -131,8 +131,14 @@ def _emitted(graph: Graph, target: Target) -> Artifact:
 
 def _foreign(path: Path) -> Subject:
     from edgeq.frontend.tflite import import_with_tensors
+    from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
 
-    found = import_with_tensors(path, name=path.stem)
+    file = read_tflite(path)
+    if OWN_RECORD in file.notes:  # its tensors have orders of axes of their own, which its graph explains
+        raise UsageError(
+            "edgeq wrote this file", where=path, next_step="Give --against RUN_FOLDER, which has its graph."
+        )
+    found = import_with_tensors(file, name=path.stem)
     has_codes = any(map(is_codes, found.graph.types.values()))
     promise = EXACT if has_codes else Agreement(signal_to_noise_db=60.0)
     return Subject(path, found.graph, found.tensors, 16, promise, found.axes, found.as_stored)
@@ -172,7 +178,7 @@ def _report_numbers(report: Report, found: Comparison) -> None:
 
 def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared: list[Layer]) -> None:
     report.agreement += [
-        OutputAgreement(layer.value, "output" if layer.is_output else "layer", layer.equal_share, layer.largest,
+        OutputAgreement(layer.value, _kind(layer), layer.equal_share, layer.largest,
                         layer.largest_real, layer.signal_to_noise_db, layer.count)
         for layer in compared
     ]  # fmt: skip
@@ -194,6 +200,10 @@ def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared:
             return
 
 
+def _kind(layer: Layer) -> AgreementKind:
+    return "output" if layer.is_output else "real" if layer.is_real else "layer"
+
+
 def _promise(graph: Graph, layer: Layer, promise: Agreement) -> Agreement:
     """`promise`, or what can be promised of a value that float operators decide."""
     op, type_ = graph.producer.get(layer.value), graph.types[layer.value]
@@ -211,16 +221,18 @@ def _promise(graph: Graph, layer: Layer, promise: Agreement) -> Agreement:
 
 def _breaks(layer: Layer, promise: Agreement) -> bool:
     """Outputs follow from the layers before them, through float operators that may reorder ties."""
+    if layer.is_real and promise.real_layer_db is not None:
+        return layer.signal_to_noise_db < promise.real_layer_db
+    if layer.is_output and promise.signal_to_noise_db is not None:
+        return layer.signal_to_noise_db < promise.signal_to_noise_db
     far = layer.largest > promise.code_difference and not layer.is_output
-    noisy = layer.signal_to_noise_db < (promise.signal_to_noise_db or 0.0) and layer.is_output
-    counted = not layer.is_output or promise.signal_to_noise_db is None
-    return far or noisy or (counted and layer.equal_share < promise.equal_share)
+    return far or layer.equal_share < promise.equal_share
 
 
 def _described(subject: Subject, layer: Layer) -> str:
     op = subject.graph.producer.get(layer.value)
     kind = f" ({type(op).__name__})" if op is not None else ""
-    unit = "codes" if not layer.is_output or is_codes(subject.graph.types[layer.value]) else "steps of 1/255"
+    unit = "steps of 1/255" if layer.is_real else "codes"
     return f"{layer.value}{kind}: {layer.equal_share:.4%} equal, up to {layer.largest} {unit} apart"
 
 

@@ -17,7 +17,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import decode
 from edgeq.frontend.flatbuffer import Numbers
 from edgeq.frontend.onnx_build import MAX_ELEMENTS, Builder
-from edgeq.frontend.tflite_file import ABSENT, FileOperator, FileTensor, TfliteFile
+from edgeq.frontend.tflite_file import ABSENT, OWN_RECORD, FileOperator, FileTensor, TfliteFile
 from edgeq.frontend.tflite_types import TO_FIRST, TO_LAST, constant_type, format_of, is_channels_last, type_of
 from edgeq.ir import fit
 from edgeq.ir import ops as o
@@ -48,13 +48,17 @@ class Importer:
         shape = tensor.shape
         if not all(0 < size < 1 << 31 for size in shape) or prod(shape) > MAX_ELEMENTS:
             raise UnsupportedError("bad input size", where=name, value=shape)
-        if is_channels_last(shape):
+        if self.is_last(shape):
             shape = tuple(shape[axis] for axis in TO_FIRST)
             self.first_values[index] = name
         else:
             self.plain_values[index] = name
-        self.channels_first[name] = is_channels_last(tensor.shape)
+        self.channels_first[name] = self.is_last(tensor.shape)
         return name, type_of(tensor, shape)
+
+    def is_last(self, shape: Sequence[int]) -> bool:
+        """Whether a port of this shape has its channels last, as all have in edgeq's own files."""
+        return is_channels_last(shape) or (OWN_RECORD in self.file.notes and len(shape) == 4)
 
     # --- tensors of the file ----------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class Importer:
             if not self.is_known(index):
                 raise UnsupportedError("an output is not computed", where=self.names[index])
             tensor, name = self.file.tensors[index], self.names[index]
-            first = is_channels_last(self._final_shape(tensor))
+            first = self.is_last(self._final_shape(tensor))
             self.builder.hint, self.channels_first[name] = name, first
             self.builder.values[name] = self.form(tensor, first)
             names.append(name)

@@ -24,6 +24,8 @@ IDENTIFIER = b"TFL3"
 MAX_FILE_BYTES = 1 << 32
 MAX_RANK = 8
 MAX_METADATA_BYTES = 1 << 20
+OWN_RECORD = "edgeq"
+"""The note that edgeq's own files carry."""
 ABSENT = -1
 """The index of an operand that is left out."""
 
@@ -118,7 +120,8 @@ class FileOperator:
 class TfliteFile:
     """The main subgraph of a file; `metadata` is what Ultralytics appends to it, as text.
 
-    `port_names` are the names that the first signature gives to inputs and outputs, by tensor.
+    `port_names` are the names that the first signature gives to inputs and outputs, by tensor; `notes` the named
+    buffers of metadata.
     """
 
     tensors: tuple[FileTensor, ...]
@@ -128,6 +131,7 @@ class TfliteFile:
     description: str
     metadata: Mapping[str, str]
     port_names: Mapping[int, str] = field(default_factory=dict)
+    notes: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def read_tflite(source: str | Path | bytes) -> TfliteFile:
@@ -151,7 +155,8 @@ def read_tflite(source: str | Path | bytes) -> TfliteFile:
     if not outputs or ABSENT in (*inputs, *outputs):
         raise UnsupportedError("the network has no outputs", next_step=_EXPORT_AGAIN)
     names = _port_names(root, (*inputs, *outputs))
-    return TfliteFile(tensors, operators, inputs, outputs, root.text(3), _appended_metadata(content), names)
+    notes = {table.text(0): _buffer_of(table, buffers) or b"" for table in root.tables(6)}
+    return TfliteFile(tensors, operators, inputs, outputs, root.text(3), _appended_metadata(content), names, notes)
 
 
 def _read(path: Path) -> bytes:
@@ -174,6 +179,11 @@ def _content(table: Table, content: bytes) -> bytes | None:
         return content[offset : offset + size]
     data = table.numbers(0, "u1")
     return None if data is None or not data.size else data.tobytes()
+
+
+def _buffer_of(note: Table, buffers: list[bytes | None]) -> bytes | None:
+    index = note.integer(1, "<I")
+    return buffers[index] if index < len(buffers) else None
 
 
 def _operator_kind(table: Table) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain, count
 
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value, rename
@@ -23,3 +24,16 @@ def renamed(graph: Graph, names: Mapping[Value, Value]) -> Graph:
         types={new(value): type_ for value, type_ in graph.types.items()},
         constants={new(value): array for value, array in graph.constants.items()},
     )
+
+
+def with_output_names(graph: Graph, names: tuple[Value, ...]) -> Graph:
+    """`graph` with its outputs called `names`; another value that has such a name becomes `name.q`."""
+    changed: dict[Value, Value] = {}
+    for found, name in zip(graph.outputs, names, strict=True):
+        if found == name or found in changed:
+            continue
+        changed[found] = name
+        if name in graph.types:
+            candidates = chain([f"{name}.q"], (f"{name}.q.{k}" for k in count(1)))
+            changed[name] = next(c for c in candidates if c not in graph.types and c not in changed.values())
+    return renamed(graph, changed) if changed else graph

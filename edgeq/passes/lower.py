@@ -7,7 +7,6 @@ accumulator is `name.acc`, a quantized copy of a real value `name.q`, a dequanti
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain, count
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, dec
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import accumulates, level_bounds, partial_sums, signed_bits
 from edgeq.ir.graph import Array, Editor, Graph, Type
-from edgeq.ir.rename import renamed
+from edgeq.ir.rename import with_output_names
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import quantize_weight
 from edgeq.quantize.structure import CLAMPS, moves_codes
@@ -304,20 +303,7 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
 def lower(graph: Graph, plan: Plan) -> Graph:
     """The integer graph of a simplified real `graph` under `plan`; inputs stay real, outputs unless the plan says codes."""
     lowered = _Lowering(graph, plan).run()
-    return _widened(lowered if plan.output_codes else _with_own_names(lowered, graph.outputs))
-
-
-def _with_own_names(graph: Graph, names: tuple[o.Value, ...]) -> Graph:
-    """`graph` with its real outputs called `names`; codes of which an output is the dequantized copy become `name.q`."""
-    changed: dict[o.Value, o.Value] = {}
-    for found, name in zip(graph.outputs, names, strict=True):
-        if found == name or found in changed:
-            continue
-        changed[found] = name
-        if name in graph.types:
-            candidates = chain([f"{name}.q"], (f"{name}.q.{k}" for k in count(1)))
-            changed[name] = next(c for c in candidates if c not in graph.types and c not in changed.values())
-    return renamed(graph, changed) if changed else graph
+    return _widened(lowered if plan.output_codes else with_output_names(lowered, graph.outputs))
 
 
 def _widened(graph: Graph) -> Graph:

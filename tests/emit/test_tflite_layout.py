@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeq.emit.tflite_layout import (
     NHWC,
+    before_reshape,
     identity,
     inverse,
     moved_to_end,
@@ -69,6 +70,23 @@ def test_reshapes_that_move_nothing() -> None:
                 stored = x.transpose(layout).reshape(stored_shape(to, new))
                 assert np.array_equal(stored.transpose(inverse(new)), x.reshape(to)), (shape, layout, to)
     assert found > 25
+
+
+@given(layouts, st.sampled_from(SHAPES), st.sampled_from(TARGETS))
+def test_after_moving_what_must_move_every_reshape_moves_nothing(
+    layout: tuple[int, ...], shape: tuple[int, ...], to: tuple[int, ...]
+) -> None:
+    assume(np.prod(shape) == np.prod(to))
+    home = before_reshape(shape, layout, to)
+    assert sorted(home) == sorted(layout)
+    assert reshaped(shape, home, to) is not None
+    if reshaped(shape, layout, to) is not None:
+        assert moves_nothing(shape, layout, home)
+
+
+def test_a_channel_shuffle_moves_the_channels_alone() -> None:
+    assert before_reshape((1, 4, 2, 8, 8), (0, 3, 4, 2, 1), (1, 8, 8, 8)) == (0, 3, 4, 1, 2)
+    assert before_reshape((1, 4, 3, 5), NHWC, (1, 60)) == identity(4)
 
 
 def test_reshapes_that_would_move_elements_are_none() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeq.emit.artifact import GRAPH_FILE
+from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.verify import VerifyRequest, verify_artifact
 from edgeq.ir.file import digest, to_bytes
@@ -59,6 +60,14 @@ def test_a_whole_file(tmp_path: Path, target: Target) -> None:
     default = report.value("equal_codes", "LiteRT default")
     assert default is not None and default > 0.99
     assert (report.value("numbers_compared", "artifact") or 0) > 3000
+
+
+def test_an_own_file_alone_needs_its_run_folder(tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(written(tmp_path).read_bytes())
+    with pytest.raises(UsageError, match="edgeq wrote this file"):
+        verified(path)
+    assert verified(path, against=str(tmp_path / "run")).exit == 0
 
 
 def _tensor(model: Any, name: str) -> Any:

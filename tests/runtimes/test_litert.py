@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from edgeq.emit.tflite import build_model
+from edgeq.emit.tflite_writer import TfliteFile
 from edgeq.errors import UnsupportedError, UsageError
+from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Type
 from edgeq.reference.interpret import run
-from edgeq.runtimes.litert import LiteRtRuntime, read_metadata
+from edgeq.runtimes.litert import LiteRtRuntime, read_record
 from edgeq.target import find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
@@ -98,10 +102,22 @@ def test_latency_and_calls(content: bytes) -> None:
     runtime.call(images())()
 
 
-@pytest.mark.parametrize("broken", [b"", b"nothing like a flatbuffer", bytes(64)])
+@pytest.mark.parametrize("broken", [b"", b"nothing like a flatbuffer", bytes(64), b"\x08\x00\x00\x00TFL3"])
 def test_broken_files(broken: bytes) -> None:
     with pytest.raises(UnsupportedError, match="cannot load"):
         LiteRtRuntime(broken)
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b'{"layouts": 3}', b'{"layouts": {}, "reals": [], "divided": {"y": 1}}']
+)
+def test_a_damaged_record_is_named(record: bytes) -> None:
+    file = TfliteFile("net")
+    x, y = (file.tensor(name, (1, 4), "FLOAT32") for name in ("x", "y"))
+    file.operator("RELU", [x], [y])
+    file.metadata("edgeq", record)
+    with pytest.raises(UnsupportedError, match="record"):
+        LiteRtRuntime(file.to_bytes({"x": x}, {"y": y}, "test"))
 
 
 def test_wrong_use(content: bytes, tmp_path: Path) -> None:
@@ -115,5 +131,22 @@ def test_wrong_use(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_file_without_an_archive_says_nothing_of_itself(content: bytes) -> None:
-    assert read_metadata(content) == {}
     assert LiteRtRuntime(content).metadata == {}
+
+
+def test_the_record_is_found_where_other_tools_put_it(content: bytes) -> None:
+    """ai-edge-quantizer moves what buffers hold behind the flatbuffer."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    (entry,) = (entry for entry in model.metadata if entry.name == OWN_RECORD.encode())
+    buffer = model.buffers[entry.buffer]
+    record, buffer.data = bytes(buffer.data), None
+
+    def packed(offset: int) -> bytes:
+        buffer.offset, buffer.size = offset, len(record)
+        builder = flatbuffers.Builder()
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    moved = packed(len(packed(1 << 20))) + record
+    assert read_record(read_tflite(moved)) == read_record(read_tflite(content))
+    assert read_record(read_tflite(content)).layouts
