@@ -81,6 +81,7 @@ class Runner(Protocol):
 
 
 _RISCV = ("-machine", "virt", "-m", "64M", "-bios", "none", "-cpu")
+_NO_RELAX = ("-mno-relax",)  # relaxing crashes lld 16 on some programs
 _CLANG = ("-fuse-ld=lld-16", "-Wno-unused-command-line-argument")
 
 
@@ -123,7 +124,7 @@ BOARDS: tuple[Board, ...] = (
         "rv64gcv-sim",
         "RISC-V RV64GCV with vectors of 128 bits",
         "clang-16",
-        ("--target=riscv64-unknown-elf", "-march=rv64gcv", "-mabi=lp64d", "-mcmodel=medany", *_CLANG),
+        ("--target=riscv64-unknown-elf", "-march=rv64gcv", "-mabi=lp64d", "-mcmodel=medany", *_NO_RELAX, *_CLANG),
         flash=0x80000000,
         ram=0x82000000,
         flash_bytes=32 << 20,

@@ -112,7 +112,8 @@ def emit(
     files[MANIFEST] = to_json(described)
     write_files(folder, files)
     tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
-    commands = [f"make -C {folder} test"]
+    board = target.name.replace("-int8", "-sim") if target.name != "c-int8" else "rv64gcv-sim"
+    commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
 

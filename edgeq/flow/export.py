@@ -265,10 +265,10 @@ def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
 
 def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -> list[str]:
     runtime = target.runtime
-    commands = [
-        f"edgeq verify {artifact.primary}",
-        f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}",
-    ]
+    validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
+    if target.emitter == "c":
+        return [*artifact.next_commands, validate]
+    commands = [f"edgeq verify {artifact.primary}", validate]
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands

@@ -2,7 +2,7 @@
  *
  * Weights come in blocks of two output channels (four of a matrix product), [k / 4, rounded up][channels][4], padded with
  * zeros. A word of four bytes is widened to two words of 16-bit halves, elements 0 and 2 and elements 1 and 3; inputs and
- * weights alike, so their order does not matter. 20 instructions do 16 multiplications: 1.25 each, where loads and the
+ * weights alike, so their order does not matter. 20 instructions do 16 multiplications, 1.25 each, where loads and the
  * multiplications alone would need 1.0. Without the extension the same sums are computed in plain C.
  */
 #ifndef EDGEQ_DOT_H
