@@ -68,7 +68,8 @@ def keeps_type(op: o.Op) -> bool:
 def activation_range(activation: Activation, type_: Type) -> tuple[int, int]:
     """The codes between which a kernel with this fused activation keeps its result.
 
-    >>> activation_range("RELU6", Type((), Int(8), (0.05,), -128))
+    >>> from edgeq.formats import INT8
+    >>> activation_range("RELU6", Type((), INT8, (0.05,), -128))
     (-128, -8)
     """
     limits = {"NONE": (-np.inf, np.inf), "RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
