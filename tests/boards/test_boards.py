@@ -119,7 +119,7 @@ def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(code_nets(8))
 def test_random_networks_equal_the_reference_on_a_board(name: str, graph: Graph) -> None:
     board = installed(find_board(name))
