@@ -318,7 +318,7 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @_output_options
 def targets(as_json: bool, quiet: bool, threads: int | None) -> None:
     """The targets that export can write for."""
-    from edgeq.target import TARGETS, describe
+    from edgeq.targets import TARGETS, describe
 
     if as_json:
         rows = [describe(target) for target in TARGETS]

@@ -26,7 +26,7 @@ from edgeq.quantize.coverage import Coverage, coverage, kind_of
 from edgeq.readback import SUFFIXES as READABLE
 from edgeq.readback import Stored, StoredTensor, read_stored
 from edgeq.recipe import Recipe
-from edgeq.target import find_target
+from edgeq.targets import find_target
 
 
 @dataclass(frozen=True)

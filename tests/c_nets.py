@@ -13,7 +13,8 @@ from edgeq.emit.c import emit
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.reference.interpret import run
-from edgeq.target import Target, find_target
+from edgeq.target import Target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 

@@ -17,7 +17,8 @@ from edgeq.quantize.plan import Plan
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe, Rule
 from edgeq.reference.interpret import run
-from edgeq.target import Target, find_target
+from edgeq.target import Target
+from edgeq.targets import find_target
 from tests.lowering import ranges_on
 
 Reals = NDArray[np.float64]

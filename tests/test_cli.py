@@ -20,7 +20,7 @@ from edgeq.calibrate.cache import list_entries
 from edgeq.datasets.scenes import write_dataset
 from edgeq.ir.parse import from_text
 from edgeq.ir.text import to_text
-from edgeq.target import TARGETS, find_target
+from edgeq.targets import TARGETS, find_target
 from tests.command_line import Ran, edgeq, files_below, write_noise_images, write_small_classifier
 from tests.tflite_nets import integer_net
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("ir",),
     ("reference",),
     ("target", "recipe", "report", "progress"),
+    ("targets",),
     ("frontend", "zoo", "passes", "quantize"),
     ("emit", "lint", "readback"),
     ("flow", "inspection", "doctor"),

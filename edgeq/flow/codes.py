@@ -18,7 +18,8 @@ from edgeq.ir.verify import verify
 from edgeq.passes.micro import for_microcontrollers
 from edgeq.progress import Progress
 from edgeq.report import Report, Row
-from edgeq.target import Target, describe
+from edgeq.target import Target
+from edgeq.targets import describe
 
 
 def is_quantized(model: Model) -> bool:

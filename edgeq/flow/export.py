@@ -49,7 +49,8 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
 from edgeq.recipe import Recipe, Rule
 from edgeq.report import Report, Row
-from edgeq.target import Target, find_target
+from edgeq.target import Target
+from edgeq.targets import find_target
 
 
 @dataclass(frozen=True)

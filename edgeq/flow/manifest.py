@@ -19,7 +19,8 @@ from edgeq.flow.ranges import ChosenRange
 from edgeq.frontend.model import Model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
-from edgeq.target import Target, describe
+from edgeq.target import Target
+from edgeq.targets import describe
 
 SCHEMA = "edgeq.manifest/1"
 PREPROCESS_KEY = "edgeq.preprocess"

@@ -35,7 +35,8 @@ from edgeq.readback import read_stored
 from edgeq.readback.compare import Comparison, compare
 from edgeq.reference.interpret import Interpreter
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
-from edgeq.target import Agreement, Target, find_target
+from edgeq.target import Agreement, Target
+from edgeq.targets import find_target
 
 MOST_DIFFERENCES = 20
 EXACT = Agreement(equal_share=1.0, code_difference=0)

@@ -22,7 +22,7 @@ from edgeq.quantize.sensitivity import Objective
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import Interpreter
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.calibrate.small_net import INPUT, Images, images, small_net
 
 UINT4 = Int(4, signed=False)

@@ -21,7 +21,8 @@ from edgeq.ir.graph import Graph, Type
 from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
 from edgeq.runtimes.coreml import CoreMLRuntime
-from edgeq.target import StoredWeights, Target, find_target
+from edgeq.target import StoredWeights, Target
+from edgeq.targets import find_target
 from tests.coreml_tools import problems
 from tests.quantized import Net
 

@@ -20,7 +20,8 @@ from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
 from edgeq.runtimes.coreml import CoreMLRuntime
-from edgeq.target import KMeans, StoredWeights, find_target
+from edgeq.target import KMeans, StoredWeights
+from edgeq.targets import find_target
 from tests.code_nets import code_nets
 from tests.coreml_agreement import compare_locally
 from tests.draws import random_inputs

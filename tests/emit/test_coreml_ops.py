@@ -17,7 +17,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.reference.interpret import run
 from edgeq.runtimes.coreml import CoreMLRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.coreml_tools import problems
 from tests.quantized import Net, inputs_of
 from tests.real_nets import PARAMETERS

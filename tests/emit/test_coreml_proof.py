@@ -21,7 +21,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
-from edgeq.target import Target, find_target
+from edgeq.target import Target
+from edgeq.targets import find_target
 from tests.coreml_tools import constants
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of

@@ -17,7 +17,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.passes.simplify import simplify
 from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.coreml_agreement import compare_locally
 from tests.coreml_tools import problems
 from tests.lowering import lowered

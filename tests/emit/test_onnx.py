@@ -22,7 +22,8 @@ from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.lint import lint
 from edgeq.reference.interpret import run
 from edgeq.runtimes.onnxruntime import OnnxRuntime
-from edgeq.target import TARGETS, Target, find_target
+from edgeq.target import Target
+from edgeq.targets import TARGETS, find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
 

@@ -13,7 +13,7 @@ from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.frontend.onnx import import_onnx
 from edgeq.lint import lint
 from edgeq.passes.simplify import simplify
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.onnx_agreement import compare_locally
 

@@ -24,7 +24,8 @@ from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.simplify import simplify
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime
-from edgeq.target import TARGETS, Target, find_target
+from edgeq.target import Target
+from edgeq.targets import TARGETS, find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
 from tests.tflite_agreement import operators

@@ -16,7 +16,7 @@ from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.code_nets import code_nets
 from tests.draws import random_inputs
 from tests.lowering import lowered

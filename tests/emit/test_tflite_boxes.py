@@ -13,7 +13,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 
 DETECTOR = {"task": "detect", "names": "{0: 'a', 1: 'b'}", "stride": "32", "end2end": "False"}
 

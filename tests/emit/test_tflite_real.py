@@ -13,7 +13,7 @@ from edgeq.frontend.model import open_model
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Graph
 from edgeq.passes.simplify import simplify
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.tflite_agreement import compare_locally, operators
 

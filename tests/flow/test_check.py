@@ -6,7 +6,7 @@ import pytest
 
 from edgeq.flow.check import apply_accuracy_budget, apply_agreement_promise, loss_in_points
 from edgeq.report import OutputAgreement, Report, Row
-from edgeq.target import find_target
+from edgeq.targets import find_target
 
 
 def measured(metric: str, base: float, value: float) -> Report:

@@ -12,7 +12,7 @@ from edgeq.flow import export
 from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.validate import ValidateRequest, validate_artifact
 from edgeq.ir.graph import Graph, with_constants
-from edgeq.target import TARGETS
+from edgeq.targets import TARGETS
 
 COREML = [target.name for target in TARGETS if target.emitter == "coreml"]
 

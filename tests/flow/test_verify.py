@@ -20,7 +20,8 @@ from edgeq.flow.verify import VerifyRequest, verify_artifact
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.report import Report
-from edgeq.target import Target, describe, find_target
+from edgeq.target import Target
+from edgeq.targets import describe, find_target
 from tests.command_line import edgeq, write_noise_images
 from tests.lowering import lowered
 from tests.quantized import JETSON, ORT, Net, inputs_of

@@ -16,7 +16,8 @@ from edgeq.flow.verify import VerifyRequest, verify_artifact
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.report import Report
-from edgeq.target import TARGETS, Target, describe, find_target
+from edgeq.target import Target
+from edgeq.targets import TARGETS, describe, find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 from tests.tflite_files import File, packed, schema

@@ -15,7 +15,7 @@ from edgeq.ir.graph import Editor, Type
 from edgeq.passes.micro import for_microcontrollers
 from edgeq.reference.interpret import run
 from edgeq.runtimes.native import NativeRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 
 MODELS = {
     "ic": "mlperf_tiny/ic/pretrainedResnet_quant.tflite",

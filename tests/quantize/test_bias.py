@@ -15,7 +15,7 @@ from edgeq.quantize.bias import correct_biases
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
-from edgeq.target import find_target
+from edgeq.targets import find_target
 
 
 def network(groups: int) -> Graph:

@@ -17,7 +17,8 @@ from edgeq.quantize.scale import dequantize_weight, half_scales, quantize_weight
 from edgeq.quantize.weights import block_size, quantize_weights, stored_type
 from edgeq.recipe import Recipe, Rule
 from edgeq.reference.interpret import run
-from edgeq.target import KMeans, StoredWeights, Target, find_target
+from edgeq.target import KMeans, StoredWeights, Target
+from edgeq.targets import find_target
 from tests.quantized import Net, inputs_of, outputs_of, signal_to_noise_db
 
 RULE = StoredWeights(INT4, block=32)

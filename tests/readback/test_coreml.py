@@ -23,7 +23,8 @@ from edgeq.quantize.weights import quantize_weights
 from edgeq.readback.stored import Stored, StoredOperator, StoredTensor
 from edgeq.recipe import Recipe
 from edgeq.report import Report
-from edgeq.target import TARGETS, Target, describe, find_target
+from edgeq.target import Target
+from edgeq.targets import TARGETS, describe, find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 

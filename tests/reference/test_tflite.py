@@ -17,7 +17,7 @@ from edgeq.ir.verify import verify
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.interpret import run
 from edgeq.reference.meaning import apply_function
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.tflite_agreement import compare_locally
 
 TIES, ODD = "ties", "odd"

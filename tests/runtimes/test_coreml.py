@@ -12,7 +12,7 @@ import pytest
 from edgeq.emit.coreml import MODEL_FILE, emit
 from edgeq.errors import EdgeqError, UnsupportedError, UntrustedInputError, UsageError
 from edgeq.runtimes.coreml import CoreMLRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 

@@ -17,7 +17,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Type
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime, read_record
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
 

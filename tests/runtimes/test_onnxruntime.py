@@ -12,7 +12,7 @@ from edgeq.errors import UnsupportedError, UsageError
 from edgeq.reference.interpret import run
 from edgeq.runtimes.latency import latency_of, samples_in_turn
 from edgeq.runtimes.onnxruntime import OnnxRuntime
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
 

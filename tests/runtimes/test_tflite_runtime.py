@@ -16,7 +16,7 @@ from edgeq.frontend.model import open_model
 from edgeq.passes.simplify import simplify
 from edgeq.reference.interpret import run
 from edgeq.runtimes.tflite_runtime import PYTHON_VARIABLE, TfliteRuntime, legacy_python
-from edgeq.target import find_target
+from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.quantized import inputs_of
 from tests.residual_net import images, residual_net

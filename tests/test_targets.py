@@ -9,7 +9,7 @@ import pytest
 from edgeq.errors import UsageError
 from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8
 from edgeq.ir import ops as o
-from edgeq.target import INTEGER_OPS, TARGETS, TFLITE_OPS, describe, find_target
+from edgeq.targets import INTEGER_OPS, TARGETS, TFLITE_OPS, describe, find_target
 
 
 def test_names_and_aliases_are_unique() -> None:

@@ -1,0 +1,259 @@
+"""The table of targets: one row for each board and format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from edgeq.errors import UsageError, did_you_mean
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8
+from edgeq.ir import ops as o
+from edgeq.target import Agreement, Instructions, KMeans, StoredWeights, Target
+
+HALF_DB = 40.0
+"""Rounding operands and result to half precision once leaves about 70 dB; sums that cancel, less (51 at the worst seen)."""
+
+# Operators with an exact meaning on codes; everything else is computed on reals.
+INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
+    {
+        o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Add, o.Sub, o.Mul, o.Apply, o.MaxPool, o.AveragePool, o.Mean,
+        o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
+    }
+)  # fmt: skip
+
+
+def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: tuple[str, ...] = ()) -> Target:
+    """A CoreML target that computes in half precision on stored weights."""
+    return Target(
+        name,
+        f"CoreML with {summary} (iOS {ios}, macOS {ios - 3})",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(real_layer_db=HALF_DB),
+        stored_weights=weights,
+        half_scales=True,
+        ios=ios,
+        aliases=aliases,
+    )
+
+
+# LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
+TFLITE_OPS = INTEGER_OPS | {o.Softmax}
+
+
+def tflite_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for integer TFLite files; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        summary,
+        emitter="tflite",
+        runtime="litert",
+        precision="int8",
+        agreement=Agreement(equal_share=0.999),  # of LiteRT's reference kernels
+        wide=INT8,
+        symmetric=False,
+        same_scale_concat=True,  # QUANTIZE in front of each operand costs time and, in XNNPACK, a code in five
+        kernels="tflite",
+        rounding="gemmlowp2",
+        decomposed=("silu",),
+        integer_ops=TFLITE_OPS,
+    )
+    return replace(common, **fields)
+
+
+def c_target(name: str, processor: str, instructions: Instructions = "portable", **fields: Any) -> Target:
+    """A row for integer-only C; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"integer-only C99 for {processor}",
+        emitter="c",
+        runtime="native",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        symmetric=False,
+        estimator="auto",
+        rounding="single",
+        ports="codes",
+        instructions=instructions,
+        integer_ops=INTEGER_OPS,
+    )
+    return replace(common, **fields)
+
+
+TARGETS: tuple[Target, ...] = (
+    Target(
+        "jetson-int8",
+        "ONNX with TensorRT-legal INT8 Q/DQ (8.6, 10.x, 11) and an engine build script",
+        emitter="onnx",
+        runtime="tensorrt",
+        precision="int8",
+        agreement=Agreement(equal_share=0.95),  # wide values are floats in the file, so near-ties may fall apart
+        float_share=0.10,
+        integer_ops=INTEGER_OPS,
+        aliases=("engine", "tensorrt", "trt"),
+    ),
+    Target(
+        "jetson-fp16",
+        "ONNX in float with a script that builds an FP16 engine",
+        emitter="onnx",
+        runtime="tensorrt",
+        precision="fp16",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    Target(
+        "jetson-fp32",
+        "ONNX in float with a script that builds an FP32 engine",
+        emitter="onnx",
+        runtime="tensorrt",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    Target(
+        "onnx-int8",
+        "ONNX with UINT8 activations, INT8 weights, for ONNX Runtime on x86",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="int8",
+        agreement=Agreement(),
+        narrow=UINT8,
+        wide=UINT8,
+        symmetric=False,
+        least_channels=5,
+        float_share=0.05,
+        sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
+        decomposed=("silu", "hardswish"),
+        integer_ops=INTEGER_OPS,
+        aliases=("onnx", "onnxruntime", "ort"),
+    ),
+    Target(
+        "onnx-fp32",
+        "ONNX in float for ONNX Runtime",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    tflite_target(
+        "tflite-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on any CPU",
+        aliases=("tflite", "litert"),
+    ),
+    tflite_target(
+        "rpi-int8",
+        "TFLite with INT8 activations and weights, for LiteRT on a Raspberry Pi",
+        aliases=("rpi", "raspberry-pi"),
+    ),
+    tflite_target(
+        "rpi-w8a16",
+        "TFLite with INT16 activations and INT8 weights: more exact, without XNNPACK's speed",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+        wide_functions=("sigmoid", "tanh", "leaky_relu"),
+    ),
+    tflite_target(
+        "rpi-w4a8",
+        "TFLite with INT8 activations and INT4 weights: half the size",
+        weight=INT4_NARROW,
+    ),
+    tflite_target(
+        "mcu-tflite-int8",
+        "TFLite with INT8 inputs, outputs and operators that TFLite Micro has",
+        ports="codes",
+        tabulated=("gelu", "gelu_tanh"),
+        aliases=("tflm",),
+    ),
+    Target(
+        "tflite-fp32",
+        "TFLite in float for LiteRT",
+        emitter="tflite",
+        runtime="litert",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    Target(
+        "coreml-w8a8",
+        "CoreML with INT8 weights and activations (iOS 17, macOS 14; quick from A17 Pro and M4 on)",
+        emitter="coreml",
+        runtime="coreml",
+        precision="int8",
+        agreement=Agreement(equal_share=0.9, real_layer_db=HALF_DB),  # half precision moves codes over near-ties
+        float_share=0.10,
+        integer_ops=INTEGER_OPS,
+        stored_weights=StoredWeights(INT8_NARROW),
+        half_scales=True,
+        ios=17,
+    ),
+    _stored("coreml-w8", "INT8 weights", StoredWeights(INT8_NARROW), 16, aliases=("coreml", "mlpackage")),
+    _stored("coreml-w4", "INT4 weights in blocks of 32 input channels", StoredWeights(INT4, block=32), 18),
+    _stored("coreml-post4", "4-bit power-of-sqrt2 weights", StoredWeights(POST4), 18),
+    _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
+    _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
+    _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
+    _stored(
+        "coreml-kmeans8", "8-bit weights, each with its own table", StoredWeights(KMeans(8), per_channel=False), 16
+    ),
+    Target(
+        "coreml-fp16",
+        "CoreML in half precision",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp16",
+        agreement=Agreement(real_layer_db=HALF_DB),
+    ),
+    Target(
+        "coreml-fp32",
+        "CoreML in float",
+        emitter="coreml",
+        runtime="coreml",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    c_target("c-int8", "any processor", aliases=("c",)),
+    c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
+    c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
+    c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
+)
+
+
+def find_target(name: str) -> Target:
+    """The target called `name` (or by one of its aliases); raises UsageError with the closest name otherwise."""
+    for target in TARGETS:
+        if name == target.name or name in target.aliases:
+            return target
+    names = [target.name for target in TARGETS]
+    hint = did_you_mean(name, [*names, *(alias for target in TARGETS for alias in target.aliases)])
+    raise UsageError("unknown target", value=name, allowed=", ".join(names), next_step=hint)
+
+
+def describe(target: Target) -> dict[str, object]:
+    """The row as plain JSON values."""
+    return {
+        "name": target.name,
+        "summary": target.summary,
+        "emitter": target.emitter,
+        "runtime": target.runtime,
+        "precision": target.precision,
+        "aliases": list(target.aliases),
+        "weight": _weight_of(target),
+        "narrow": str(target.narrow) if target.is_integer else target.precision,
+        "wide": str(target.wide) if target.is_integer else target.precision,
+        "symmetric": target.symmetric,
+        "ports": target.ports,
+        "float_share": target.float_share,
+        "sufficient_db": target.sufficient_db,
+        "estimator": target.estimator,
+        "rounding": target.rounding if target.is_integer else None,
+        "agreement": vars(target.agreement),
+    }
+
+
+def _weight_of(target: Target) -> str:
+    if target.stored_weights:
+        block = f" block {target.stored_weights.block}" if target.stored_weights.block else ""
+        return f"{target.stored_weights.format}{block}"
+    return str(target.weight) if target.is_integer else target.precision
