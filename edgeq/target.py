@@ -72,13 +72,12 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
-    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer
-    graph spells: one rounding per operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py).
-    `wide_functions` are computed on codes of more than 8 bits, whose tables would be large; the others stay real.
-    Functions in `tabulated` are stored as tables, for want of a kernel in the runtime. `ports` are what the file takes
-    and gives: reals, or codes where its inputs and outputs have them.
-    `stored_weights` says how the weights of operators that stay real are stored. `half_scales` are scales that
-    half precision holds. `ios` is the oldest system that a CoreML file loads in.
+    `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
+    operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `wide_functions` are computed on
+    codes of more than 8 bits, whose tables would be large; the others stay real. Functions in `tabulated` are stored as
+    tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
+    inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
+    `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
     `instructions` are those that generated C may use.
     """
 
