@@ -83,6 +83,7 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
+    images: int = AGREEMENT_IMAGES,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
@@ -99,7 +100,7 @@ def agreement(
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
-    for done, inputs in enumerate(_sample_inputs(lowered, samples, seed), start=1):
+    for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
         results, seen = runtime.run(inputs), inside.run(inputs)
 
         def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
@@ -116,7 +117,7 @@ def agreement(
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
-        progress("comparing with the reference", done, AGREEMENT_IMAGES)
+        progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
         *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),
@@ -153,19 +154,17 @@ def _agreement(name: Value, kind: AgreementKind, d: _Difference) -> OutputAgreem
 
 
 def _sample_inputs(graph: Graph, samples: CalibrationSet | InputRule | None, seed: int) -> Iterator[dict[Value, Array]]:
+    """Calibration images; without any, noise."""
     rng = np.random.default_rng(seed)
-    if samples is None:
-        for _ in range(AGREEMENT_IMAGES):
-            yield {name: _random_codes(graph.types[name], rng) for name in graph.inputs}
-        return
-    (name,) = graph.inputs
     if isinstance(samples, CalibrationSet):
-        for tensor in islice(samples.tensors(), AGREEMENT_IMAGES):
-            yield {name: tensor}
-        return
-    for _ in range(AGREEMENT_IMAGES):
-        noise = rng.integers(0, 256, (*samples.preprocess.size, 3), dtype=np.uint8)
-        yield {name: samples.preprocess.apply(noise)}
+        for tensor in samples.tensors():
+            yield {graph.inputs[0]: tensor}
+    while not isinstance(samples, CalibrationSet):
+        if samples is None:
+            yield {name: _random_codes(graph.types[name], rng) for name in graph.inputs}
+        else:
+            noise = rng.integers(0, 256, (*samples.preprocess.size, 3), dtype=np.uint8)
+            yield {graph.inputs[0]: samples.preprocess.apply(noise)}
 
 
 def _random_codes(type_: Type, rng: np.random.Generator) -> Array:
