@@ -35,13 +35,13 @@ def test_images_are_stored_one_at_a_time(tools: ModuleType, tmp_path: Path) -> N
 
 
 def test_a_conversion_is_timed_and_its_memory_taken(tools: ModuleType, tmp_path: Path) -> None:
-    """The peak is the child's own: what the child fills on the way counts, whatever it holds at its end."""
+    """What it fills on the way counts, whatever it holds at its end."""
     out = tmp_path / "out"
-    program = f"b = b'1' * (300 << 20); del b; open({str(out)!r}, 'w'); s = sum(range(3_000_000))"
+    program = f"b = b'1' * (1 << 30); del b; open({str(out)!r}, 'w'); s = sum(range(3_000_000))"
     found = tools.convert("peer", [sys.executable, "-c", program], out)
     assert found.problem is None
     assert found.seconds > 0 and found.cpu_seconds > 0
-    assert found.peak_mb > 300
+    assert found.peak_mb > 1000
 
 
 @pytest.mark.parametrize(
