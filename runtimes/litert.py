@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,7 +187,7 @@ class LiteRtRuntime:
         axes = self._record.layouts.get(name, tuple(range(array.ndim)))
         return np.ascontiguousarray(array.transpose(axes))
 
-    @property
+    @cached_property
     def _indices(self) -> dict[str, int]:
         return {item["name"]: item["index"] for item in self._interpreter.get_tensor_details()}
 

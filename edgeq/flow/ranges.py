@@ -67,14 +67,20 @@ def _inputs(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
 
 def _watched(structure: Structure) -> frozenset[Value]:
     constants = structure.graph.constants
-    return frozenset(v for key in structure.members for v in structure.sources(key) if v not in constants)
+    chosen = structure.members.keys() - structure.fixed.keys()
+    return frozenset(v for key in chosen for v in structure.sources(key) if v not in constants)
 
 
 def collect_statistics(
-    structure: Structure, calibration: CalibrationSet, model_digest: str, progress: Progress, *, use_cache: bool
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
 ) -> dict[Value, Statistics]:
-    """Statistics of the values whose ranges must be chosen, from the cache if these images were seen before."""
-    graph, values = structure.graph, _watched(structure)
+    """Statistics of `values`, from the cache if these images were seen before."""
     key = cache.key(
         model=model_digest,
         preprocess=calibration.preprocess.to_dict(),
@@ -253,7 +259,9 @@ def _lifted(
     use_cache: bool,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
-    statistics = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
+    statistics = collect_statistics(
+        graph, _watched(structure), calibration, model_digest, progress, use_cache=use_cache
+    )
     chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
     plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
@@ -265,8 +273,8 @@ def _lifted(
     if not lifts:
         return Quantization(plan, chosen, [])
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
-    if _watched(lifted) - statistics.keys():
-        statistics = collect_statistics(lifted, calibration, model_digest, progress, use_cache=use_cache)
+    if missing := _watched(lifted) - statistics.keys():
+        statistics |= collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
     chosen = _kept(structure, lifted, chosen) + choose_ranges(
         lifted, statistics, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeq.formats import Int
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Editor, Graph, Type
+from edgeq.ir.graph import Array, Graph, Type, trimmed
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight, quantize_weight
 from edgeq.quantize.structure import Structure, weight_of
@@ -44,12 +44,17 @@ def integer_outputs(structure: Structure) -> tuple[o.Value, ...]:
     return tuple(leaving) or graph.outputs
 
 
+def rounded(x: Tensor, format: Int, scale: float, zero_point: int) -> Tensor:
+    """The real x (float32) rounded to the levels of a grid and back, in one fresh tensor: most of the time goes there."""
+    levels = torch.div(x, scale).round_()
+    return levels.clamp_(format.low - zero_point, format.high - zero_point).mul_(scale)
+
+
 def rounding_error(x: Tensor, type_: Type) -> Tensor:
     """Q(x) - x for the grid of `type_` (integer, one scale)."""
     assert isinstance(type_.format, Int), type_
     (scale,) = type_.scale
-    codes = torch.clamp(torch.round(x / scale) + type_.zero_point, type_.format.low, type_.format.high)
-    return (codes - type_.zero_point) * scale - x
+    return rounded(x, type_.format, scale, type_.zero_point).sub_(x)
 
 
 def power_by_channel(gradient: Tensor, error: Tensor) -> float:
@@ -57,13 +62,6 @@ def power_by_channel(gradient: Tensor, error: Tensor) -> float:
     product = gradient * error
     axes = [axis for axis in range(product.dim()) if axis != 1]
     return float(product.sum(axes).square().sum())
-
-
-def _trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
-    editor = Editor.like(graph)
-    for op in graph.ops:
-        editor.append(op, *(graph.types[value] for value in o.results(op)))
-    return editor.graph(outputs)
 
 
 Weigh = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -96,7 +94,7 @@ def backward_passes(
 
     `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
-    interpreter = Interpreter(_trimmed(graph, objective.outputs))
+    interpreter = Interpreter(trimmed(graph, objective.outputs))
     leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
