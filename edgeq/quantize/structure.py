@@ -224,6 +224,8 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozense
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
+        if target.kernels == "tflite" and keeps_type(op):
+            continue  # its result has its operand's scale, which the reader's need not have
         if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
             held.add(result)
     return frozenset(held)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from edgeq.emit.tflite import build_model
 from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Graph, with_constants
+from edgeq.ir.verify import verify
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime
 from edgeq.targets import find_target
@@ -144,7 +147,67 @@ def test_default_kernels_stay_within_one_code_of_each_operator() -> None:
     assert equal / count > 0.99
 
 
-def test_any_lowered_graph_is_written_or_refused_by_name() -> None:
+def altered(graph: Graph, op: o.Op, choice: int) -> Graph:
+    """`graph` with one number of `op` changed: a rounding rule, a ratio, an end of a clamp, an entry of a table."""
+    new: o.Op
+    match op:
+        case o.Requantize():
+            rules = [rule for rule in get_args(o.Rounding) if rule != op.rounding]
+            new = (
+                replace(op, rounding=rules[choice % len(rules)]),
+                replace(op, multiplier=(op.multiplier[0] - 1, *op.multiplier[1:])),
+                replace(op, low=op.low + 1),
+                replace(op, high=op.high - 2),
+            )[choice % 4]
+        case o.DivideCodes():
+            new = replace(op, low=op.low + 1)
+        case o.Quantize():
+            new = replace(op, ties="even")
+        case o.Lookup():
+            entries = graph.constants[op.table].copy()
+            entries[choice % len(entries)] ^= 1
+            return with_constants(graph, {op.table: entries})
+        case _:
+            return graph
+    return replace(graph, ops=tuple(new if known is op else known for known in graph.ops))
+
+
+def test_an_altered_graph_is_written_with_its_own_meaning_or_refused_by_name() -> None:
+    """Graphs of TFLite's arithmetic but for one number: what no kernel computes is refused, never approximated."""
+    target = find_target("tflite-int8")
+    outcomes: dict[str, Counter[str]] = {"written": Counter(), "refused": Counter()}
+    distinct: list[int] = []
+
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(code_nets(), st.integers(0, 99), st.data())
+    def check(graph: Graph, seed: int, data: st.DataObject) -> None:
+        inputs = random_inputs(graph, seed)
+        integers = lowered(graph, target, inputs)
+        op = integers.ops[data.draw(st.integers(0, len(integers.ops) - 1))]
+        changed = altered(integers, op, data.draw(st.integers(0, 300)))
+        kind = type(op).__name__ if changed is not integers else "nothing"
+        verify(changed)
+        try:
+            results = list(compare_locally(changed, inputs, ports=target.ports))
+        except UnsupportedError as error:
+            assert error.where is not None, error
+            outcomes["refused"][kind] += 1
+            return
+        for value, reference, found in results:
+            if is_codes(changed.types[value]):
+                assert np.array_equal(reference, found), (value, op)
+                distinct.append(len(np.unique(reference)))
+        outcomes["written"][kind] += 1
+
+    check()
+    assert outcomes["written"]["nothing"] > 5 and not outcomes["refused"]["nothing"], outcomes
+    # Any table is written, read by GATHER; another clamp may be an operator of its own.
+    assert {"Requantize", "Lookup"} <= outcomes["written"].keys(), outcomes
+    assert {"Requantize", "Quantize"} <= outcomes["refused"].keys(), outcomes
+    assert sum(n > 20 for n in distinct) > len(distinct) // 3
+
+
+def test_graphs_of_any_arithmetic_are_refused_by_name() -> None:
     """Graphs of every format and rounding rule: nearly all hold something that no TFLite kernel computes."""
     reasons: Counter[str] = Counter()
 

@@ -8,6 +8,7 @@ from edgeq.formats import INT8, INT16, UINT8
 from edgeq.ir import ops as o
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.structure import analyse, gated_function, is_expectation
+from edgeq.targets import find_target
 from tests.quantized import JETSON, ORT, TARGETS, Net, recipe
 
 
@@ -43,6 +44,15 @@ def test_clamp_and_addition_take_the_accumulator() -> None:
     graph = net.graph(net.conv(net.apply(total, "relu", "ended"), 4, "y"))
     assert analyse(graph, JETSON, recipe()).held == {"stem", "branch", "total"}
     assert analyse(graph, ORT, recipe()).held == {"stem", "total"}
+
+
+def test_a_kernel_that_keeps_its_operands_scale_rounds_before_a_clamp() -> None:
+    net = Net(1, 6, 8, 8)
+    enlarged = net.add(o.Resize(net.conv("x", 6, "stem"), "enlarged", (16, 16), (2.0, 2.0), "linear", "half_pixel"))
+    graph = net.graph(net.conv(net.apply(enlarged, "relu", "clamped"), 4, "y"))
+    found = analyse(graph, find_target("tflite-int8"), recipe())
+    assert not found.held and found.key["stem"] == found.key["enlarged"] != found.key["clamped"]
+    assert analyse(graph, ORT, recipe()).held == {"enlarged"}
 
 
 def test_element_wise_operators_of_real_values_stay_real() -> None:
