@@ -17,7 +17,6 @@ from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
 from edgeq.flow.parting import Execution, Inputs
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import ports_of
-from edgeq.frontend.tflite_types import TO_FIRST, TO_LAST
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
@@ -84,19 +83,12 @@ def execution(subject: Subject, runtime: Runtime) -> Execution:
     inside = runtime.watching(watched.values()) if watched else runtime
 
     def execute(inputs: Inputs) -> tuple[dict[Value, Array], dict[Value, Array]]:
-        fed = {name: _port(array, runtime.input_shapes[name], TO_FIRST) for name, array in inputs.items()}
-        results = runtime.run(fed)
-        found = inside.run(fed) if watched else {}
+        results = runtime.run(inputs)
+        found = inside.run(inputs) if watched else {}
         seen = {value: _turned(subject, value, found[tensor]) for value, tensor in watched.items()}
-        given = {name: _port(array, graph.types[name].shape, TO_LAST) for name, array in results.items()}
-        return {**given, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
+        return {**results, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
 
     return execute
-
-
-def _port(array: Array, shape: tuple[int, ...], permutation: tuple[int, ...]) -> Array:
-    """A port of a file with channels first, which runtimes take for channels last."""
-    return array if array.shape == shape or array.ndim != 4 else np.ascontiguousarray(array.transpose(permutation))
 
 
 def _turned(subject: Subject, value: Value, tensor: Array) -> Array:
