@@ -25,6 +25,7 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
@@ -242,8 +243,8 @@ def accuracy(
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer or target.stored_weights:
-        runs[REFERENCE] = interpreter_run(lowered)
+    if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
+        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
     runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]

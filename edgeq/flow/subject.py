@@ -20,6 +20,7 @@ from edgeq.frontend.model import ports_of
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Agreement
 
@@ -54,21 +55,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Kernels:
-    """One way to run the file, and what it promises; without a promise it is only reported."""
+    """One way to run the file, the graph as its kernels round, and the promise; without one it is only reported."""
 
     label: str
     promise: Agreement | None
     runtime: Runtime
+    graph: Graph
 
 
 def kernels_of(subject: Subject, threads: int | None) -> Iterator[Kernels]:
-    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported beside them."""
+    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported as well."""
     exact = open_runtime(subject.path, threads, exact=True)
     if subject.path.suffix != ".tflite":
-        yield Kernels(exact.name, subject.promise, exact)
+        yield Kernels(exact.name, subject.promise, exact, subject.graph)
         return
-    yield Kernels("LiteRT reference", subject.promise, exact)
-    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads))
+    yield Kernels("LiteRT reference", subject.promise, exact, subject.graph)
+    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads), as_xnnpack(subject.graph))
 
 
 def execution(subject: Subject, runtime: Runtime) -> Execution:
