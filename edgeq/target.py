@@ -118,6 +118,11 @@ class Target:
         return self.precision == "int8"
 
     @property
+    def real_bits(self) -> int:
+        """Width of the reals in a file: CoreML computes in half precision unless it is the float baseline."""
+        return 16 if self.emitter == "coreml" and self.precision != "fp32" else 32
+
+    @property
     def runs_here(self) -> bool:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
