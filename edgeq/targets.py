@@ -39,6 +39,9 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
     )
 
 
+# What generated C computes besides: attention and normalization, so that transformers need no reals.
+TRANSFORMER_OPS = INTEGER_OPS | {o.Softmax, o.LayerNorm}
+
 # LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
 TFLITE_OPS = INTEGER_OPS | {o.Softmax}
 
@@ -79,7 +82,7 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         rounding="single",
         ports="codes",
         instructions=instructions,
-        integer_ops=INTEGER_OPS,
+        integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
 

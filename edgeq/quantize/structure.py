@@ -63,7 +63,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
     if isinstance(op, o.Resize):
         return op.mode == "linear"
-    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean))
+    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
 
 
 def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
@@ -75,6 +75,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
             fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
             return fits and not is_expectation(op, graph)
+        case o.LayerNorm():
+            return all(v in graph.constants for v in (op.gamma, op.beta) if v is not None)
         case o.AveragePool():
             return op.count_padding or not any(op.padding)
         case o.Resize():
@@ -208,6 +210,8 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozense
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
+        if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
+            continue
         if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
             held.add(result)
     return frozenset(held)
@@ -223,7 +227,7 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return (op.x,)
-        case o.Gather() | o.GatherElements():
+        case o.Gather() | o.GatherElements() | o.LayerNorm():
             return (op.x,)
         case _:
             return o.operands(op)
@@ -300,10 +304,10 @@ def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
 def _bits_of_readers(
     integer_ops: list[o.Op], classes: _Classes, outputs: set[o.Value], target: Target, recipe: Recipe
 ) -> dict[o.Value, int]:
-    """Bits of every narrow class: the most that a weighted operator which reads it asks for; outputs ask for all."""
+    """Bits of every narrow class: the most that a weighted operator (or softmax) which reads it asks for; outputs ask for all."""
     bits = {classes.find(value): target.narrow.bits for value in outputs}
     for op in integer_ops:
-        if isinstance(op, _WEIGHTED):
+        if isinstance(op, (*_WEIGHTED, o.Softmax)):
             asked = recipe.formats_of(o.results(op)[0])
             wanted = asked.activation if asked is not None else None
             count = wanted.bits if isinstance(wanted, Int) else target.narrow.bits
