@@ -239,6 +239,35 @@ def quantize(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | N
 
 
 @main.command()
+@click.argument("model")
+@click.option("-t", "--target", default="reference", show_default=True, help="What to export for; see: edgeq targets.")
+@click.option("--train-data", required=True, help="Images to train on; a classifier also learns from their labels.")
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images in a step.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Learning rate of AdamW."
+)
+@click.option("--decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Weight decay.")
+@click.option("--no-flip", is_flag=True, help="Do not mirror images at random.")
+@click.option("--no-shift", is_flag=True, help="Do not shift images at random.")
+@click.option("--device", help="cpu, or cuda [a GPU if there is one].")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step: slow to start, quick to run.")
+@_calibration_options
+@_model_options
+@_output_options
+@click.pass_context
+def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Train MODEL under rounding, with its float self as the teacher, and export it; a killed run goes on where it was."""
+    from edgeq.flow.train import Training
+
+    own = {name: options.pop(name) for name in ("epochs", "batch", "rate", "decay", "device", "compiled")}
+    flip, shift = not options.pop("no_flip"), not options.pop("no_shift")
+    options["training"] = Training(**own, flip=flip, shift=shift, seed=options["seed"])
+    options["calib"] = options["calib"] or options["train_data"]
+    _export(ctx, as_json, quiet, threads, options)
+
+
+@main.command()
 @click.argument("artifact")
 @click.option("--data", required=True, help="Labelled images (data.yaml, labels.csv, class folders, scenes).")
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import (
+    UNTRAINED,
     accuracy,
     agreement,
     apply_accuracy_budget,
     apply_agreement_promise,
     equal_codes_row,
+    interpreter_run,
     latency,
+    measure,
 )
 from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
@@ -29,13 +33,15 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    training_set,
     weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
+from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
-from edgeq.ir.file import to_bytes
+from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
@@ -48,6 +54,7 @@ from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
+from edgeq.quantize.plan import Plan
 from edgeq.recipe import Recipe, keep_real
 from edgeq.report import Report, Row
 from edgeq.target import Target
@@ -80,6 +87,8 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    training: Training | None = None
+    train_data: str | None = None
 
 
 def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
@@ -120,12 +129,19 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
     report.notes += _data_notes(calibration, data)
 
-    lowered, chosen = graph, list[ChosenRange]()
+    lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
         lowered, chosen = lower(graph, found.plan), found.chosen
         report.notes += _lift_notes(found.lifts)
+        if request.training is not None:
+            if data is not None:
+                report.rows += measure(data, rule, model.metadata, {UNTRAINED: interpreter_run(lowered)}, progress)
+            trained = _trained(graph, found.plan, request, calibration, rule, task, model, progress)
+            lowered = lower(trained.graph, trained.plan)
+            report.notes += trained.notes
+            more_files = {"training.csv": trained.log()}
     if target.stored_weights:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
@@ -133,13 +149,45 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.layers = [item.document() for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
+        lowered,
+        target,
+        folder,
+        model.name,
+        metadata_of(model, rule, task),
+        report.manifest,
+        {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _trained(
+    graph: Graph,
+    plan: Plan,
+    request: ExportRequest,
+    calibration: CalibrationSet,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    progress: Progress,
+) -> Trained:
+    """The graph and its plan after training on --train-data; a run of the same content goes on where it was."""
+    assert request.training is not None and request.train_data is not None
+    images = training_set(request.train_data, rule, task)
+    state = None
+    if not request.no_cache:
+        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
+        state = cache.state_file(
+            model=model.digest,
+            preprocess=rule.preprocess.to_dict(),
+            images=[str(sample.path) for sample in images.samples],
+            settings={**options, "plan": digest(lower(graph, plan))},
+        )
+    run = TrainingRun(request.training, rule.preprocess, state)
+    return train(graph, plan, images, calibration.weigh, run, progress)
 
 
 def _target(request: ExportRequest) -> Target:
@@ -153,6 +201,10 @@ def _check_options(request: ExportRequest, target: Target) -> None:
             f"{target.name} needs images to calibrate on",
             next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
         )
+    if (request.training is None) != (request.train_data is None):
+        raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
+    if request.training is not None and not target.is_integer:
+        raise UsageError("there is nothing to train for a float target", value=target.name)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 

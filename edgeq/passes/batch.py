@@ -15,7 +15,6 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
 
 
-
 def with_batch(graph: Graph, count: int) -> Graph:
     """`graph` for `count` images, which lie one after the other along the first axis of every input.
 

@@ -43,33 +43,38 @@ def fake_quantize(x: Tensor, scale: Tensor, format: Format, zero_point: int = 0)
 class Grid(nn.Module):
     """The grid of one value or weight, whose scales are learned.
 
-    `scale` [scales of the type] are the parameters. `elements` is how many numbers share one scale: gradients are
-    multiplied by 1 / sqrt(elements highest level), which keeps the steps of scales and weights comparable.
+    scale = start * e^growth [scales of the type], with `growth` the parameter: scales stay positive, and one learning
+    rate suits large and small ones. `elements` is how many numbers share one scale: gradients are multiplied by
+    1 / sqrt(elements highest level), which keeps the steps of scales and weights comparable under plain SGD.
     """
 
+    start: Tensor
     index: Tensor
 
     def __init__(self, type_: Type, elements: int, *, learned: bool = True) -> None:
         super().__init__()
         self.type = type_
-        scales = torch.tensor(type_.scale, dtype=torch.float32)
-        self.scale = nn.Parameter(scales, requires_grad=learned and not isinstance(type_.format, Fixed))
+        self.register_buffer("start", torch.tensor(type_.scale, dtype=torch.float32))
+        learned = learned and not isinstance(type_.format, Fixed)
+        self.growth = nn.Parameter(torch.zeros(len(type_.scale)), requires_grad=learned)
         # One scale per channel, or per block of a channel, broadcasts as the type says.
         places = replace(type_, scale=tuple(range(len(type_.scale)))).scales.astype(np.int64)
         self.register_buffer("index", torch.from_numpy(places), persistent=False)
         low, high = level_range(type_.format, type_.zero_point)
         self.damping = 1 / math.sqrt(max(elements, 1) * max(abs(low), high))
 
+    @property
+    def scale(self) -> Tensor:
+        """The scales as they are now [scales of the type], with damped gradients."""
+        damped = self.growth * self.damping
+        return self.start * torch.exp(damped + (self.growth - damped).detach())
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid."""
-        scale = self.scale.clamp_min(torch.finfo(torch.float32).tiny)
-        damped = scale * self.damping
-        scale = (damped + (scale - damped).detach()).to(x.dtype)
+        scale = self.scale.to(x.dtype)
         spread = scale[0] if len(scale) == 1 else scale[self.index]
         return fake_quantize(x, spread, self.type.format, self.type.zero_point)
 
     def learned_type(self) -> Type:
         """The type with the scales learned so far, as float32 numbers."""
-        scales = self.scale.detach().cpu().double().clamp_min(2.0**-126)
-        return replace(self.type, scale=tuple(scales.tolist()))
-
+        return replace(self.type, scale=tuple(self.scale.detach().cpu().double().tolist()))

@@ -8,7 +8,7 @@ interpreter, so the accuracy seen there is the accuracy of every artifact printe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -85,12 +85,13 @@ class QatModule(nn.Module):
         if len(inputs) != len(self.graph.inputs):
             raise UsageError("wrong number of inputs", value=len(inputs), allowed=", ".join(self.graph.inputs))
         named = dict(zip(self.graph.inputs, inputs, strict=True))
-        found = self._train(named) if self.training else self._evaluate(named)
+        found = self.rounded(named, self.graph.outputs) if self.training else self._evaluate(named)
         return found[0] if len(found) == 1 else found
 
     # --- training ---------------------------------------------------------------------------------------------
 
-    def _train(self, inputs: Mapping[o.Value, Tensor]) -> tuple[Tensor, ...]:
+    def rounded(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph, as reals, with straight-through rounding."""
         graph = self._graph(inputs)
         reals: dict[o.Value, Tensor] = dict(inputs)
         codes: dict[o.Value, Tensor] = {}
@@ -124,7 +125,7 @@ class QatModule(nn.Module):
                 result = result if moves_codes(op) else self._rounded(out, result)
                 codes[out] = result
             reals[out] = result
-        return tuple(real(name) for name in graph.outputs)
+        return tuple(real(name) for name in wanted)
 
     def _rounded(self, name: o.Value, x: Tensor) -> Tensor:
         field = self._fields[self.plan.structure.key[name]]
@@ -153,7 +154,9 @@ class QatModule(nn.Module):
         for value in trained_constants(self.graph):
             tensor = self.trained[self._fields[value]].detach().cpu().float()
             if not bool(torch.isfinite(tensor).all()):
-                raise UsageError("training went astray: not a number", where=value, next_step="Lower the learning rate.")
+                raise UsageError(
+                    "training went astray: not a number", where=value, next_step="Lower the learning rate."
+                )
             learned[value] = tensor.numpy().copy()
         return with_constants(self.graph, learned)
 
