@@ -217,6 +217,11 @@ TARGETS: tuple[Target, ...] = (
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
     c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
     c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
+    c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
+    c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
+    c_target("cortex-m4-w4a8", "ARM Cortex-M4 and M33 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW),
+    c_target("cortex-m7-w4a8", "ARM Cortex-M7 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW),
+    c_target("cortex-m55-w4a8", "ARM Cortex-M55 and M85 (MVE), with weights of 4 bits", "mve", weight=INT4_NARROW),
 )
 
 

@@ -36,6 +36,9 @@ from edgeq.target import Instructions, Target
 Codes = npt.NDArray[np.int8]
 
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
+PACKED_FIRST = ("edgeq_dot_w4.h", "edgeq_dot_w2.h", "edgeq_unpack.h")
+"""What kernels look for when they are included, so that a model without packed weights has no code for them."""
+
 GOLDEN_SEED = 1
 FIRST_CODES = 16
 _C_WORDS = frozenset(
@@ -112,7 +115,8 @@ def emit(
     files[MANIFEST] = to_json(described)
     write_files(folder, files)
     tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
-    board = target.name.replace("-int8", "-sim") if target.name != "c-int8" else "rv64gcv-sim"
+    processor = target.name.rpartition("-")[0]
+    board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
@@ -140,7 +144,8 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         print_layer(LayerContext(found, placed, bank, target.instructions, number, step, kernel))
         for number, (step, kernel) in enumerate(placed.kernels, start=1)
     ]
-    headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
+    needed = dict.fromkeys(h for layer in layers for h in layer.headers)
+    headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in PACKED_FIRST))
     inputs = _ports(found, placed, found.inputs, "input")
     outputs = _ports(found, placed, found.outputs, "output")
     values = [kernel.out for _, kernel in placed.kernels]

@@ -10,10 +10,10 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Scaling, scaling
-from edgeq.emit.c_pack import packed
+from edgeq.emit.c_pack import in_order, packed, stored_bits
 from edgeq.emit.c_steps import Placed
 from edgeq.errors import UnsupportedError
-from edgeq.formats import IntArray
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Type
@@ -131,9 +131,20 @@ class LayerContext:
             padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
         return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
 
-    def packed(self, rows: IntArray, groups: int, block: int) -> str:
+    def bits(self, op: o.Conv | o.ConvTranspose | o.Linear, longest: int = 0) -> int:
+        """Bits that a weight of `op` takes in memory, in sums of `longest` products."""
+        return stored_bits(bits_of(self.types[op.weight].format), longest, self.instructions)
+
+    def packed(self, rows: IntArray, groups: int, block: int, bits: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions)
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits)
+        return self._weights(codes)
+
+    def in_order(self, weight: IntArray, bits: int) -> str:
+        """Weights one after another, as edgeq_unpack.h reads them."""
+        return self._weights(in_order(weight, bits))
+
+    def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:

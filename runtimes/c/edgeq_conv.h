@@ -14,6 +14,7 @@
 
 typedef struct {
     const int8_t *weights;         /* of each group in blocks, see edgeq_dot.h */
+    int32_t bits;                  /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
     const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
@@ -59,17 +60,43 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const int8_t *x, int32
     }
 }
 
+/* Sums of one block of output channels for two columns, whose own sums are `totals` (used where weights are packed). */
+EDGEQ_INLINE void edgeq_conv_sums(const edgeq_conv_layer *l, const int8_t *x0, const int8_t *x1, const int8_t *w,
+    int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t *sum)
+{
+#if defined(EDGEQ_DOT_W4_H)
+    if (l->bits == 4) {
+        edgeq_dot_w4_2(x0, x1, w, k, c, totals, sum);
+        return;
+    }
+#endif
+#if defined(EDGEQ_DOT_W2_H)
+    if (l->bits == 2) {
+        edgeq_dot_w2_2(x0, x1, w, k, c, totals, sum);
+        return;
+    }
+#endif
+    (void)l, (void)totals;
+    edgeq_dot_2(x0, x1, w, k, c, sum);
+}
+
 /* All output channels of one group for two pixels. `output` is given apart so that the usual one can be a constant. */
 EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k,
     const int8_t *x0, const int8_t *x1, int8_t *out0, int8_t *out1)
 {
-    const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k);
+    const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
     const int32_t blocks = (outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK;
     const int8_t *w = l->weights + (ptrdiff_t)group * blocks * step;
     const edgeq_channel *c = l->channels + (ptrdiff_t)group * blocks * EDGEQ_BLOCK;
+    int32_t totals[2] = {0, 0};
+#if defined(EDGEQ_TOTAL_H)
+    if (l->bits < 8) {
+        totals[0] = edgeq_total(x0, k), totals[1] = edgeq_total(x1, k);
+    }
+#endif
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
         int32_t sum[2 * EDGEQ_BLOCK];
-        edgeq_dot_2(x0, x1, w, k, c, sum);
+        edgeq_conv_sums(l, x0, x1, w, k, c, totals, sum);
         if (left >= EDGEQ_BLOCK) {
 #if EDGEQ_BLOCK == 4
             edgeq_store_4(&output, c, sum, out0);

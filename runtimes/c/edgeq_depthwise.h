@@ -11,6 +11,7 @@
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
+    int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
     const edgeq_channel *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
@@ -50,7 +51,20 @@ EDGEQ_INLINE void edgeq_plane_any(
     }
 }
 
-/* scratch: plane_h plane_w bytes and three more. */
+/* The weights of one channel, one byte each: in place, or unpacked into `to`. */
+EDGEQ_INLINE const int8_t *edgeq_channel_weights(const edgeq_depthwise_layer *l, int32_t c, int32_t taps, int8_t *to)
+{
+#if defined(EDGEQ_UNPACK_H)
+    if (l->bits < 8) {
+        edgeq_unpack(l->weights, (ptrdiff_t)c * taps, taps, l->bits, to);
+        return to;
+    }
+#endif
+    (void)to;
+    return l->weights + (ptrdiff_t)c * taps;
+}
+
+/* scratch: plane_h plane_w bytes and three more; then the weights of one channel if they are packed. */
 EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
@@ -60,7 +74,7 @@ EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *
     for (int32_t c = 0; c < l->out_c; c++) {
         edgeq_plane plane = {
             l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
-        const int8_t *const w = l->weights + (ptrdiff_t)c * taps;
+        const int8_t *const w = edgeq_channel_weights(l, c, taps, scratch + l->plane_h * l->plane_w + 3);
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }
