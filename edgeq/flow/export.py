@@ -33,21 +33,22 @@ from edgeq.flow.inputs import (
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
-from edgeq.formats import REAL
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
 from edgeq.ir.file import to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
+from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
+from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.recipe import Recipe, Rule
+from edgeq.recipe import Recipe, keep_real
 from edgeq.report import Report, Row
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -67,6 +68,7 @@ class ExportRequest:
     estimator: str | None = None
     float_share: float | None = None
     keep_real: tuple[str, ...] = ()
+    formats: Asked = field(default_factory=Asked)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     raw_head: bool = False
     out: Path | None = None
@@ -96,10 +98,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
-    rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    recipe = Recipe(_estimator(request, target), rules, output_codes=request.raw_head)
+    recipe = Recipe(
+        _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
+    )
+    recipe, format_notes = with_formats(recipe, request.formats, graph, target)
+    graph = with_narrow_copies(graph, recipe)
     report = Report("export", target.name)
     report.rows += _costs(graph)
+    report.notes += format_notes
     if target.is_integer:
         report.notes += _coverage_notes(graph, target, recipe)
     if request.dry_run:
@@ -160,7 +166,7 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
     names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
-    found = {name: getattr(request, name) for name in names}
+    found = {name: getattr(request, name) for name in names} | {"formats": vars(request.formats)}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
 
 
@@ -236,10 +242,11 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(
-        lowered, artifact, samples, request.seed, request.threads, progress,
-        real_layers=target.agreement.real_layer_db is not None,
-    )  # fmt: skip
+    if target.emitter != "graph":  # which is the reference itself
+        report.agreement = agreement(
+            lowered, artifact, samples, request.seed, request.threads, progress,
+            real_layers=target.agreement.real_layer_db is not None,
+        )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
         report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
@@ -269,6 +276,8 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
     validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
     if target.emitter == "c":
         return [*artifact.next_commands, validate]
+    if target.emitter == "graph":
+        return []
     commands = [f"edgeq verify {artifact.primary}", validate]
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
