@@ -24,6 +24,9 @@ C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8")
 PACKED_TARGETS = ("c-w4a8", "cortex-m4-w4a8", "cortex-m55-w4a8")
 
 
+WIDE_TARGET = "c-w8a16"
+
+
 def folder_of(graph: Graph, target: Target, folder: Path) -> tuple[Graph, Artifact]:
     """`graph` (real) lowered for `target` and written as C."""
     integer = lowered(graph, target, inputs_of(graph))

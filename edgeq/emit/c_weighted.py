@@ -6,10 +6,12 @@ from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializer
 from edgeq.emit.c_numbers import scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of
+from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
 
 # Headers of packed weights, by their bits.
 SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}
+LONG = {True: "edgeq_long.h", False: ""}
 UNPACKING = {8: "", 4: "edgeq_unpack.h", 2: "edgeq_unpack.h"}
 
 
@@ -19,7 +21,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     outputs = len(weight)
     numbers = this.scaling(bias)
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
-    bits = this.bits(op, weight[0].size)
+    bits, is_long = this.bits(op, weight[0].size), this.is_long(weight, bias, op.out)
     residual, summed = this.kernel.residual, "NULL"
     descriptor = ""
     if residual:
@@ -35,19 +37,25 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         "out_c": outputs,
         "groups": op.groups,
         "zero": this.zero(op.x),
+        "is_long": int(is_long),
         "direct": int(this.step in this.placed.direct),
         "reverse": int(this.step in this.placed.memory.reverse),
     }
     addend = this.read(residual.other.value) if residual else "NULL"
     call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, {addend}, {this.written()}, {this.scratch()})"
     note = f"convolution, {sizes_text(kernel)}" + (", with a residual" if residual else "")
-    return this.layer(f"{SUMS[bits]} edgeq_conv.h", descriptor + this.described("edgeq_conv_layer", fields), [call], note)
+    return this.layer(
+        f"{LONG[is_long]} {SUMS[bits]} edgeq_conv.h",
+        descriptor + this.described("edgeq_conv_layer", fields),
+        [call],
+        note,
+    )
 
 
 def sum_descriptor(this: LayerContext) -> tuple[str, str]:
     """The descriptor of a residual and the expression that points to it."""
     residual = this.kernel.residual
-    assert residual is not None
+    assert residual is not None and residual.other.table is not None
     op = residual.requantize
     numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
     name = f"sum_{this.number}"
@@ -63,6 +71,8 @@ def sum_descriptor(this: LayerContext) -> tuple[str, str]:
 def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     """A convolution whose input channels each have outputs of their own."""
     weight, bias = this.folded(op)
+    if this.is_long(weight, bias, op.out):
+        raise UnsupportedError("a sum over codes of a depthwise convolution may exceed 32 bits", where=op.out)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
     plane = plane_of(op, kernel, this.types[this.kernel.out])
@@ -82,7 +92,9 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     }
     call = f"edgeq_depthwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
     described = this.described("edgeq_depthwise_layer", fields)
-    return this.layer(f"{UNPACKING[bits]} edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}")
+    return this.layer(
+        f"{UNPACKING[bits]} edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}"
+    )
 
 
 def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
@@ -104,14 +116,16 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     }
     call = f"edgeq_conv_transpose(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_conv_transpose_layer", fields)
-    return this.layer(f"{UNPACKING[bits]} edgeq_conv_transpose.h", described, [call], f"transposed convolution, {sizes_text(kernel)}")
+    return this.layer(
+        f"{UNPACKING[bits]} edgeq_conv_transpose.h", described, [call], f"transposed convolution, {sizes_text(kernel)}"
+    )
 
 
 def linear(this: LayerContext, op: o.Linear) -> Layer:
     """A matrix product with constant weights."""
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
-    bits = this.bits(op, weight.shape[1])
+    bits, is_long = this.bits(op, weight.shape[1]), this.is_long(weight, bias, op.out)
     fields: Fields = {
         "weights": this.packed(weight, 1, ROW_BLOCK, bits),
         "bits": bits,
@@ -121,7 +135,13 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         "rows": this.types[op.x].size // weight.shape[1],
         "inputs": weight.shape[1],
         "outputs": len(weight),
+        "is_long": int(is_long),
     }
     call = f"edgeq_linear(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_linear_layer", fields)
-    return this.layer(f"{SUMS[bits]} edgeq_linear.h", described, [call], f"fully connected, {sizes_text(weight.shape)}")
+    return this.layer(
+        f"{LONG[is_long]} {SUMS[bits]} edgeq_linear.h",
+        described,
+        [call],
+        f"fully connected, {sizes_text(weight.shape)}",
+    )

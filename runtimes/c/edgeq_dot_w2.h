@@ -30,11 +30,11 @@ EDGEQ_INLINE void edgeq_part_w2(
 
 /* One row of inputs whose sum is `total`. */
 EDGEQ_INLINE void edgeq_dot_w2_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
 {
     int32_t a = 0, b = 0, c = 0, d = 0;
-    const int8_t *const end = x + k;
-    for (const int8_t *const whole = x + (k & ~3); x < whole; x += 4, w += 4) {
+    const edgeq_code *const end = x + k;
+    for (const edgeq_code *const whole = x + (k & ~3); x < whole; x += 4, w += 4) {
         EDGEQ_DOT_W2_1(0);
         EDGEQ_DOT_W2_1(1);
         EDGEQ_DOT_W2_1(2);
@@ -57,12 +57,12 @@ EDGEQ_INLINE void edgeq_dot_w2_1(
     } while (0)
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
-EDGEQ_INLINE void edgeq_dot_w2_2(const int8_t *x, const int8_t *y, const int8_t *w, int32_t k,
+EDGEQ_INLINE void edgeq_dot_w2_2(const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
     const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
 {
     int32_t xa = 0, xb = 0, xc = 0, xd = 0, ya = 0, yb = 0, yc = 0, yd = 0;
-    const int8_t *const end = x + k;
-    for (const int8_t *const whole = x + (k & ~3); x < whole; x += 4, y += 4, w += 4) {
+    const edgeq_code *const end = x + k;
+    for (const edgeq_code *const whole = x + (k & ~3); x < whole; x += 4, y += 4, w += 4) {
         EDGEQ_DOT_W2_2(0);
         EDGEQ_DOT_W2_2(1);
         EDGEQ_DOT_W2_2(2);

@@ -4,7 +4,7 @@
 
 #include "edgeq.h"
 
-EDGEQ_INLINE int32_t edgeq_total(const int8_t *x, int32_t k)
+EDGEQ_INLINE int32_t edgeq_total(const edgeq_code *x, int32_t k)
 {
     int32_t sum = 0;
     for (; k >= 4; k -= 4, x += 4) {

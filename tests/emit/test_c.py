@@ -19,7 +19,16 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Instructions
-from tests.c_nets import C_TARGETS, PACKED_TARGETS, every_value, extreme_inputs, folder_of, small_network, target
+from tests.c_nets import (
+    C_TARGETS,
+    PACKED_TARGETS,
+    WIDE_TARGET,
+    every_value,
+    extreme_inputs,
+    folder_of,
+    small_network,
+    target,
+)
 from tests.code_nets import code_nets
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
@@ -41,7 +50,7 @@ def assert_equal_everywhere(graph: Graph, name: str, seed: int, bits: int | None
             assert found.keys() >= set(integer.outputs)
             for value, codes in found.items():
                 np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
-                if codes.dtype == np.int8:
+                if codes.dtype in (np.int8, np.int16):
                     distinct.update(codes.reshape(-1).tolist())
         return len(distinct)
 
@@ -63,6 +72,29 @@ def test_many_random_networks_equal_the_reference(graph: Graph) -> None:
 @pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS])
 def test_every_kernel_equals_the_reference(name: str) -> None:
     assert assert_equal_everywhere(small_network(), name, 0) > 200
+
+
+def test_codes_of_16_bits() -> None:
+    assert assert_equal_everywhere(small_network(), WIDE_TARGET, 0) > 10_000
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(code_nets(8))
+def test_random_networks_on_codes_of_16_bits(graph: Graph) -> None:
+    assert assert_equal_everywhere(graph, WIDE_TARGET, 5) > 30
+
+
+def test_sums_beyond_32_bits(tmp_path: Path) -> None:
+    """Weights of one sign and inputs at the ends of their range: what the proof must reckon with does happen."""
+    n = Net(1, 96, 6, 5)
+    wide = n.constant(np.full((6, 96, 3, 3), 0.9))
+    y = n.add(o.Conv("x", wide, n.reals(6), "large", (1, 1), (1, 1, 1, 1)))
+    flat = n.add(o.Reshape("x", "flat", (1, 96 * 30)))
+    rows = n.constant(np.full((5, 96 * 30), -0.9))
+    graph = n.graph(y, n.add(o.Linear(flat, rows, None, "scores")))
+    assert assert_equal_everywhere(graph, WIDE_TARGET, 6) > 100
+    folder_of(graph, target(WIDE_TARGET), tmp_path / "out")
+    assert (tmp_path / "out" / "net_model.c").read_text().count(".is_long = 1") == 2
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
@@ -139,7 +171,7 @@ def test_the_self_test_sees_a_single_changed_bit_of_the_weights(folder: Path, tm
     assert done.returncode and "weights" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS])
+@pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS, WIDE_TARGET])
 def test_no_float_no_heap_no_library(name: str, tmp_path: Path) -> None:
     folder_of(small_network(), target(name), tmp_path / "out")
     for stem in ("net_model", "net_weights"):
