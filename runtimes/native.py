@@ -68,7 +68,7 @@ def compile_c(command: Sequence[str], folder: Path) -> None:
 
 def code_of(array: Array, port: Port) -> Codes:
     """The codes that enter for `array`: quantized if the port is real, saturating."""
-    dtype = code_type(port["bytes"] // max(int(np.prod(port["shape"])), 1))
+    dtype = code_type(port["bits"] // 8)
     if not port["real"]:
         return np.asarray(array, dtype=dtype)
     ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])

@@ -47,6 +47,7 @@ class Port:
             "shape": list(self.type.shape),
             "offset": self.offset * self.bits // 8,
             "bytes": self.bytes,
+            "bits": self.bits,
             "scale": self.type.scale[0],
             "zero_point": self.type.zero_point,
             "real": self.is_real,
