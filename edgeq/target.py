@@ -18,7 +18,7 @@ Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "refe
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
-Instructions = Literal["portable", "dsp", "mve"]
+Instructions = Literal["portable", "dsp", "mve", "rvv", "neon"]
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,8 @@ TARGETS: tuple[Target, ...] = (
         interpolates=True,
         integer_ops=INTEGER_OPS,
     ),
+    c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
+    c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
     c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
     c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
     c_target(
