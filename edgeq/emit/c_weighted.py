@@ -46,7 +46,8 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     }
     addend = this.read(residual.other.value) if residual else "NULL"
     call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, {addend}, {this.written()}, {this.scratch()})"
-    note = f"convolution, {sizes_text(kernel)}" + (", with a residual" if residual else "")
+    kind = "pointwise convolution" if kernel == (1, 1) else f"convolution, {sizes_text(kernel)}"
+    note = kind + (", with a residual" if residual else "")
     return this.layer(
         f"{_long(this, is_long)} {SUMS[bits]} edgeq_conv.h",
         descriptor + this.described("edgeq_conv_layer", fields),

@@ -22,17 +22,17 @@ typedef struct {
 
 /* Codes of n channels from c on of the pixel whose window begins at (iy, ix). */
 EDGEQ_INLINE void edgeq_channels(const edgeq_channelwise_layer *l, const int8_t *x, const int8_t *padding, int32_t iy,
-    int32_t ix, int32_t is_inside, int32_t c, int32_t n, int8_t *out)
+    int32_t ix, int32_t c, int32_t n, int8_t *out)
 {
     edgeq_lanes sum = edgeq_lanes_begin(l->channels + c, n);
     const int8_t *w = l->weights + c;
-    const ptrdiff_t right = (ptrdiff_t)l->dilation_w * l->in_c;
+    const int32_t channels = l->in_c, width = l->in_w, right = l->dilation_w;
     for (int32_t ky = 0; ky < l->kernel_h; ky++, iy += l->dilation_h) {
-        const int8_t *tap = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c + c;
-        for (int32_t kx = 0; kx < l->kernel_w; kx++, tap += right, w += l->in_c) {
-            const int32_t column = ix + kx * l->dilation_w;
-            const int32_t reads = is_inside || (iy >= 0 && iy < l->in_h && column >= 0 && column < l->in_w);
-            sum = edgeq_lanes_add(sum, reads ? tap : padding, w, n);
+        const int32_t columns = iy >= 0 && iy < l->in_h ? width : 0; /* that have something to read */
+        const int8_t *tap = x + ((ptrdiff_t)iy * width + ix) * channels + c;
+        for (int32_t kx = 0, column = ix; kx < l->kernel_w; kx++, column += right, w += channels) {
+            sum = edgeq_lanes_add(sum, (uint32_t)column < (uint32_t)columns ? tap : padding, w, n);
+            tap += (ptrdiff_t)right * channels;
         }
     }
     edgeq_lanes_end(sum, &l->output, l->channels + c, n, out);
@@ -44,18 +44,15 @@ EDGEQ_INLINE void edgeq_channels(const edgeq_channelwise_layer *l, const int8_t 
 /* scratch: EDGEQ_LANES bytes. */
 EDGEQ_KERNEL void edgeq_channelwise(const edgeq_channelwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
 {
-    const int32_t height = (l->kernel_h - 1) * l->dilation_h, width = (l->kernel_w - 1) * l->dilation_w;
     edgeq_fill(scratch, l->zero, EDGEQ_LANES);
     for (int32_t oy = 0, iy = -l->pad_top; oy < l->out_h; oy++, iy += l->stride_h) {
         for (int32_t ox = 0, ix = -l->pad_left; ox < l->out_w; ox++, ix += l->stride_w, out += l->in_c) {
-            const int32_t is_inside = iy >= 0 && iy + height < l->in_h && ix >= 0 && ix + width < l->in_w;
-            for (int32_t c = 0; c < l->in_c; c += EDGEQ_LANES) {
-                const int32_t n = l->in_c - c < EDGEQ_LANES ? l->in_c - c : EDGEQ_LANES;
-                if (is_inside) {
-                    edgeq_channels(l, x, scratch, iy, ix, 1, c, n, out + c);
-                } else {
-                    edgeq_channels(l, x, scratch, iy, ix, 0, c, n, out + c);
-                }
+            int32_t c = 0;
+            for (; c + EDGEQ_LANES <= l->in_c; c += EDGEQ_LANES) {
+                edgeq_channels(l, x, scratch, iy, ix, c, EDGEQ_LANES, out + c);
+            }
+            if (c < l->in_c) {
+                edgeq_channels(l, x, scratch, iy, ix, c, l->in_c - c, out + c);
             }
         }
     }

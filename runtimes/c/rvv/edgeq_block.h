@@ -31,17 +31,15 @@ EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bit
 }
 
 #if defined(__riscv_vector)
-/* sum + x[0] w[0] + x[1] w[1], where w[1] are the weights of the next element. */
-EDGEQ_INLINE vint32m8_t edgeq_two_products(
-    vint32m8_t sum, const int8_t *x, vint8m2_t w0, vint8m2_t w1, int32_t is_long, size_t n)
+/* x[0] w[0] + x[1] w[1] in 16 bits, where w[1] are the weights of the next element. */
+EDGEQ_INLINE vint16m4_t edgeq_two_products(const int8_t *x, vint8m2_t w0, vint8m2_t w1, size_t n)
 {
-    vint16m4_t part = __riscv_vwmul_vx_i16m4(w0, x[0], n);
-    if (is_long) {
-        sum = __riscv_vwadd_wv_i32m8(sum, part, n);
-        return __riscv_vwadd_wv_i32m8(sum, __riscv_vwmul_vx_i16m4(w1, x[1], n), n);
-    }
-    part = __riscv_vwmacc_vx_i16m4(part, x[1], w1, n);
-    return __riscv_vwadd_wv_i32m8(sum, part, n);
+    return __riscv_vwmacc_vx_i16m4(__riscv_vwmul_vx_i16m4(w0, x[0], n), x[1], w1, n);
+}
+
+EDGEQ_INLINE vint32m8_t edgeq_one_product(vint32m8_t sum, const int8_t *x, const int8_t *w, size_t n)
+{
+    return __riscv_vwadd_wv_i32m8(sum, __riscv_vwmul_vx_i16m4(__riscv_vle8_v_i8m2(w, n), x[0], n), n);
 }
 
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
@@ -50,14 +48,24 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     const size_t n = (size_t)count;
     vint32m8_t a = __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, n);
     (void)bits, (void)total;
-    for (; k >= 2; k -= 2, x += 2, w += 2 * n) {
-        a = edgeq_two_products(a, x, __riscv_vle8_v_i8m2(w, n), __riscv_vle8_v_i8m2(w + n, n), is_long, n);
+    for (; k >= 2 && !is_long; k -= 2, x += 2, w += 2 * n) {
+        const vint8m2_t w0 = __riscv_vle8_v_i8m2(w, n), w1 = __riscv_vle8_v_i8m2(w + n, n);
+        a = __riscv_vwadd_wv_i32m8(a, edgeq_two_products(x, w0, w1, n), n);
     }
-    if (k > 0) {
-        a = __riscv_vwadd_wv_i32m8(a, __riscv_vwmul_vx_i16m4(__riscv_vle8_v_i8m2(w, n), x[0], n), n);
+    for (; k > 0; k--, x++, w += n) {
+        a = edgeq_one_product(a, x, w, n);
     }
     edgeq_store_sums(output, c, a, n, out);
 }
+
+/* Two elements of two pixels, from the i-th on. Both widening sums come last: the vector unit changes its element size once. */
+#define EDGEQ_TWO_OF_TWO(i)                                                                                    \
+    do {                                                                                                       \
+        const vint8m2_t w0 = __riscv_vle8_v_i8m2(w + (i) * n, n), w1 = __riscv_vle8_v_i8m2(w + ((i) + 1) * n, n); \
+        const vint16m4_t p = edgeq_two_products(x + (i), w0, w1, n), q = edgeq_two_products(y + (i), w0, w1, n);  \
+        a = __riscv_vwadd_wv_i32m8(a, p, n);                                                                   \
+        b = __riscv_vwadd_wv_i32m8(b, q, n);                                                                   \
+    } while (0)
 
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
     const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
@@ -66,15 +74,13 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     const size_t n = left < EDGEQ_BLOCK ? (size_t)left : EDGEQ_BLOCK;
     vint32m8_t a = __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, n), b = a;
     (void)bits, (void)totals;
-    for (; k >= 2; k -= 2, x += 2, y += 2, w += 2 * n) {
-        const vint8m2_t w0 = __riscv_vle8_v_i8m2(w, n), w1 = __riscv_vle8_v_i8m2(w + n, n);
-        a = edgeq_two_products(a, x, w0, w1, is_long, n);
-        b = edgeq_two_products(b, y, w0, w1, is_long, n);
+    for (; k >= 4 && !is_long; k -= 4, x += 4, y += 4, w += 4 * n) {
+        EDGEQ_TWO_OF_TWO(0);
+        EDGEQ_TWO_OF_TWO(2);
     }
-    if (k > 0) {
-        const vint8m2_t w0 = __riscv_vle8_v_i8m2(w, n);
-        a = __riscv_vwadd_wv_i32m8(a, __riscv_vwmul_vx_i16m4(w0, x[0], n), n);
-        b = __riscv_vwadd_wv_i32m8(b, __riscv_vwmul_vx_i16m4(w0, y[0], n), n);
+    for (; k > 0; k--, x++, y++, w += n) {
+        a = edgeq_one_product(a, x, w, n);
+        b = edgeq_one_product(b, y, w, n);
     }
     edgeq_store_sums(output, c, a, n, out0);
     edgeq_store_sums(output, c, b, n, out1);
