@@ -82,6 +82,7 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         rounding="single",
         ports="codes",
         instructions=instructions,
+        separate_layers=True,
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -227,7 +228,8 @@ TARGETS: tuple[Target, ...] = (
         agreement=Agreement(equal_share=1.0, code_difference=0),
         symmetric=False,
         rounding="single",
-        integer_ops=INTEGER_OPS,
+        separate_layers=True,
+        integer_ops=TRANSFORMER_OPS,
     ),
     c_target("c-int8", "any processor", aliases=("c",)),
     c_target("rv32imc-int8", "RISC-V RV32IMC"),
