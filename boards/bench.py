@@ -13,7 +13,7 @@ from edgeq.boards.board import Board, Codes, Measurement
 from edgeq.boards.build import build
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.errors import BoardError, MissingDependencyError
-from edgeq.runtimes.native import read_folder
+from edgeq.runtimes.native import code_type, read_folder
 
 
 def measure(board: Board, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:
@@ -21,7 +21,8 @@ def measure(board: Board, folder: Path, codes: Mapping[str, Codes], optimize: st
     document = read_folder(folder)
     arena = np.zeros(document["arena_bytes"], dtype=np.int8)
     for port in document["inputs"]:
-        arena[port["offset"] : port["offset"] + port["bytes"]] = to_memory(codes[port["name"]])
+        flat = np.ascontiguousarray(to_memory(codes[port["name"]]))
+        arena[port["offset"] : port["offset"] + port["bytes"]] = flat.view(np.int8)
     with tempfile.TemporaryDirectory(prefix="edgeq-board-") as temporary:
         place = Path(temporary)
         built = build(board, folder, document, place, optimize)
@@ -35,9 +36,11 @@ def measure(board: Board, folder: Path, codes: Mapping[str, Codes], optimize: st
             raise MissingDependencyError("unicorn", "mcu", needed_for=f"Running {board.name} (or: {board.debian})")
     if len(counts) != len(document["layers"]) + 2:
         raise BoardError("the program did not run every layer", where=board.name, value=len(counts))
-    memory = np.frombuffer(after, dtype=np.int8)
+    memory, code = np.frombuffer(after, dtype=np.int8), code_type(document["code_bits"] // 8)
     outputs = {
-        port["name"]: from_memory(memory[port["offset"] : port["offset"] + port["bytes"]], tuple(port["shape"]))
+        port["name"]: from_memory(
+            memory[port["offset"] : port["offset"] + port["bytes"]].copy().view(code), tuple(port["shape"])
+        )
         for port in document["outputs"]
     }
     layers = tuple(int(n) for n in np.diff(counts[:-1]))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.errors import UsageError, did_you_mean
 
-Codes = NDArray[np.int8]
+Codes = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ class Target:
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
     operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `wide_functions` are computed on
-    codes of more than 8 bits, whose tables would be large; the others stay real. Functions in `tabulated` are stored as
+    codes of more than 8 bits, whose tables would be large; the others stay real. With `interpolates` those of 16 bits
+    are interpolated between samples (edgeq/reference/samples.py). Functions in `tabulated` are stored as
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
@@ -105,6 +106,7 @@ class Target:
     kernels: Kernels = "exact"
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
+    interpolates: bool = False
     tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Int
 from edgeq.ir import ops as o
 from edgeq.target import Agreement, Instructions, KMeans, StoredWeights, Target
 
@@ -41,6 +41,11 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
 
 # What generated C computes besides: attention and normalization, so that transformers need no reals.
 TRANSFORMER_OPS = INTEGER_OPS | {o.Softmax, o.LayerNorm}
+
+# Functions that linear interpolation between 513 samples of 16-bit codes computes well.
+SMOOTH: tuple[o.FunctionName, ...] = (
+    "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "mish", "softplus", "elu", "leaky_relu", "erf",
+)  # fmt: skip
 
 # LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
 TFLITE_OPS = INTEGER_OPS | {o.Softmax}
@@ -83,6 +88,7 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         ports="codes",
         instructions=instructions,
         separate_layers=True,
+        more_weights=(INT8_NARROW, INT4_NARROW, Int(4), Int(2)),
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -236,6 +242,24 @@ TARGETS: tuple[Target, ...] = (
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
     c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
     c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
+    c_target(
+        "c-w8a16",
+        "any processor, with activations of 16 bits: nearly lossless",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+        wide_functions=SMOOTH,
+        interpolates=True,
+        integer_ops=INTEGER_OPS,
+    ),
+    c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
+    c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
+    c_target(
+        "cortex-m4-w4a8", "ARM Cortex-M4 and M33 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW
+    ),
+    c_target("cortex-m7-w4a8", "ARM Cortex-M7 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW),
+    c_target("cortex-m55-w4a8", "ARM Cortex-M55 and M85 (MVE), with weights of 4 bits", "mve", weight=INT4_NARROW),
 )
 
 

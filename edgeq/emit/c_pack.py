@@ -1,4 +1,8 @@
-"""Weights in the order in which each set of kernels reads them (edgeq_dot.h of the set states it)."""
+"""Weights in the order in which each set of kernels reads them (edgeq_dot.h of the set states it).
+
+Weights of 4 or 2 bits share bytes. Where sums of products run over them, a byte holds one element of two or four output
+channels, so that nested masks decode it (edgeq_dot_w4.h); elsewhere elements follow one another (edgeq_unpack.h).
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,44 @@ PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4}
 _DEPTH: dict[Instructions, int] = {"portable": 1, "dsp": 4, "mve": 16}
 """Elements of one output channel that lie side by side."""
 
+_LEAST_BITS: dict[Instructions, int] = {"portable": 2, "dsp": 4, "mve": 4}
+LONGEST_PACKED = 1 << 17
+"""Sums over packed bytes stay below 2^31 up to this many products (each at most 2^14)."""
 
-def packed(rows: IntArray, block: int, instructions: Instructions) -> IntArray:
-    """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros."""
+
+def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
+    """Bits that a weight of `bits` takes, in sums of `longest` products: 2, 4 or 8."""
+    if longest >= LONGEST_PACKED:
+        return 8
+    return next(width for width in (2, 4, 8) if width >= max(bits, _LEAST_BITS[instructions]))
+
+
+def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8) -> IntArray:
+    """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros.
+
+    With fewer `bits`, bytes hold one element of 8 / bits neighbouring outputs.
+    """
     groups, outputs, k = rows.shape
     depth = _DEPTH[instructions]
     whole = np.pad(rows, ((0, 0), (0, -outputs % block), (0, -k % depth)))
-    blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth)
-    return blocks.swapaxes(2, 3)
+    blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth).swapaxes(2, 3)
+    return blocks if bits == 8 else _nested(blocks, bits)
+
+
+def _nested(blocks: IntArray, bits: int) -> IntArray:
+    """Neighbours along the last axis but one in a byte: the last signed, those below it raised to be positive."""
+    count = 8 // bits
+    fields = blocks.reshape(*blocks.shape[:-2], -1, count, blocks.shape[-1])
+    raised = fields + (1 << (bits - 1)) * (np.arange(count) < count - 1)[:, None]
+    found: IntArray = (raised << (bits * np.arange(count))[:, None]).sum(axis=-2)
+    return found
+
+
+def in_order(weights: IntArray, bits: int) -> IntArray:
+    """All elements one after another in bytes (as signed numbers), the first in the lowest bits."""
+    if bits == 8:
+        return weights
+    count = 8 // bits
+    flat = np.pad(weights.reshape(-1), (0, -weights.size % count)).reshape(-1, count) & ((1 << bits) - 1)
+    found: IntArray = ((flat << (bits * np.arange(count))).sum(axis=1) + 128) % 256 - 128
+    return found

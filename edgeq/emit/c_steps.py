@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.emit.c_layout import image, source_places
-from edgeq.formats import IntArray
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.passes.kernels import Kernel, Program, is_depthwise
@@ -128,7 +128,8 @@ def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
     match op:
         case o.Conv() if is_depthwise(op, program.graph):
             plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
-            scratch = plane[0] * plane[1] + SPARE_BYTES
+            unpacked = 0 if bits_of(types[op.weight].format) > 4 else int(np.prod(types[op.weight].shape[2:]))
+            scratch = plane[0] * plane[1] + SPARE_BYTES + unpacked
             if types[op.x].shape[1] == types[kernel.out].shape[1]:
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():

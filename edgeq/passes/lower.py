@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, code_range, decode, encode
+from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, bits_of, code_range, decode, encode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import (
     EXPONENTIAL_ONE,
@@ -31,6 +31,7 @@ from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
+from edgeq.reference.samples import interpolated, sample_codes
 from edgeq.reference.softmax import exponentials
 
 # Operands of an addition meet at this many bits below the result's step, which leaves its rounding as the only one.
@@ -281,7 +282,10 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
-        entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
+        rule = tflite_tables.tabulate if self.tflite else tabulate
+        if self.plan.interpolates and bits_of(self.type(x).format) == 16:
+            rule = tabulate_samples
+        entries = rule(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
 
@@ -346,6 +350,14 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
     levels = decode(from_type.format, np.arange(low, high + 1), from_type.zero_point)
     reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
     table: Array = encode(to.format, reals.numpy() / to.scale[0], to.zero_point)
+    return table
+
+
+def tabulate_samples(function: o.Function, from_type: Type, to: Type) -> Array:
+    """Table of `function` from 16-bit codes, interpolated between samples evaluated in float64 (int64 [65536])."""
+    levels = sample_codes() - from_type.zero_point
+    reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
+    table: Array = interpolated(encode(to.format, reals.numpy() / to.scale[0], to.zero_point))
     return table
 
 

@@ -15,7 +15,7 @@ from edgeq.target import Kernels
 class Plan:
     """Types of the quantized activations by value, and of weights by the result of the operator that reads them.
 
-    `output_codes` leaves the graph's outputs as codes. `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w.
+    `output_codes` leaves the graph's outputs as codes. `interpolates`: functions of 16-bit codes are interpolated. `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w.
     """
 
     structure: Structure
@@ -25,3 +25,4 @@ class Plan:
     rounding: Rounding
     kernels: Kernels = "exact"
     output_codes: bool = False
+    interpolates: bool = False

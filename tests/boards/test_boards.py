@@ -56,7 +56,7 @@ def installed(board: Board) -> Board:
 def golden(folder: Path) -> dict[str, np.ndarray]:
     document = read_folder(folder)
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
-    return golden_codes(shapes, document["golden"]["seed"])
+    return golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
 
 
 @pytest.mark.parametrize("name", [board.name for board in BOARDS])
