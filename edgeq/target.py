@@ -71,7 +71,8 @@ class Target:
     runtime keeps everything narrow). `more_weights` are the formats that weights may take instead of `weight`, where a
     recipe asks for them. `same_scale_concat` gives the operands of a concatenation one scale.
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
-    Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
+    Functions in `decomposed` are split into a table of a bounded factor and a product. `separate_layers` splits the
+    joint layer of queries, keys and values, so that each has its own scale. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
     operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `wide_functions` are computed on
@@ -97,6 +98,7 @@ class Target:
     same_scale_concat: bool = False
     least_channels: int = 1
     decomposed: tuple[o.FunctionName, ...] = ()
+    separate_layers: bool = False
     float_share: float = 0.0
     sufficient_db: float = 50.0
     estimator: str = "auto"

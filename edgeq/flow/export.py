@@ -49,6 +49,7 @@ from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import Asked, with_formats
@@ -107,6 +108,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     recipe = Recipe(
         _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
     )

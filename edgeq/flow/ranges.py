@@ -37,6 +37,7 @@ AUTO = "auto"
 AUTO_IMAGES = 16
 NOISE_IMAGES = 12
 BIAS_IMAGES = 16
+NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
 
@@ -154,7 +155,7 @@ def choose_ranges(
 def _site(structure: Structure, key: Value, target: Target) -> Site:
     format = structure.formats[key]
     assert isinstance(format, Int), format
-    return Site(format, target.symmetric, structure.through(key))
+    return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
 
 
 def _by_output_noise(

@@ -165,7 +165,7 @@ class ChannelAffine:
 class Softmax:
     """out = e^(x - max) / sum e^(x - max) along `axis` (non-negative).
 
-    On levels e^-d is table[d] 2^-15 and the result is rounded to multiples of its scale, 2^-16
+    On levels e^-d is table[d] 2^-15 and the result is rounded to multiples of its scale, 1 / (2^15 - 1)
     (edgeq/reference/softmax.py); reals need no `table`.
     """
 

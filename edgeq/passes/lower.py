@@ -244,7 +244,12 @@ class _Lowering:
         low, high = code_range(self.type(x).format)
         entries = exponentials(self.type(x).scale[0], high - low + 1)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, UINT16, (1 / EXPONENTIAL_ONE,)))
-        self._accumulate(replace(op, x=x, table=table), (1 / SHARE_UNIT,))
+        op = replace(op, x=x, table=table)
+        planned = self.plan.types.get(op.out)
+        if planned is not None and (planned.format, planned.scale) == (INT16, (1 / SHARE_UNIT,)):
+            self.codes[op.out] = self.editor.append(op, planned)
+        else:
+            self._accumulate(op, (1 / SHARE_UNIT,))
 
     def _layer_norm(self, op: o.LayerNorm) -> None:
         """Gamma as 16-bit codes, or coarser where a large beta would not leave room for the products."""

@@ -7,14 +7,15 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import Format, Int
+from edgeq.formats import INT16, Format, Int
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
 from edgeq.reference.tflite import fixed_range, keeps_type
@@ -203,18 +204,54 @@ def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value
     return kept
 
 
-def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:
-    held: set[o.Value] = set()
+def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
+    """What reads a value, directly or moved to other places; None stands for the caller."""
+    if value in graph.outputs:
+        yield None
+    for op in graph.consumers.get(value, ()):
+        if moves_codes(op):
+            yield from _readers(graph, o.results(op)[0])
+        else:
+            yield op
+
+
+def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
+    """Sums that only normalizations and other sums read: the residual stream of a transformer, which has 16 bits.
+
+    A few channels of it grow far beyond the others, which eight bits would round away, and normalization would then
+    enlarge what the rounding left of them.
+    """
+    found = set()
     for op in graph.ops:
+        if isinstance(op, o.Add | o.Sub) and op.out in integer:
+            readers = list(_readers(graph, op.out))
+            sums = (isinstance(reader, o.LayerNorm | o.Add | o.Sub) for reader in readers)
+            normalized = (isinstance(reader, o.LayerNorm) and reader.out in integer for reader in readers)
+            if all(sums) and any(normalized):
+                found.add(op.out)
+    return frozenset(found)
+
+
+def _held(
+    graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]
+) -> frozenset[o.Value]:
+    held: set[o.Value] = set()
+    for op in reversed(graph.ops):
         result = o.results(op)[0]
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
         if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
             continue
-        if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
+        joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
+        if o.results(reader)[0] in integer and (joins or _takes_accumulator(reader, target)):
             held.add(result)
     return frozenset(held)
+
+
+def _joins_stream(reader: o.Add, streams: frozenset[o.Value], held: set[o.Value]) -> bool:
+    """Whether a layer adds its sums to a stream, which takes one such operand: the last computed."""
+    return reader.out in streams and reader.a != reader.b and held.isdisjoint((reader.a, reader.b))
 
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
@@ -236,7 +273,8 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
 def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
     integer = _integer_results(graph, target, recipe)
-    held = _held(graph, target, integer)
+    streams = _streams(graph, integer)
+    held = _held(graph, target, integer, streams)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
@@ -261,7 +299,10 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     formats: dict[o.Value, Format] = {
         key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
     }
-    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
+    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
+    if target.kernels == "exact":
+        sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
+        formats |= dict.fromkeys(sixteen, INT16)
     weights = {o.results(op)[0]: _weight_format(op, target, recipe) for op in integer_ops if weight_of(op)}
     return Structure(
         graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
@@ -278,6 +319,24 @@ def _fixed(
         if known := [item for item in ranges if item is not None]:
             found[key] = known[0]
     return found
+
+
+def _shares(
+    members: dict[o.Value, list[o.Value]], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes of softmax's shares that only matrix products read, which take them as they are."""
+
+    def is_softmax(value: o.Value) -> bool:
+        return value in integer and isinstance(graph.producer[value], o.Softmax)
+
+    def only_multiplied(value: o.Value) -> bool:
+        return all(isinstance(reader, o.MatMul) for reader in _readers(graph, value))
+
+    return {
+        key: (1 / SHARE_UNIT, 0)
+        for key, group in members.items()
+        if any(map(is_softmax, group)) and all(map(only_multiplied, group))
+    }
 
 
 def _join_concats(integer_ops: list[o.Op], classes: _Classes, target: Target) -> None:
