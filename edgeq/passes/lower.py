@@ -232,6 +232,9 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+            self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
+            return
         entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
