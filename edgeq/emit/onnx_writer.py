@@ -242,7 +242,9 @@ class Writer:
         levels = decode(type_.format, codes, type_.zero_point)
         fits = levels.size == 0 or (levels.min() >= INT8.low and levels.max() <= INT8.high)
         packs = self.opset >= INT4_OPSET and _is_int4(type_)
-        stored = self._packed(codes, value) if packs else self.constant(levels.astype(np.int8 if fits else np.int16), value)
+        stored = (
+            self._packed(codes, value) if packs else self.constant(levels.astype(np.int8 if fits else np.int16), value)
+        )
         scale = self.constant(np.array(type_.scale, dtype=np.float32).reshape(shape), f"{value}.scale")
         cast = self.node("Cast", [stored], self.fresh(f"{value}.cast"), to=TensorProto.FLOAT)
         self._float_views[value] = self.node("Mul", [cast, scale], self.fresh(f"{value}.folded"))
