@@ -38,16 +38,19 @@ def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> 
         activation_format(asked.activations) if asked.activations else None,
     )
     own = replace(every, weight=target.weight) if every.weight is None and target.is_integer else every
-    spared = _spared(own, target)
-    kept = [value for value in ends(graph) if spared != own and replace(recipe, rules=named).formats_of(value) is None]
-    rules = (
-        *named,
-        *(Rule(escape(value), spared) for value in kept),
-        *([Rule("*", every)] if every != Formats() else []),
-    )
-    found = replace(recipe, rules=(*recipe.rules, *rules))
+    found, notes = with_spared_ends(replace(recipe, rules=(*recipe.rules, *named)), own, graph, target)
+    if every != Formats():
+        found = replace(found, rules=(*found.rules, Rule("*", every)))
     check_formats(graph, target, found)
-    return found, _notes(kept, spared)
+    return found, notes
+
+
+def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
+    """`recipe` followed by rules for first and last layers that it does not name, where `formats` have few bits."""
+    spared = _spared(formats, target)
+    kept = [value for value in ends(graph) if spared != formats and recipe.formats_of(value) is None]
+    rules = (Rule(escape(value), spared) for value in kept)
+    return replace(recipe, rules=(*recipe.rules, *rules)), _notes(kept, spared)
 
 
 def _notes(kept: list[o.Value], spared: Formats) -> list[str]:
