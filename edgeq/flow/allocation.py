@@ -19,6 +19,7 @@ from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of
 from edgeq.formats import Int, bits_of
 from edgeq.ir import ops as o
+from edgeq.ir.cost import constant_bytes
 from edgeq.ir.graph import Graph, Type
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.progress import Progress
@@ -45,7 +46,7 @@ from edgeq.target import Target
 
 Search = Literal["ilp", "greedy", "bisect", "closed"]
 SEARCHES: tuple[Search, ...] = ("ilp", "greedy", "bisect", "closed")
-WEIGHT_CHOICES, ACTIVATION_CHOICES = (2, 3, 4, 5, 6, 8), (4, 5, 6, 8)
+WEIGHT_CHOICES, ACTIVATION_CHOICES = (2, 3, 4, 5, 6, 8), (3, 4, 5, 6, 8)
 """Bits tried by default where any format can be held."""
 
 IMAGES = 12
@@ -122,7 +123,7 @@ def within_budgets(
     """`recipe` with the formats that were allocated, what to tell about it, and every operator's entry.
 
     Where `is_good` says that the accuracy is missed, the formats that lose most become finer, twice as many each time,
-    until it is kept or no finer ones are left within the budgets. Raises as `allocate`.
+    until it is kept or no finer ones are left within the size and latency allowed. Raises as `allocate`.
     """
     offered = _offered(target, budgets)
     coarsest = Formats(*(min((getattr(f, part) for f in offered), key=bits_of) for part in ("weight", "activation")))
@@ -136,7 +137,7 @@ def within_budgets(
         found, why = raised(found, count)
         reasons += why
         if len(why) < count:
-            reasons.append("no finer formats are left within the budgets, and the accuracy is still missed")
+            reasons.append("no finer formats are left within size and latency, and the accuracy is still missed")
             break
         count *= 2
     return recipe.with_rules(found.rules), [*notes, *found.notes(), *reasons], found.document()
@@ -226,7 +227,7 @@ def _limits(structure: Structure, items: Sequence[Item], budgets: Budgets) -> di
             read = {key for result in results for key in read_classes(structure, result)}
             found[ACTIVATION_BITS] = budgets.avg_bits * sum(structure.graph.types[key].size for key in read)
     if budgets.max_size is not None:
-        found[BYTES] = budgets.max_size - _bias_bytes(structure)
+        found[BYTES] = budgets.max_size - _other_bytes(structure)
     if budgets.max_latency_ms is not None:
         if budgets.latency_table is None:
             raise UsageError("--max-latency-ms needs --latency-table", next_step="A JSON file: milliseconds by layer.")
@@ -234,14 +235,9 @@ def _limits(structure: Structure, items: Sequence[Item], budgets: Budgets) -> di
     return found
 
 
-def _bias_bytes(structure: Structure) -> float:
-    """Biases take four bytes whatever the formats."""
-    ops = (structure.graph.producer[result] for result in weighted_results(structure))
-    return 4.0 * sum(
-        structure.graph.types[op.bias].size
-        for op in ops
-        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias is not None
-    )
+def _other_bytes(structure: Structure) -> int:
+    """Constants that are not weights of operators on codes, in float; biases take four bytes on codes, too."""
+    return constant_bytes(structure.graph) - 4 * weight_elements(structure.graph, weighted_results(structure))
 
 
 def _searched(
@@ -290,15 +286,16 @@ def _weight_bits(item: Item, place: int) -> int:
 def raised(allocation: Allocation, count: int) -> tuple[Allocation, list[str]]:
     """`allocation` with `count` more steps towards finer formats, the most loss for the least cost first; and why.
 
-    No step leaves a budget. Nothing is changed, and no reason given, where no step is left.
+    Sizes and latencies stay within their budgets, mean bits give way. Nothing is changed, and no reason given, where no step is left.
     """
     items, selection, notes = allocation.items, allocation.selection, list[str]()
+    hard = {kind: limit for kind, limit in allocation.limits.items() if kind in (BYTES, MILLISECONDS)}
     for _ in range(count):
         before, now = loss_of(items, selection), selection
         better = [
             (before - loss_of(items, candidate), candidate)
             for candidate in moves(items, selection)
-            if loss_of(items, candidate) < before and meets(items, candidate, allocation.limits)
+            if loss_of(items, candidate) < before and meets(items, candidate, hard)
         ]
         if not better:
             break
