@@ -203,3 +203,20 @@ def parse_budget(text: str) -> tuple[str, float]:
     if not separator or not metric or not drop >= 0:
         raise UsageError("cannot read the budget", value=text, allowed="METRIC=POINTS such as map50-95=1.0")
     return metric.lower(), drop
+
+
+def parse_size(text: str) -> int:
+    """Bytes of --max-size; kB and MB are powers of 1024. Raises UsageError.
+
+    >>> parse_size("120kB"), parse_size("1.5MB"), parse_size("4096")
+    (122880, 1572864, 4096)
+    """
+    number = text.strip().lower().removesuffix("b").strip()
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(number[-1:], 1)
+    try:
+        size = float(number.rstrip("kmg")) * factor
+    except ValueError:
+        size = -1.0
+    if not 0 < size < float("inf"):
+        raise UsageError("cannot read the size", value=text, allowed="such as 120kB or 1.5MB")
+    return int(size)

@@ -60,7 +60,7 @@ class ChosenRange:
         return dict(vars(self))
 
 
-def _inputs(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
+def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
     (name,) = graph.inputs
     for tensor in calibration.tensors():
         yield {name: tensor}
@@ -86,7 +86,7 @@ def collect_statistics(
         return known
     total = len(calibration.images)
     found = observe(
-        graph, _inputs(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
+        graph, inputs_of(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
     )
     if use_cache:
         with suppress(OutputError):  # a cache that cannot be written costs time, not results
@@ -94,7 +94,7 @@ def collect_statistics(
     return found
 
 
-def _class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
+def class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
     """One entry per class that has a computed member; constants among the sources count as well."""
     import torch
 
@@ -124,7 +124,7 @@ def choose_ranges(
 
     `only` limits the work to some classes.
     """
-    per_class = _class_statistics(structure, statistics)
+    per_class = class_statistics(structure, statistics)
     fixed = [
         ChosenRange(key, *grid, str(structure.formats[key]), "prescribed")
         for key, grid in structure.fixed.items()
@@ -167,7 +167,7 @@ def _by_output_noise(
 ) -> list[ChosenRange]:
     def counted() -> Iterator[Inputs]:
         count = min(AUTO_IMAGES, len(calibration.images))
-        for done, inputs in enumerate(islice(_inputs(structure.graph, calibration), count)):
+        for done, inputs in enumerate(islice(inputs_of(structure.graph, calibration), count)):
             progress("choosing ranges", done, count)
             yield inputs
         progress("choosing ranges", count, count)
@@ -229,7 +229,7 @@ def quantize(
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected."""
     found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
     progress("correcting biases", 0, 0)
-    return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
+    return replace(found, plan=correct_biases(graph, found.plan, islice(inputs_of(graph, calibration), BIAS_IMAGES)))
 
 
 def store_weights(
@@ -240,7 +240,7 @@ def store_weights(
     if calibration is None:
         return stored
     progress("correcting biases", 0, 0)
-    return correct_stored_biases(graph, stored, islice(_inputs(graph, calibration), BIAS_IMAGES))
+    return correct_stored_biases(graph, stored, islice(inputs_of(graph, calibration), BIAS_IMAGES))
 
 
 def _lifted(
@@ -260,7 +260,7 @@ def _lifted(
     if not target.float_share:
         return Quantization(plan, chosen, [])
     progress("weighing the noise", 0, 0)
-    samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
+    samples = list(islice(inputs_of(graph, calibration), NOISE_IMAGES))
     noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
     lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
     if not lifts:

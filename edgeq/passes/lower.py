@@ -282,6 +282,9 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+            self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
+            return
         rule = tflite_tables.tabulate if self.tflite else tabulate
         if self.plan.interpolates and bits_of(self.type(x).format) == 16:
             rule = tabulate_samples
