@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeq.ir import ops as o
-from edgeq.quantize.structure import weight_of
 
-Learned = o.Conv | o.ConvTranspose | o.Linear
+Weighted = o.Conv | o.ConvTranspose | o.Linear
 
 
-def groups_of(op: Learned) -> int:
+def groups_of(op: Weighted) -> int:
     """Groups of channels that do not mix."""
     return 1 if isinstance(op, o.Linear) else op.groups
 
 
-def rows(op: Learned, weight: Tensor) -> Tensor:
+def rows(op: Weighted, weight: Tensor) -> Tensor:
     """The weight as [groups, outputs of a group, inputs of a group times taps]."""
     if isinstance(op, o.ConvTranspose):
         inputs, outputs, *kernel = weight.shape
@@ -30,7 +29,7 @@ def rows(op: Learned, weight: Tensor) -> Tensor:
     return weight.reshape(groups_of(op), weight.shape[0] // groups_of(op), -1)
 
 
-def from_rows(op: Learned, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+def from_rows(op: Weighted, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The inverse of `rows`: a weight of `shape`."""
     if isinstance(op, o.ConvTranspose):
         inputs, outputs, *kernel = shape
@@ -39,7 +38,7 @@ def from_rows(op: Learned, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     return matrix.reshape(shape)
 
 
-def columns(op: Learned, x: Tensor, kernel: tuple[int, ...], positions: Tensor | None = None) -> Tensor:
+def columns(op: Weighted, x: Tensor, kernel: tuple[int, ...], positions: Tensor | None = None) -> Tensor:
     """x as [groups, inputs of a group times taps, images times positions], padding included.
 
     `kernel` is the height and width of the weight (empty for Linear); `positions` selects some of the output
@@ -75,11 +74,7 @@ def _spread(op: o.ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
     return F.pad(spread, (reach[1] - left, reach[1] - right + extra[1], reach[0] - top, reach[0] - bottom + extra[0]))
 
 
-def kernel_of(op: Learned, weight: Tensor) -> tuple[int, ...]:
+def kernel_of(op: Weighted, weight: Tensor) -> tuple[int, ...]:
     """Height and width of the kernel; empty for Linear."""
     return () if isinstance(op, o.Linear) else (int(weight.shape[2]), int(weight.shape[3]))
 
-
-def learned(op: o.Op) -> Learned | None:
-    """`op` if it has a weight that can be learned."""
-    return op if weight_of(op) is not None and isinstance(op, Learned) else None

@@ -6,7 +6,7 @@ one cut of the graph. The quantized side always runs on what was decided so far.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.quantize.simulate import Simulation, runs_in_batches
+from edgeq.quantize.units import Unit
 
 BATCH = 8
 BUDGET_BYTES = 3 << 29
@@ -43,9 +44,18 @@ class Frontier:
             real.update(zip(o.results(op), self.simulation.real(op, real.__getitem__), strict=True))
             quantized.update(zip(o.results(op), self.simulation.quantized(op, quantized.__getitem__), strict=True))
 
-    def drop(self, ops: Sequence[o.Op]) -> None:
-        """Forget what `ops` read last."""
-        keep = set(self.simulation.graph.outputs)
+    @torch.no_grad()
+    def again(self, unit: Unit) -> None:
+        """Compute the exit of `unit` anew on the quantized side, after its weights have changed."""
+        for quantized in self.quantized:
+            values = {unit.entry: quantized[unit.entry]}
+            for op in unit.ops:
+                values.update(zip(o.results(op), self.simulation.quantized(op, values.__getitem__), strict=True))
+            quantized[unit.exit] = values[unit.exit]
+
+    def drop(self, ops: Sequence[o.Op], keep: Collection[o.Value] = ()) -> None:
+        """Forget what `ops` read last, except `keep`."""
+        keep = {*keep, *self.simulation.graph.outputs}
         for op in ops:
             for name in o.operands(op):
                 if self._last[name] is op and name not in keep:

@@ -14,16 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.formats import IntArray, bits_of, decode, encode
+from edgeq.formats import bits_of, encode
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.progress import Progress, silent
-from edgeq.quantize.columns import Learned, columns, from_rows, groups_of, kernel_of, rows
-from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
+from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
+from edgeq.quantize.frontier import Frontier, batches, images_that_fit
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, dequantize_weight, quantize_weight
+from edgeq.quantize.refine import Data, Parameters, Refinement, Settings
+from edgeq.quantize.rounding import Rounding
+from edgeq.quantize.scale import bias_codes, quantize_weight
 from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit
 from edgeq.quantize.simulate import Simulation
+from edgeq.quantize.units import Unit, units
 
 FREE_SCALE_BITS = 6
 """Up to here scales are fitted too; finer grids are kept, since weights may lie on them exactly."""
@@ -38,48 +41,118 @@ LEAST_POSITIONS = 16_384
 
 @dataclass(frozen=True)
 class Layer:
-    """What was learned for one operator: codes, the type they are of, and the bias in float64."""
+    """What was learned for one operator.
 
-    codes: IntArray
+    `levels` and `wanted` (what they approximate, in units of the scale) have the weight's shape; `scale` broadcasts
+    against it and `type` holds the same numbers. `bias` is float64, or None where there is none.
+    """
+
+    levels: Tensor
+    wanted: Tensor
+    scale: Tensor
     type: Type
     bias: Array | None
 
 
 @dataclass
-class Outcome:
-    """The learned layers by result, and each one's held-out error over that of nearest rounding."""
+class Learned:
+    """Learned layers by the operators' results, and learned scales of classes of values."""
 
     layers: dict[o.Value, Layer] = field(default_factory=dict)
-    gains: dict[o.Value, float] = field(default_factory=dict)
+    scales: dict[o.Value, float] = field(default_factory=dict)
 
 
-def learn_rounding(
+def learn(
     graph: Graph,
     plan: Plan,
     samples: Sequence[Mapping[o.Value, Array]],
+    settings: Settings,
     *,
     half: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
     progress: Progress = silent,
-) -> Plan:
-    """`plan` with weight codes, scales and biases fitted to `samples` (calibration inputs of batch 1)."""
+) -> Learned:
+    """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1)."""
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
-    found = batches(simulation, samples[: images_that_fit(graph)])
-    frontier = Frontier(simulation, found)
-    outcome = Outcome()
-    total = len(plan.weights)
-    generator = torch.Generator().manual_seed(seed)
+    frontier = Frontier(simulation, batches(simulation, samples[: images_that_fit(graph)]))
+    work = _Work(simulation, frontier, settings, half, seed)
+    starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:
-        if isinstance(op, Learned) and op.out in plan.weights:
-            layer = _solved(op, frontier, plan, half, generator)
-            if layer is not None:
-                outcome.layers[op.out] = layer
-                _install(simulation, op, layer)
-            progress("learning to round", len(outcome.layers), total)
-        frontier.advance(op)
-        frontier.drop([op])
-    return _with_layers(plan, graph, outcome.layers, half)
+        if op in done:
+            continue
+        unit = starts.get(op)
+        if unit is None:
+            frontier.advance(op)
+            frontier.drop([op])
+            continue
+        work.learn(unit)
+        done.update(unit.ops)
+        progress("learning to round", len(work.found.layers), len(plan.weights))
+    return work.found
+
+
+class _Work:
+    """What is shared by all units while they are learned in turn."""
+
+    def __init__(self, simulation: Simulation, frontier: Frontier, settings: Settings, half: bool, seed: int) -> None:
+        self.simulation, self.frontier, self.settings, self.half, self.seed = (
+            simulation, frontier, settings, half, seed
+        )  # fmt: skip
+        self.generator = torch.Generator().manual_seed(seed)
+        self.found = Learned()
+
+    def learn(self, unit: Unit) -> None:
+        frontier, plan = self.frontier, self.simulation.plan
+        layers: dict[o.Value, Layer] = {}
+        for op in unit.ops:
+            if isinstance(op, Weighted) and op.out in plan.weights:
+                layers[op.out] = _solved(op, frontier, plan, self.half, self.generator)
+                _install(self.simulation, op.out, layers[op.out])
+            frontier.advance(op)
+            frontier.drop([op], keep=(unit.entry, unit.exit))
+        if self.settings.steps:
+            layers = self._refined(unit, layers)
+            frontier.again(unit)
+        frontier.drop(unit.ops)
+        self.found.layers.update(layers)
+
+    def _refined(self, unit: Unit, layers: dict[o.Value, Layer]) -> dict[o.Value, Layer]:
+        simulation, frontier = self.simulation, self.frontier
+        data = Data(
+            torch.cat([values[unit.entry] for values in frontier.quantized]),
+            torch.cat([values[unit.entry] for values in frontier.real]),
+            torch.cat([values[unit.exit] for values in frontier.real]),
+            None,
+        )
+        parameters = {out: self._parameters(out, layer) for out, layer in layers.items()}
+        refinement = Refinement(unit, simulation, parameters, data, self.settings, self.seed)
+        best = refinement.run()
+        for key, scale in best.scales.items():
+            simulation.scales[key] = torch.tensor(scale, device=simulation.device)
+        self.found.scales |= best.scales
+        found = {
+            out: replace(
+                layer,
+                levels=best.levels[out],
+                bias=best.biases[out].double().cpu().numpy() if out in best.biases else None,
+            )
+            for out, layer in layers.items()
+        }
+        for out, layer in found.items():
+            _install(simulation, out, layer)
+        return found
+
+    def _parameters(self, out: o.Value, layer: Layer) -> Parameters:
+        simulation = self.simulation
+        rounding = Rounding.of(
+            self.settings.method, layer.levels.float(), layer.wanted.float(), layer.type.format
+        )
+        if layer.bias is None:
+            return Parameters(rounding, layer.scale.float(), None, torch.ones((), device=simulation.device))
+        bias = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)
+        spread = bias.std(unbiased=False).clamp_min(1e-6) if bias.numel() > 1 else bias.abs().clamp_min(1e-6)
+        return Parameters(rounding, layer.scale.float(), bias / spread, spread)
 
 
 def _split(count: int) -> tuple[list[int], list[int]]:
@@ -88,7 +161,7 @@ def _split(count: int) -> tuple[list[int], list[int]]:
     return [index for index in range(count) if index not in held], held
 
 
-def _solved(op: Learned, frontier: Frontier, plan: Plan, half: bool, generator: torch.Generator) -> Layer | None:
+def _solved(op: Weighted, frontier: Frontier, plan: Plan, half: bool, generator: torch.Generator) -> Layer:
     weight = frontier.simulation.constants[op.weight]
     parts = _moments(op, weight, frontier, generator)
     train, held = _split(len(parts))
@@ -103,7 +176,7 @@ def _solved(op: Learned, frontier: Frontier, plan: Plan, half: bool, generator: 
         for chosen in (train, held, range(len(parts)))
     ]
     scales = _row_scales(op, type_, matrix).to(matrix.device)
-    nearest = Fit(grid.nearest(matrix.double() / scales), scales)
+    nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
     losses = {None: float(problems[1].errors(nearest.rows).sum())}
     for damping in DAMPING:
         losses[damping] = float(problems[1].errors(fit(problems[0], scales, grid, damping, quick=True).rows).sum())
@@ -121,7 +194,7 @@ def _total(parts: Sequence[Moments]) -> Moments:
     return first
 
 
-def _moments(op: Learned, weight: Tensor, frontier: Frontier, generator: torch.Generator) -> list[Moments]:
+def _moments(op: Weighted, weight: Tensor, frontier: Frontier, generator: torch.Generator) -> list[Moments]:
     """One set of moments per batch."""
     simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
     images = sum(values[op.x].shape[0] for values in frontier.real)
@@ -143,44 +216,48 @@ def _moments(op: Learned, weight: Tensor, frontier: Frontier, generator: torch.G
     return found
 
 
-def _row_scales(op: Learned, type_: Type, matrix: Tensor) -> Tensor:
+def _row_scales(op: Weighted, type_: Type, matrix: Tensor) -> Tensor:
     """The planned scales as [groups, r, 1]."""
     scales = torch.tensor(type_.scale, dtype=torch.float64)
     return scales.expand(matrix.shape[0] * matrix.shape[1]).reshape(matrix.shape[0], matrix.shape[1], 1)
 
 
-def _layer(op: Learned, fit: Fit, type_: Type, weight: Tensor, problem: Problem, frontier: Frontier) -> Layer:
-    levels = from_rows(op, fit.levels, tuple(weight.shape)).cpu().numpy()
+def _layer(op: Weighted, fit: Fit, type_: Type, weight: Tensor, problem: Problem, frontier: Frontier) -> Layer:
+    shape = tuple(weight.shape)
     scales = tuple(fit.scales.reshape(-1).tolist()) if len(type_.scale) > 1 else (float(fit.scales.reshape(-1)[0]),)
+    type_ = replace(type_, scale=scales)
     bias = None
     if op.bias is not None:
         shift = problem.shift(fit.rows).reshape(-1).cpu().numpy()
         bias = frontier.simulation.graph.constants[op.bias].astype(np.float64) + shift
-    return Layer(encode(type_.format, levels), replace(type_, scale=scales), bias)
+    scale = torch.from_numpy(type_.scales).to(weight.device)
+    return Layer(from_rows(op, fit.levels, shape), from_rows(op, fit.wanted, shape) / scale, scale, type_, bias)
 
 
-def _install(simulation: Simulation, op: Learned, layer: Layer) -> None:
+def _install(simulation: Simulation, out: o.Value, layer: Layer) -> None:
     """Let the quantized side compute with `layer`."""
-    device = simulation.device
-    simulation.weights[op.out] = torch.from_numpy(dequantize_weight(layer.codes, layer.type)).to(device)
+    simulation.weights[out] = (layer.levels * layer.scale).float()
     if layer.bias is not None:
-        simulation.biases[op.out] = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
+        simulation.biases[out] = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)
 
 
-def _with_layers(plan: Plan, graph: Graph, layers: Mapping[o.Value, Layer], half: bool) -> Plan:
-    """`plan` with everything learned; a channel whose scale a large bias raises is rounded to the nearest again."""
+def with_learned(plan: Plan, graph: Graph, learned: Learned, *, half: bool = False) -> Plan:
+    """`plan` (whose activations have the learned scales) with the learned weights and biases.
+
+    A channel whose scale must rise to hold a large bias is rounded to the nearest again.
+    """
     weights, biases, codes = dict(plan.weights), dict(plan.biases), dict(plan.codes)
     for op in graph.ops:
-        if not isinstance(op, Learned) or op.out not in layers:
+        if not isinstance(op, Weighted) or op.out not in learned.layers:
             continue
-        layer = layers[op.out]
-        type_, found = layer.type, layer.codes
+        layer = learned.layers[op.out]
+        type_, found = layer.type, encode(layer.type.format, layer.levels.cpu().numpy())
         if layer.bias is not None:
             biases[op.out], scales = bias_codes(layer.bias, plan.types[op.x].scale[0], type_.scale, half=half)
             if scales != type_.scale:
                 raised = replace(type_, scale=scales)
-                changed = replace(type_, scale=tuple(float(a != b) for a, b in zip(scales, type_.scale, strict=True)))
-                found = np.where(changed.scales != 0, quantize_weight(graph.constants[op.weight], raised), found)
+                kept = raised.scales == type_.scales
+                found = np.where(kept, found, quantize_weight(graph.constants[op.weight], raised))
                 type_ = raised
         weights[op.out], codes[op.out] = type_, found
     return replace(plan, weights=weights, biases=biases, codes=codes)

@@ -96,10 +96,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fit:
-    """Levels [groups, r, k] and scales [groups, r, 1]: rows = levels times scales."""
+    """Levels [groups, r, k] and scales [groups, r, 1]: rows = levels times scales, which approximate `wanted`."""
 
     levels: Tensor
     scales: Tensor
+    wanted: Tensor
 
     @property
     def rows(self) -> Tensor:
@@ -204,9 +205,9 @@ def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: 
         scales = grid.storable(search_scales(rows, hessian, scales, grid))
     levels = spread_rounding(rows, hessian, scales, grid)
     if quick:
-        return Fit(levels, scales)
+        return Fit(levels, scales, rows)
     levels = descend(levels, rows, hessian, scales, grid)
     for _ in range(_SCALE_ROUNDS if grid.free_scale else 0):
         scales = grid.storable(refit_scales(levels, rows, hessian, scales))
         levels = descend(levels, rows, hessian, scales, grid)
-    return Fit(levels, scales)
+    return Fit(levels, scales, rows)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.formats import Codebook, Fixed, Float, Format, Int, level_range, level_table
+from edgeq.formats import Codebook, Float, Format, level_range, level_table
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.plan import Plan
@@ -57,7 +57,8 @@ class Simulation:
     """One quantized network on `device`.
 
     `weights` and `biases` of operators on codes are as they will be dequantized, by the operators' results; `scales`
-    are learned scales of classes of values, which stand in for the planned ones.
+    are learned scales of classes of values, which stand in for the planned ones. `drop` is the share of elements that
+    rounding passes over at random (QDrop), for learning only.
     """
 
     graph: Graph
@@ -67,6 +68,8 @@ class Simulation:
     biases: dict[o.Value, Tensor] = field(default_factory=dict)
     scales: dict[o.Value, Tensor] = field(default_factory=dict)
     constants: dict[o.Value, Tensor] = field(default_factory=dict)
+    drop: float = 0.0
+    generator: torch.Generator | None = None
 
     @classmethod
     def of(cls, graph: Graph, plan: Plan, device: torch.device) -> Simulation:
@@ -84,7 +87,13 @@ class Simulation:
 
     def rounded(self, value: o.Value, x: Tensor) -> Tensor:
         """x on the grid of `value`."""
-        return fake_quantize(x, self.plan.types[value], self.scales.get(self.plan.structure.key[value]))
+        found = fake_quantize(x, self.plan.types[value], self.scales.get(self.plan.structure.key[value]))
+        return self.mixed(found, x) if self.drop else found
+
+    def mixed(self, rounded: Tensor, exact: Tensor) -> Tensor:
+        """`rounded`, but for the share `drop` of elements, which stay `exact`."""
+        chance = torch.rand(exact.shape, generator=self.generator, device=exact.device)
+        return torch.where(chance < self.drop, exact, rounded)
 
     def real(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
         """Results of `op` in float."""
@@ -163,7 +172,3 @@ def runs_in_batches(simulation: Simulation, samples: Mapping[o.Value, Tensor]) -
         if single.is_floating_point()
     )
 
-
-def scalar(format: Format) -> bool:
-    """Whether levels of `format` are evenly spaced."""
-    return isinstance(format, Int | Fixed)
