@@ -133,8 +133,9 @@ TARGETS: tuple[Target, ...] = (
         wide=UINT8,
         symmetric=False,
         least_channels=5,
-        float_share=0.03,
-        sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
+        float_share=0.20,
+        real_results=False,
+        conversion_macs=32,  # 0.7 ns an element with the change of layout, where float loses 0.02 ns on each product
         decomposed=("silu", "hardswish"),
         more_weights=(INT4_NARROW,),
         integer_ops=INTEGER_OPS,
@@ -291,7 +292,6 @@ def describe(target: Target) -> dict[str, object]:
         "symmetric": target.symmetric,
         "ports": target.ports,
         "float_share": target.float_share,
-        "sufficient_db": target.sufficient_db,
         "estimator": target.estimator,
         "rounding": target.rounding if target.is_integer else None,
         "agreement": vars(target.agreement),

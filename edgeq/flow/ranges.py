@@ -262,7 +262,7 @@ def _lifted(
     progress("weighing the noise", 0, 0)
     samples = list(islice(inputs_of(graph, calibration), NOISE_IMAGES))
     noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
-    lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
+    lifts = choose_lifts(graph, plan, noise, target)
     if not lifts:
         return Quantization(plan, chosen, [])
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))

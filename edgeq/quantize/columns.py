@@ -6,7 +6,6 @@ convolution is the convolution of its input with zeros between the pixels by the
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
