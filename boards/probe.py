@@ -41,7 +41,7 @@ trtexec=$(has trtexec || { [ -x /usr/src/tensorrt/bin/trtexec ] && echo /usr/src
 say trtexec "$trtexec"
 [ -z "$trtexec" ] || say tensorrt "$("$trtexec" --help 2>&1 | sed -n 's/.*TensorRT v\([0-9][0-9]*\).*/\1/p' | head -n 1)"
 for cc in cc gcc clang; do [ -z "$(has $cc)" ] || { say compiler "$(has $cc)"; break; }; done
-say free_kb "$(df -Pk . 2>/dev/null | sed -n '$s/.* \([0-9][0-9]*\) *[0-9]*% .*/\1/p')"
+say free_kb "$(df -Pk . 2>/dev/null | sed -n '$s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')"
 python=$1
 [ -n "$(has "$python")" ] && "$python" - <<'END' 2>/dev/null
 import platform, sys
