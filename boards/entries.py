@@ -71,11 +71,16 @@ def _entry(path: Path, name: str, table: object) -> Entry:
             hint = "Boards are reached with keys; passwords are not stored." if "pass" in key else None
             raise UsageError("unknown field of a board", where=where, value=key, allowed=", ".join(known),
                              next_step=hint or did_you_mean(key, known))  # fmt: skip
-        wanted = {"port": int, "labels": list}.get(key, str)
-        if not isinstance(value, wanted) or (wanted is list and not all(isinstance(item, str) for item in value)):
+        if not _has_type(key, value):
             raise UsageError("a field of a board has the wrong type", where=f"{where} {key}", value=value)
     labels = tuple(table.get("labels", ()))
     return checked(Entry(**{"host": "", **table, "name": name, "labels": labels}))
+
+
+def _has_type(key: str, value: object) -> bool:
+    if key == "labels":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, int if key == "port" else str)
 
 
 def checked(entry: Entry) -> Entry:

@@ -148,7 +148,7 @@ def facts_of(printed: str) -> Facts:
     texts = ("model", "soc", "cpu", "machine", "kernel", "os", "python", "python_path", "compiler", "governor",
              "trtexec", "jetpack", "l4t", "nvpmodel")  # fmt: skip
     return Facts(
-        **{name: found.get(name, "") for name in texts},  # type: ignore[arg-type]
+        **{name: found.get(name, "") for name in texts},
         cores=int(_number(found, "cores")),
         memory_bytes=1024 * int(_number(found, "memory_kb")),
         free_bytes=1024 * int(_number(found, "free_kb")),

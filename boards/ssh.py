@@ -218,7 +218,9 @@ class SshBoard:
             if attempts := attempts + 1:
                 done = 0
             if attempts > 1:
-                raise BoardError("a file arrived damaged, twice", where=f"{self.name}: {name}", value=found, allowed=digest)
+                raise BoardError(
+                    "a file arrived damaged, twice", where=f"{self.name}: {name}", value=found, allowed=digest
+                )
 
     async def _store(self, name: str, content: Content, digest: str, done: int) -> str:
         """Send `content` from byte `done` on; returns the digest of what arrived."""

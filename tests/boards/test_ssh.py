@@ -55,7 +55,9 @@ def test_files_and_programs(server: SshServer, tmp_path: Path) -> None:
 
     async def use() -> None:
         async with SshBoard(server.entry()) as board:
-            await board.put({"plain": b"text", "in a folder/it's $(odd)": noise(100), "big": big, "-n": b"", "empty": b""})
+            await board.put(
+                {"plain": b"text", "in a folder/it's $(odd)": noise(100), "big": big, "-n": b"", "empty": b""}
+            )
             (folder,) = server.work.iterdir()
             assert folder.stat().st_mode & 0o777 == 0o700
             assert await board.get("big") == big.read_bytes()
@@ -69,7 +71,7 @@ def test_files_and_programs(server: SshServer, tmp_path: Path) -> None:
             assert done.complaint == "err"
             done = await board.run(["no such program"])
             assert done.exit == 127
-            with pytest.raises(BoardError, match="cannot read a file; at pi: gone; got .*No such file"):
+            with pytest.raises(BoardError, match=r"cannot read a file; at pi: gone; got .*No such file"):
                 await board.get("gone")
             with pytest.raises(BoardError, match="relative name"):
                 await board.put({"../out": b""})
@@ -212,7 +214,7 @@ def test_a_connection_killed_while_a_program_runs(server: SshServer) -> None:
 def test_a_program_that_takes_too_long_is_ended(server: SshServer) -> None:
     async def use() -> None:
         async with SshBoard(server.entry()) as board:
-            with pytest.raises(BoardError, match="a program took too long; at pi: sh; allowed: 0.5 s"):
+            with pytest.raises(BoardError, match=r"a program took too long; at pi: sh; allowed: 0.5 s"):
                 await board.run(["sh", "-c", f"sleep 100; echo {server.work}"], timeout_s=0.5)
             assert (await board.run(["echo", "next"])).stdout == "next\n"
 
