@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edgeq import __version__
+from edgeq.cli_boards import boards
 from edgeq.errors import EdgeqError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def _defaults(path: Path, table: str, options: object) -> dict[str, object]:
 )
 def main() -> None:
     """Quantize vision models for small devices: exactly, measured, and checked against the artifact."""
+
+
+main.add_command(boards)
 
 
 def _model_options(command: Command) -> Command:
