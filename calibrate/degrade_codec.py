@@ -28,7 +28,7 @@ def jpeg(image: Image, quality: float, draws: Draws) -> Image:
     settings = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
     settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
-    return cast(Image, cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return cast(Image, cv2.cvtColor(cast(Image, cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB))
 
 
 def pixelate(image: Image, side: float, draws: Draws) -> Image:
@@ -66,7 +66,8 @@ def _to_ycc(rgb: IntArray) -> list[IntArray]:
 def _to_rgb(y: IntArray, cb: IntArray, cr: IntArray) -> Image:
     r, b = y + ((cr * 91881 + 32768) >> 16), y + ((cb * 116130 + 32768) >> 16)
     g = y - ((cb * 22554 + cr * 46802 + 32768) >> 16)
-    return np.clip(np.stack([r, g, b], axis=-1), 0, 255).astype(np.uint8)
+    found: Image = np.clip(np.stack([r, g, b], axis=-1), 0, 255).astype(np.uint8)
+    return found
 
 
 _LENGTHS = (2.0, math.sqrt(10), 2.0, math.sqrt(10))

@@ -82,10 +82,11 @@ def fog(image: Image, opacity: float, draws: Draws) -> Image:
     clouds = np.zeros((height, width), np.uint16)
     for cells in _FOG_GRIDS:
         grid = (draws.sixteens(cells, cells) >> 8).astype(np.uint8)
-        clouds += cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+        clouds += cast(Image, cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT))
     share = np.minimum(round(opacity * 256 * 0.6) + ((clouds.astype(np.int32) * round(opacity * 256 * 0.8)) >> 9), 256)
-    mixed = cv2.merge([share.astype(np.uint16)] * 3).reshape(image.shape)
-    return ((image * (256 - mixed) + (_AIR * mixed + 128)) >> 8).astype(np.uint8)
+    mixed = np.repeat(share.astype(np.uint16)[..., None], 3, axis=2)
+    found: Image = ((image * (256 - mixed) + (_AIR * mixed + 128)) >> 8).astype(np.uint8)
+    return found
 
 
 def rain(image: Image, density: float, draws: Draws) -> Image:
@@ -99,6 +100,6 @@ def rain(image: Image, density: float, draws: Draws) -> Image:
     streaks = np.zeros((height, width), np.uint8)
     cv2.polylines(streaks, list(ends), False, 255, 1, cv2.LINE_8)
     soft = cv2.boxFilter(streaks, cv2.CV_16U, (1, 3), normalize=False, borderType=cv2.BORDER_REPLICATE)
-    light = ((soft.reshape(height, width) * np.uint16(33)) >> 8).astype(np.uint8)
+    light = ((soft.reshape(height, width).astype(np.uint16) * np.uint16(33)) >> 8).astype(np.uint8)
     darker = (np.arange(256) * 230 >> 8).astype(np.uint8)
     return cast(Image, cv2.add(cv2.LUT(image, darker), cv2.merge([light] * 3).reshape(image.shape)))

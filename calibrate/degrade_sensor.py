@@ -44,7 +44,7 @@ def _disturbed(image: Image, sigma: FloatArray, normals: npt.NDArray[np.int16]) 
 
 def noise(image: Image, sigma: float, draws: Draws) -> Image:
     """Gaussian noise of `sigma` grey levels, the same in the three channels of a pixel."""
-    return _disturbed(image, np.full(256, sigma), cv2.merge([draws.normals(*image.shape[:2])] * 3))
+    return _disturbed(image, np.full(256, sigma), np.repeat(draws.normals(*image.shape[:2], 1), 3, axis=2))
 
 
 def shot(image: Image, photons: float, draws: Draws) -> Image:

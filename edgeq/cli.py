@@ -176,6 +176,14 @@ def _output_options(command: Command) -> Command:
 @click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
 @click.option("--calib", help="Calibration images: a folder, a list, a zip, or scenes for rendered ones.")
 @click.option("--calib-images", type=click.IntRange(1), default=128, show_default=True, help="Use at most this many.")
+@click.option("--calib-mode", default="clean", show_default=True, metavar="MODE",
+              help="Calibrate on clean images, mixed with degraded ones, robust (guarding hard ones), or auto.")  # fmt: skip
+@click.option("--calib-degrade", default="study", show_default=True, metavar="LIST",
+              help="Degradations and weights: blur:2=3,noise-low; or the study's seven.")  # fmt: skip
+@click.option("--calib-share", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
+              help="Share of the images that are degraded.")  # fmt: skip
+@click.option("--calib-risk", default="cvar", show_default=True, metavar="RISK",
+              help="What robust minimizes over images: mean, worst (kind) or cvar (worst quarter).")  # fmt: skip
 @click.option("--data", help="Labelled images to measure accuracy on (data.yaml, labels.csv, class folders, scenes).")
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
 @click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgeq.calibrate.mixture import parse_mixture
+from edgeq.calibrate.robust import parse_risk
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.calib_mode import AUTO, CLEAN, choose_mode, in_mode, parse_mode
 from edgeq.flow.check import (
     accuracy,
     agreement,
@@ -61,6 +65,10 @@ class ExportRequest:
     target: str
     calib: str | None = None
     calib_images: int = 128
+    calib_mode: str = CLEAN
+    calib_degrade: str = "study"
+    calib_share: float = 0.5
+    calib_risk: str = "cvar"
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
@@ -112,19 +120,20 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(request, target, rule, task)
     if calibration is not None:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
+        calibration = _in_mode(calibration, request, graph, target, recipe, model, report, progress)
     report.notes += _data_notes(calibration, data)
 
-    lowered, chosen = graph, list[ChosenRange]()
+    lowered, chosen, shifts = graph, list[ChosenRange](), dict[str, float]()
     if target.is_integer:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
-        lowered, chosen = lower(graph, found.plan), found.chosen
-        report.notes += _lift_notes(found.lifts)
+        lowered, chosen, shifts = lower(graph, found.plan), found.chosen, found.shifts
+        report.notes += _lift_notes(found.lifts) + _shift_notes(shifts)
     if target.stored_weights:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.layers = [item.document() for item in chosen]
+    report.layers = [item.document() | ({"shift": shifts[item.key]} if item.key in shifts else {}) for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
         lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
@@ -147,6 +156,8 @@ def _check_options(request: ExportRequest, target: Target) -> None:
             f"{target.name} needs images to calibrate on",
             next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
         )
+    if parse_mode(request.calib_mode) == AUTO and not target.is_integer:
+        raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
@@ -157,9 +168,45 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
     return calibration_set(request.calib, request.calib_images, rule, task)
 
 
+def _in_mode(
+    calibration: CalibrationSet,
+    request: ExportRequest,
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet:
+    """The calibration images as the mode asks for them; `auto` also reports what it found."""
+    mode, risk = parse_mode(request.calib_mode), parse_risk(request.calib_risk)
+    mixture = parse_mixture(request.calib_degrade, request.calib_share)
+    if mode == AUTO:
+        use_cache = not request.no_cache
+        choice = choose_mode(
+            graph, target, recipe, calibration, mixture, risk, model.digest, progress, use_cache=use_cache
+        )
+        report.notes.append(choice.describe())
+        mode = choice.mode
+    return in_mode(calibration, mode, mixture, risk)
+
+
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    names = (
+        "calib_images",
+        "calib_mode",
+        "calib_degrade",
+        "calib_share",
+        "calib_risk",
+        "estimator",
+        "float_share",
+        "keep_real",
+        "raw_head",
+        "seed",
+        "imgsz",
+        "arch",
+    )
     found = {name: getattr(request, name) for name in names}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
 
@@ -198,6 +245,16 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def _shift_notes(shifts: Mapping[str, float]) -> list[str]:
+    """How much wider the values are in degraded images, and where most."""
+    if not shifts:
+        return []
+    ranked = sorted(shifts, key=lambda key: -abs(math.log(max(shifts[key], 1e-9))))
+    most = ", ".join(f"{key} {shifts[key]:.2f}" for key in ranked[:3])
+    middle = sorted(shifts.values())[len(shifts) // 2]
+    return [f"ranges in degraded images, as multiples of those in clean ones: median {middle:.2f}; furthest: {most}"]
 
 
 def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
