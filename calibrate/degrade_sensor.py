@@ -18,6 +18,7 @@ Image = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 
 _SIGMA_UNIT = 64
+_STRIP = 64
 _MOST_SIGMA = 63.0
 """Grey levels; more would leave float32."""
 _GREY: FloatArray = np.arange(256, dtype=np.float64)
@@ -35,27 +36,35 @@ def _mapped(image: Image, table: Image) -> Image:
     return cast(Image, cv2.LUT(image, table))
 
 
-def _disturbed(image: Image, sigma: FloatArray, normals: npt.NDArray[np.int16]) -> Image:
-    """v + sigma[v] times a normal number for each grey level v; sigma is rounded to 1/64."""
+def _disturbed(image: Image, sigma: FloatArray, draws: Draws, channels: int) -> Image:
+    """v + sigma[v] times a normal number for each grey level v; one number per pixel or per channel.
+
+    Sigma is rounded to 1/64. Rows are taken in strips, which bounds the memory of large images.
+    """
     table = np.rint(np.minimum(sigma, _MOST_SIGMA) * _SIGMA_UNIT).astype(np.int16)
-    added = cv2.multiply(cv2.LUT(image, table), normals, scale=1 / (_SIGMA_UNIT * UNIT), dtype=cv2.CV_16S)
-    return cast(Image, cv2.add(image, added.reshape(image.shape), dtype=cv2.CV_8U))
+    found = np.empty_like(image)
+    for top in range(0, len(image), _STRIP):
+        strip = image[top : top + _STRIP]
+        normals = np.repeat(draws.normals(*strip.shape[:2], channels), 3 // channels, axis=2)
+        added = cv2.multiply(cv2.LUT(strip, table), normals, scale=1 / (_SIGMA_UNIT * UNIT), dtype=cv2.CV_16S)
+        found[top : top + _STRIP] = cv2.add(strip, added.reshape(strip.shape), dtype=cv2.CV_8U).reshape(strip.shape)
+    return found
 
 
 def noise(image: Image, sigma: float, draws: Draws) -> Image:
     """Gaussian noise of `sigma` grey levels, the same in the three channels of a pixel."""
-    return _disturbed(image, np.full(256, sigma), np.repeat(draws.normals(*image.shape[:2], 1), 3, axis=2))
+    return _disturbed(image, np.full(256, sigma), draws, 1)
 
 
 def shot(image: Image, photons: float, draws: Draws) -> Image:
     """Photon noise of a sensor that counts `photons` at white: variance proportional to the signal."""
-    return _disturbed(image, np.sqrt(_GREY * 255 / photons), draws.normals(*image.shape))
+    return _disturbed(image, np.sqrt(_GREY * 255 / photons), draws, 3)
 
 
 def low_light(image: Image, gain: float, draws: Draws) -> Image:
     """Less light, the same gain of the sensor: darker, with the photon and read noise of a short exposure."""
     darker = _mapped(image, _rounded(_GREY * gain))
-    return _disturbed(darker, np.sqrt(_GREY * 255 / _PHOTONS_AT_WHITE + _READ_NOISE**2), draws.normals(*image.shape))
+    return _disturbed(darker, np.sqrt(_GREY * 255 / _PHOTONS_AT_WHITE + _READ_NOISE**2), draws, 3)
 
 
 def impulse(image: Image, share: float, draws: Draws) -> Image:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edgeq import __version__
+from edgeq.calibrate.severity import MOST_SEVERE, SCALES, STUDY
 from edgeq.errors import EdgeqError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -319,6 +320,39 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
         report = bench_artifact(BenchRequest(**options), progress)
     if layers and not as_json:
         print_profile(report)
+    _finish(ctx, report, as_json, quiet)
+
+
+def _severity_options(command: Command) -> Command:
+    for kind, scale in reversed(SCALES.items()):
+        levels = ", ".join(f"{level:g}" for level in scale.levels)
+        severity = click.IntRange(1, MOST_SEVERE)
+        command = click.option(f"--{kind}", type=severity, help=f"{scale.meaning}: {levels}.")(command)
+    return command
+
+
+@main.command()
+@click.argument("images")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/NAME-degraded).")
+@click.option(
+    "--study", metavar="NAME", help=f"Instead of severities: {', '.join(STUDY)}, or mixed (half of the images)."
+)
+@click.option("--exist-ok", is_flag=True, help="Write into a folder that holds something.")
+@click.option("--seed", type=int, default=42, show_default=True)
+@_severity_options
+@_output_options
+@click.pass_context
+def degrade(
+    ctx: click.Context, /, images: str, out: Path | None, study: str | None, exist_ok: bool, seed: int,
+    as_json: bool, quiet: bool, threads: int | None, **severities: int | None,
+) -> None:  # fmt: skip
+    """Degrade the IMAGES of a folder (severity 1 to 5 of one or several kinds), the same bytes on every machine."""
+    from edgeq.flow.degrade import DegradeRequest, degrade_images
+
+    chosen = tuple((kind.replace("_", "-"), value) for kind, value in severities.items() if value is not None)
+    request = DegradeRequest(images, chosen, study, out, exist_ok, seed)
+    with _progress(quiet or as_json) as progress:
+        report = degrade_images(request, progress)
     _finish(ctx, report, as_json, quiet)
 
 
