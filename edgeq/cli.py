@@ -323,6 +323,37 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
     _finish(ctx, report, as_json, quiet)
 
 
+@main.command()
+@click.argument("model")
+@click.argument("artifacts", nargs=-1, metavar="[LABEL=]ARTIFACT...")
+@click.option("--data", required=True, help="Labelled images (data.yaml, labels.csv, class folders, scenes).")
+@click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
+@click.option("--preset", default="severity", show_default=True, help="severity: every kind at 1, 3, 5; or study.")
+@click.option("--degrade", metavar="LIST", help="Instead of a preset: blur, contrast:3, noise-low, mixed, ...")
+@click.option("--preprocess", help="How images enter the model: a preset or a JSON file.")
+@click.option("--resamples", type=click.IntRange(20, 10000), default=300, show_default=True, help="Of the bootstrap.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes of one thread each (default: all cores).")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-robustness).")
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--no-cache", is_flag=True, help="Measure every cell again.")
+@click.option("--seed", type=int, default=42, show_default=True)
+@_model_options
+@_output_options
+@click.pass_context
+def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Accuracy of MODEL in float and of ARTIFACTs made from it under degradations, with intervals."""
+    from rich.console import Console
+
+    from edgeq.flow.robustness import RobustnessRequest, measure_robustness
+    from edgeq.flow.robustness_tables import print_robustness
+
+    with _progress(quiet or as_json) as progress:
+        report = measure_robustness(RobustnessRequest(**options), progress)
+    if not as_json:
+        print_robustness(report, Console(soft_wrap=False))
+    _finish(ctx, report, as_json, quiet)
+
+
 def _severity_options(command: Command) -> Command:
     for kind, scale in reversed(SCALES.items()):
         levels = ", ".join(f"{level:g}" for level in scale.levels)
