@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import FloatArray
 
 RiskKind = Literal["mean", "worst", "cvar"]
@@ -41,14 +40,6 @@ class Risk:
 
 
 MEAN = Risk()
-
-
-def parse_risk(name: str) -> RiskKind:
-    """mean, worst or cvar; raises UsageError."""
-    for kind in RISKS:
-        if kind == name:
-            return kind
-    raise UsageError("unknown risk", value=name, allowed=", ".join(RISKS), next_step=did_you_mean(name, RISKS))
 
 
 @dataclass(frozen=True)

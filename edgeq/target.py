@@ -13,8 +13,8 @@ from typing import Literal
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite", "coreml", "c"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native"]
+Emitter = Literal["onnx", "tflite", "coreml", "c", "graph"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
@@ -68,7 +68,8 @@ class Target:
     """One row of the table of targets.
 
     `narrow` is the format of values that weighted operators read, `wide` that of the others (the same where the
-    runtime keeps everything narrow). `same_scale_concat` gives the operands of a concatenation one scale.
+    runtime keeps everything narrow). `more_weights` are the formats that weights may take instead of `weight`, where a
+    recipe asks for them. `same_scale_concat` gives the operands of a concatenation one scale.
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
     the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
@@ -90,6 +91,7 @@ class Target:
     weight: Int = INT8_NARROW
     narrow: Int = INT8
     wide: Int = INT16
+    more_weights: tuple[Format, ...] = ()
     symmetric: bool = True
     same_scale_concat: bool = False
     least_channels: int = 1
@@ -119,7 +121,7 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime != "tensorrt" and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference") and (self.runtime != "coreml" or sys.platform == "darwin")
 
     @property
     def keeps_wide_values(self) -> bool:

@@ -33,10 +33,14 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
         agreement=Agreement(real_layer_db=HALF_DB),
         stored_weights=weights,
         half_scales=True,
+        more_weights=(INT8_NARROW, *((INT4_NARROW, POST4, POT4) if ios >= 18 else ())),
         ios=ios,
         aliases=aliases,
     )
 
+
+# What generated C computes besides: attention and normalization, so that transformers need no reals.
+TRANSFORMER_OPS = INTEGER_OPS | {o.Softmax, o.LayerNorm}
 
 # LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
 TFLITE_OPS = INTEGER_OPS | {o.Softmax}
@@ -57,6 +61,7 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         kernels="tflite",
         rounding="gemmlowp2",
         decomposed=("silu",),
+        more_weights=(INT4_NARROW, INT8_NARROW),
         integer_ops=TFLITE_OPS,
     )
     return replace(common, **fields)
@@ -77,7 +82,7 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         rounding="single",
         ports="codes",
         instructions=instructions,
-        integer_ops=INTEGER_OPS,
+        integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
 
@@ -124,6 +129,7 @@ TARGETS: tuple[Target, ...] = (
         float_share=0.03,
         sufficient_db=24.0,  # float costs ONNX Runtime on x86 far more than its share of the work
         decomposed=("silu", "hardswish"),
+        more_weights=(INT4_NARROW,),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
     ),
@@ -212,6 +218,17 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    Target(
+        "reference",
+        "the exact integer network alone, in any formats, measured in the reference",
+        emitter="graph",
+        runtime="reference",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        symmetric=False,
+        rounding="single",
+        integer_ops=INTEGER_OPS,
+    ),
     c_target("c-int8", "any processor", aliases=("c",)),
     c_target("rv32imc-int8", "RISC-V RV32IMC"),
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
@@ -240,6 +257,7 @@ def describe(target: Target) -> dict[str, object]:
         "precision": target.precision,
         "aliases": list(target.aliases),
         "weight": _weight_of(target),
+        "more_weights": [str(format_) for format_ in target.more_weights],
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.formats import REAL
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.passes.decompose import decompose
 from edgeq.quantize.assign import assign
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.structure import Structure, analyse
-from edgeq.recipe import Recipe, Rule
+from edgeq.recipe import Recipe, keep_real
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -65,7 +64,7 @@ class Net:
 
 def recipe(*kept: str) -> Recipe:
     """Keep the operators that match `kept` real."""
-    return Recipe("minmax", tuple(Rule(pattern, REAL) for pattern in kept))
+    return Recipe("minmax", tuple(map(keep_real, kept)))
 
 
 def inputs_of(graph: Graph, seed: int = 0) -> dict[o.Value, Array]:

@@ -24,6 +24,8 @@ def emitter_of(target: Target) -> Emit:
             from edgeq.emit.tflite import emit
         case "c":
             from edgeq.emit.c import emit
+        case "graph":
+            from edgeq.emit.graph import emit
     return emit
 
 

@@ -7,6 +7,7 @@ images count. A mode replaces clean calibration only where the whole bootstrap i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeq.calibrate.mixture import DegradedImage, Mixture, degraded
-from edgeq.calibrate.robust import Interval, RiskKind, bootstrap_mean
+from edgeq.calibrate.mixture import DegradedImage, Mixture, degraded, parse_mixture
+from edgeq.calibrate.robust import RISKS, Interval, RiskKind, bootstrap_mean
 from edgeq.datasets.folder import ImageFile
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.inputs import CalibrationSet
@@ -35,19 +36,38 @@ MOST_KEPT = 12
 LEAST_IMAGES = 8
 
 
-def parse_mode(name: str) -> str:
-    """One of MODES; raises UsageError."""
-    if name not in MODES:
-        hint = did_you_mean(name, MODES)
-        raise UsageError("unknown calibration mode", value=name, allowed=", ".join(MODES), next_step=hint)
-    return name
+@dataclass(frozen=True)
+class ModeRequest:
+    """How to calibrate: the mode, the degradations with their weights, their share, and the risk that robust minimizes.
+
+    Raises UsageError for a value that cannot be used.
+    """
+
+    mode: str = CLEAN
+    degrade: str = "study"
+    share: float = 0.5
+    risk: RiskKind = "cvar"
+
+    def __post_init__(self) -> None:
+        for value, allowed in ((self.mode, MODES), (self.risk, RISKS)):
+            if value not in allowed:
+                hint = did_you_mean(value, allowed)
+                raise UsageError("cannot calibrate so", value=value, allowed=", ".join(allowed), next_step=hint)
+        parse_mixture(self.degrade, self.share)
+
+    @property
+    def mixture(self) -> Mixture:
+        """Which images are degraded and how."""
+        return parse_mixture(self.degrade, self.share)
 
 
-def in_mode(calibration: CalibrationSet, mode: str, mixture: Mixture, risk: RiskKind) -> CalibrationSet:
-    """The clean `calibration` as `mode` (not auto) has it."""
-    if mode == CLEAN:
+def in_mode(calibration: CalibrationSet, request: ModeRequest) -> CalibrationSet:
+    """The clean `calibration` as a mode other than auto has it."""
+    if request.mode == CLEAN:
         return calibration
-    return calibration.mixed(mixture) if mode == MIXED else replace(calibration.guarded_mixed(mixture), risk=risk)
+    if request.mode == MIXED:
+        return calibration.mixed(request.mixture)
+    return replace(calibration.guarded_mixed(request.mixture), risk=request.risk)
 
 
 @dataclass(frozen=True)
@@ -74,19 +94,38 @@ class ModeChoice:
         return {"mode": self.mode, "images": self.images, "gain_db": parts}
 
 
-def choose_mode(
-    graph: Graph,
-    target: Target,
-    recipe: Recipe,
-    calibration: CalibrationSet,
-    mixture: Mixture,
-    risk: RiskKind,
-    model_digest: str,
-    progress: Progress,
-    *,
-    use_cache: bool,
-) -> ModeChoice:
-    """Try clean, mixed and robust calibration of the integer `target` on a part of the clean `calibration` images.
+@dataclass(frozen=True)
+class ModeTrial:
+    """What is quantized to try a mode, and on which terms."""
+
+    graph: Graph
+    target: Target
+    recipe: Recipe
+    model_digest: str
+    use_cache: bool
+
+    def lowered(self, calibration: CalibrationSet, progress: Progress) -> Graph:
+        """The integer graph that these images make, with real outputs."""
+        recipe = replace(self.recipe, output_codes=False)
+        found = quantize(
+            self.graph, self.target, recipe, calibration, self.model_digest, progress, use_cache=self.use_cache
+        )
+        return lower(self.graph, found.plan)
+
+
+def apply_mode(
+    request: ModeRequest, calibration: CalibrationSet, trial: ModeTrial, notes: list[str], progress: Progress
+) -> CalibrationSet:
+    """The calibration images as `request` wants them; what `auto` found is added to `notes`."""
+    if request.mode != AUTO:
+        return in_mode(calibration, request)
+    choice = choose_mode(calibration, request, trial, progress)
+    notes.append(choice.describe())
+    return in_mode(calibration, replace(request, mode=choice.mode))
+
+
+def choose_mode(calibration: CalibrationSet, request: ModeRequest, trial: ModeTrial, progress: Progress) -> ModeChoice:
+    """Try clean, mixed and robust calibration on a part of the clean `calibration` images.
 
     Raises UsageError if there are fewer than 8.
     """
@@ -95,14 +134,11 @@ def choose_mode(
         raise UsageError("too few images to choose a calibration mode", value=len(images), allowed=f"{LEAST_IMAGES} up")
     kept = images[KEPT_EVERY - 1 :: KEPT_EVERY][:MOST_KEPT]
     fitted = replace(calibration, images=tuple(image for image in images if image not in kept))
-    real = replace(recipe, output_codes=False)
-    lowered: dict[str, Graph] = {}
-    for mode in (CLEAN, MIXED, ROBUST):
-        part = in_mode(fitted, mode, mixture, risk)
-        plan = quantize(graph, target, real, part, model_digest, progress, use_cache=use_cache).plan
-        lowered[mode] = lower(graph, plan)
-    noise = _noise_by_condition(graph, lowered, calibration, mixture, kept, progress)
-    return _decided(noise, mixture.share)
+    lowered = {
+        mode: trial.lowered(in_mode(fitted, replace(request, mode=mode)), progress) for mode in (CLEAN, MIXED, ROBUST)
+    }
+    noise = _noise_by_condition(trial.graph, lowered, calibration, request.mixture, kept, progress)
+    return _decided(noise, request.share)
 
 
 def _decided(noise: Mapping[str, FloatArray], share: float) -> ModeChoice:
@@ -141,6 +177,16 @@ def _noise_by_condition(
                 power = sum(float((weight * (y - exact)).square().sum()) for weight, y, exact in errors)
                 found[mode][row].append(10 * np.log10(max(power, 1e-20)))
     return {mode: np.array(rows) for mode, rows in found.items()}
+
+
+def shift_notes(shifts: Mapping[str, float]) -> list[str]:
+    """How much wider values are in degraded images, and where most."""
+    if not shifts:
+        return []
+    ranked = sorted(shifts, key=lambda key: -abs(math.log(max(shifts[key], 1e-9))))
+    most = ", ".join(f"{key} {shifts[key]:.2f}" for key in ranked[:3])
+    middle = sorted(shifts.values())[len(shifts) // 2]
+    return [f"ranges in degraded images, as multiples of those in clean ones: median {middle:.2f}; furthest: {most}"]
 
 
 def _run(graph: Graph) -> Callable[[Array], list[torch.Tensor]]:

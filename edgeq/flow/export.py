@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeq.calibrate.mixture import parse_mixture
-from edgeq.calibrate.robust import parse_risk
+from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
-from edgeq.flow.calib_mode import AUTO, CLEAN, choose_mode, in_mode, parse_mode
+from edgeq.flow.calib_mode import AUTO, ModeRequest, ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
+    UNTRAINED,
     accuracy,
     agreement,
     apply_accuracy_budget,
     apply_agreement_promise,
     equal_codes_row,
+    interpreter_run,
     latency,
+    measure,
 )
 from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
@@ -33,25 +34,29 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    training_set,
     weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
-from edgeq.formats import REAL
+from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
-from edgeq.ir.file import to_bytes
+from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
+from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
+from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.recipe import Recipe, Rule
+from edgeq.quantize.plan import Plan
+from edgeq.recipe import Recipe, keep_real
 from edgeq.report import Report, Row
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -65,16 +70,14 @@ class ExportRequest:
     target: str
     calib: str | None = None
     calib_images: int = 128
-    calib_mode: str = CLEAN
-    calib_degrade: str = "study"
-    calib_share: float = 0.5
-    calib_risk: str = "cvar"
+    calibration: ModeRequest = field(default_factory=ModeRequest)
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
     estimator: str | None = None
     float_share: float | None = None
     keep_real: tuple[str, ...] = ()
+    formats: Asked = field(default_factory=Asked)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     raw_head: bool = False
     out: Path | None = None
@@ -86,6 +89,8 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    training: Training | None = None
+    train_data: str | None = None
 
 
 def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
@@ -104,12 +109,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
-    rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    recipe = Recipe(_estimator(request, target), rules, output_codes=request.raw_head)
+    recipe = Recipe(
+        _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
+    )
+    recipe, format_notes = with_formats(recipe, request.formats, graph, target)
+    graph = with_narrow_copies(graph, recipe)
     report = Report("export", target.name)
     report.rows += _costs(graph)
-    if target.is_integer:
-        report.notes += _coverage_notes(graph, target, recipe)
+    report.notes += format_notes + _coverage_notes(graph, target, recipe)
     if request.dry_run:
         return _finished(report, started)
 
@@ -120,29 +127,68 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(request, target, rule, task)
     if calibration is not None:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
-        calibration = _in_mode(calibration, request, graph, target, recipe, model, report, progress)
+        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
     report.notes += _data_notes(calibration, data)
 
-    lowered, chosen, shifts = graph, list[ChosenRange](), dict[str, float]()
+    lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
-        lowered, chosen, shifts = lower(graph, found.plan), found.chosen, found.shifts
-        report.notes += _lift_notes(found.lifts) + _shift_notes(shifts)
+        lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
+        report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
+        if request.training is not None:
+            if data is not None:
+                report.rows += measure(data, rule, model.metadata, {UNTRAINED: interpreter_run(lowered)}, progress)
+            trained = _trained(graph, found.plan, request, calibration, rule, task, model, progress)
+            lowered = lower(trained.graph, trained.plan)
+            report.notes += trained.notes
+            more_files = {"training.csv": trained.log()}
     if target.stored_weights:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.layers = [item.document() | ({"shift": shifts[item.key]} if item.key in shifts else {}) for item in chosen]
     report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
+        lowered,
+        target,
+        folder,
+        model.name,
+        metadata_of(model, rule, task),
+        report.manifest,
+        {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _trained(
+    graph: Graph,
+    plan: Plan,
+    request: ExportRequest,
+    calibration: CalibrationSet,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    progress: Progress,
+) -> Trained:
+    """The graph and its plan after training on --train-data; a run of the same content goes on where it was."""
+    assert request.training is not None and request.train_data is not None
+    images = training_set(request.train_data, rule, task)
+    state = None
+    if not request.no_cache:
+        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
+        state = cache.state_file(
+            model=model.digest,
+            preprocess=rule.preprocess.to_dict(),
+            images=[str(sample.path) for sample in images.samples],
+            settings={**options, "plan": digest(lower(graph, plan))},
+        )
+    run = TrainingRun(request.training, rule.preprocess, state)
+    return train(graph, plan, images, calibration.weigh, run, progress)
 
 
 def _target(request: ExportRequest) -> Target:
@@ -156,7 +202,11 @@ def _check_options(request: ExportRequest, target: Target) -> None:
             f"{target.name} needs images to calibrate on",
             next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
         )
-    if parse_mode(request.calib_mode) == AUTO and not target.is_integer:
+    if (request.training is None) != (request.train_data is None):
+        raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
+    if request.training is not None and not target.is_integer:
+        raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.calibration.mode == AUTO and not target.is_integer:
         raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
@@ -168,46 +218,13 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
     return calibration_set(request.calib, request.calib_images, rule, task)
 
 
-def _in_mode(
-    calibration: CalibrationSet,
-    request: ExportRequest,
-    graph: Graph,
-    target: Target,
-    recipe: Recipe,
-    model: Model,
-    report: Report,
-    progress: Progress,
-) -> CalibrationSet:
-    """The calibration images as the mode asks for them; `auto` also reports what it found."""
-    mode, risk = parse_mode(request.calib_mode), parse_risk(request.calib_risk)
-    mixture = parse_mixture(request.calib_degrade, request.calib_share)
-    if mode == AUTO:
-        use_cache = not request.no_cache
-        choice = choose_mode(
-            graph, target, recipe, calibration, mixture, risk, model.digest, progress, use_cache=use_cache
-        )
-        report.notes.append(choice.describe())
-        mode = choice.mode
-    return in_mode(calibration, mode, mixture, risk)
-
-
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = (
-        "calib_images",
-        "calib_mode",
-        "calib_degrade",
-        "calib_share",
-        "calib_risk",
-        "estimator",
-        "float_share",
-        "keep_real",
-        "raw_head",
-        "seed",
-        "imgsz",
-        "arch",
-    )
-    found = {name: getattr(request, name) for name in names}
+    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    found = {name: getattr(request, name) for name in names} | {
+        "formats": vars(request.formats),
+        "calibration": vars(request.calibration),
+    }
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
 
 
@@ -230,6 +247,8 @@ def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
 
 
 def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    if not target.is_integer:
+        return []
     found = coverage(graph, target, recipe)
     share = found.integer_macs / max(found.all_macs, 1)
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())
@@ -245,16 +264,6 @@ def _lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
-
-
-def _shift_notes(shifts: Mapping[str, float]) -> list[str]:
-    """How much wider the values are in degraded images, and where most."""
-    if not shifts:
-        return []
-    ranked = sorted(shifts, key=lambda key: -abs(math.log(max(shifts[key], 1e-9))))
-    most = ", ".join(f"{key} {shifts[key]:.2f}" for key in ranked[:3])
-    middle = sorted(shifts.values())[len(shifts) // 2]
-    return [f"ranges in degraded images, as multiples of those in clean ones: median {middle:.2f}; furthest: {most}"]
 
 
 def _stored_notes(calibration: CalibrationSet | None) -> list[str]:
@@ -293,10 +302,11 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(
-        lowered, artifact, samples, request.seed, request.threads, progress,
-        real_layers=target.agreement.real_layer_db is not None,
-    )  # fmt: skip
+    if target.emitter != "graph":  # which is the reference itself
+        report.agreement = agreement(
+            lowered, artifact, samples, request.seed, request.threads, progress,
+            real_layers=target.agreement.real_layer_db is not None,
+        )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
         report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
@@ -326,6 +336,8 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
     validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
     if target.emitter == "c":
         return [*artifact.next_commands, validate]
+    if target.emitter == "graph":
+        return []
     commands = [f"edgeq verify {artifact.primary}", validate]
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")

@@ -30,7 +30,7 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
-_CALIBRATION_SEED, _EVALUATION_SEED = 1, 2
+_CALIBRATION_SEED, _EVALUATION_SEED, _TRAINING_SEED = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,15 @@ def evaluation_set(option: str, limit: int | None, rule: InputRule, task: Task |
         hint = did_you_mean(option, [SCENES])
         raise UsageError("no such data", where=option, next_step=hint)
     return open_dataset(Path(option), task, limit)
+
+
+def training_set(option: str, rule: InputRule, task: Task | None) -> Dataset:
+    """The images that `option` names to train on: of a data.yaml the training ones; labels count for classifiers."""
+    if _is_scenes(option):
+        return open_dataset(_rendered(option, task, 1024, _TRAINING_SEED, rule.preprocess.size), task)
+    if not Path(option).exists():
+        raise UsageError("no such data", where=option, next_step=did_you_mean(option, [SCENES]))
+    return open_dataset(Path(option), task, split="train")
 
 
 def overlapping_images(calibration: CalibrationSet, evaluation: Dataset) -> int:

@@ -200,7 +200,7 @@ def _by_output_noise(
     groups = tuple(group_of(image) for image in calibration.images[:count])
     risk = Risk(calibration.risk, groups) if guarded else MEAN
     narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
-    objective = _objective(structure, calibration.weigh)
+    objective = objective_of(structure, calibration.weigh)
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
         for key, c in choose_by_output_noise(
@@ -214,7 +214,7 @@ def _by_output_noise(
     return chosen
 
 
-def _objective(structure: Structure, weigh: Weigh | None) -> Objective:
+def objective_of(structure: Structure, weigh: Weigh | None) -> Objective:
     """Noise at the network's outputs, weighed for the task where `weigh` knows it, and where the integer part ends.
 
     What matters for the task is sparse (a few boxes in an image), so it alone would be learned by heart; the noise of
@@ -247,6 +247,11 @@ class Quantization:
     chosen: list[ChosenRange]
     lifts: list[Lift]
     shifts: dict[Value, float] = field(default_factory=dict)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One plain JSON record per class: its grid, and its shift where degraded images were seen."""
+        seen = self.shifts
+        return [item.document() | ({"shift": seen[item.key]} if item.key in seen else {}) for item in self.chosen]
 
 
 def quantize(
@@ -295,7 +300,7 @@ def _lifted(
         return Quantization(plan, chosen, [], shifts)
     progress("weighing the noise", 0, 0)
     samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
-    noise = measure_noise(graph, plan, samples, _objective(structure, calibration.weigh))
+    noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
     lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
     if not lifts:
         return Quantization(plan, chosen, [], shifts)

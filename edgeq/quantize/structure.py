@@ -8,12 +8,12 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import Format, Real
+from edgeq.formats import Format, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
@@ -63,7 +63,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
     if isinstance(op, o.Resize):
         return op.mode == "linear"
-    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean))
+    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
 
 
 def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
@@ -75,6 +75,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
             fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
             return fits and not is_expectation(op, graph)
+        case o.LayerNorm():
+            return all(v in graph.constants for v in (op.gamma, op.beta) if v is not None)
         case o.AveragePool():
             return op.count_padding or not any(op.padding)
         case o.Resize():
@@ -116,7 +118,8 @@ class Structure:
     """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
 
     `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
-    `fixed`: scale and zero point of the classes for which the runtime prescribes them.
+    `fixed`: scale and zero point of the classes for which the runtime prescribes them. `weights`: formats of weights by
+    the result of the operator on codes that reads them.
     """
 
     graph: Graph
@@ -125,6 +128,7 @@ class Structure:
     formats: dict[o.Value, Format]
     held: frozenset[o.Value]
     fixed: dict[o.Value, tuple[float, int]] = field(default_factory=dict)
+    weights: dict[o.Value, Format] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> dict[o.Value, o.Value]:
@@ -175,7 +179,7 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
                 o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
             )
         )
-        if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
+        if wanted and _fits_integers(op, graph, target) and not recipe.keeps_real(result):
             found.add(result)
     return frozenset(_without_real_arithmetic(graph, found))
 
@@ -206,6 +210,8 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozense
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
+        if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
+            continue
         if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
             held.add(result)
     return frozenset(held)
@@ -221,7 +227,7 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return (op.x,)
-        case o.Gather() | o.GatherElements():
+        case o.Gather() | o.GatherElements() | o.LayerNorm():
             return (op.x,)
         case _:
             return o.operands(op)
@@ -251,11 +257,15 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     members: dict[o.Value, list[o.Value]] = {}
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
-    narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
-    narrow |= {classes.find(value) for value in outputs}
-    formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
+    bits = _bits_of_readers(integer_ops, classes, outputs, target, recipe)
+    formats: dict[o.Value, Format] = {
+        key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
+    }
     fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
-    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed)
+    weights = {o.results(op)[0]: _weight_format(op, target, recipe) for op in integer_ops if weight_of(op)}
+    return Structure(
+        graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
+    )
 
 
 def _fixed(
@@ -291,6 +301,21 @@ def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
     return ()
 
 
-def _format(group: list[o.Value], narrow: bool, target: Target, recipe: Recipe) -> Format:
-    asked = next((f for f in map(recipe.format_of, group) if f is not None and not isinstance(f, Real)), None)
-    return asked or (target.narrow if narrow else target.wide)
+def _bits_of_readers(
+    integer_ops: list[o.Op], classes: _Classes, outputs: set[o.Value], target: Target, recipe: Recipe
+) -> dict[o.Value, int]:
+    """Bits of every narrow class: the most that a weighted operator (or softmax) which reads it asks for; outputs ask for all."""
+    bits = {classes.find(value): target.narrow.bits for value in outputs}
+    for op in integer_ops:
+        if isinstance(op, (*_WEIGHTED, o.Softmax)):
+            asked = recipe.formats_of(o.results(op)[0])
+            wanted = asked.activation if asked is not None else None
+            count = wanted.bits if isinstance(wanted, Int) else target.narrow.bits
+            for key in map(classes.find, _activations(op)):
+                bits[key] = max(bits.get(key, 0), count)
+    return bits
+
+
+def _weight_format(op: o.Op, target: Target, recipe: Recipe) -> Format:
+    asked = recipe.formats_of(o.results(op)[0])
+    return target.weight if asked is None or asked.weight is None else asked.weight

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from edgeq.calibrate.estimators import central_width
 from edgeq.calibrate.output_noise import choose_by_output_noise
-from edgeq.calibrate.robust import Interval, Risk, bootstrap_mean, parse_risk, resamples
+from edgeq.calibrate.robust import Interval, Risk, bootstrap_mean, resamples
 from edgeq.calibrate.statistics import Statistics, statistics_of
-from edgeq.errors import UsageError
 from edgeq.quantize.sensitivity import Objective
 from tests.calibrate.small_net import INPUT, images, small_net
 from tests.calibrate.test_output_noise import sites_of, statistics_for, structure_of
@@ -31,12 +29,6 @@ def test_cvar_lies_between_mean_and_maximum() -> None:
     cvar = Risk("cvar").of(noise)
     assert (noise.mean(0) < cvar).all() and (cvar < noise.max(0)).all()
     assert np.allclose(cvar, np.sort(noise, axis=0)[30:].mean(0))
-
-
-def test_an_unknown_risk_is_told() -> None:
-    assert parse_risk("worst") == "worst"
-    with pytest.raises(UsageError, match="cvar"):
-        parse_risk("cvra")
 
 
 def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
