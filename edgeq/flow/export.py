@@ -14,6 +14,7 @@ from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.allocation import Budgets, IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.calib_mode import AUTO, ModeRequest, ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
     FP32,
     REFERENCE,
@@ -77,6 +78,7 @@ class ExportRequest:
     target: str
     calib: str | None = None
     calib_images: int = 128
+    calibration: ModeRequest = field(default_factory=ModeRequest)
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
@@ -123,9 +125,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     recipe, format_notes = with_formats(recipe, request.formats, graph, target)
     report = Report("export", target.name)
     report.rows += _costs(graph)
-    report.notes += format_notes
-    if target.is_integer:
-        report.notes += _coverage_notes(graph, target, recipe)
+    report.notes += format_notes + _coverage_notes(graph, target, recipe)
     if request.dry_run:
         return _finished(report, started)
 
@@ -136,6 +136,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(request, target, rule, task)
     if calibration is not None:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
+        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
         recipe, notes, report.manifest["allocation"] = within_budgets(
@@ -150,8 +152,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if target.is_integer:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
-        lowered, chosen = lower(graph, found.plan), found.chosen
-        report.notes += _lift_notes(found.lifts)
+        lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
+        report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
             if data is not None:
                 report.rows += measure(data, rule, model.metadata, {UNTRAINED: interpreter_run(lowered)}, progress)
@@ -163,7 +165,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.layers = [item.document() for item in chosen]
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
         lowered,
@@ -226,6 +227,8 @@ def _check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError(
             "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
         )
+    if request.calibration.mode == AUTO and not target.is_integer:
+        raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
@@ -240,7 +243,7 @@ def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
     names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
     found = {name: getattr(request, name) for name in names}
-    found |= {"formats": vars(request.formats), "budgets": vars(request.budgets)}
+    found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
 
 
@@ -294,6 +297,8 @@ def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
 
 
 def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    if not target.is_integer:
+        return []
     found = coverage(graph, target, recipe)
     share = found.integer_macs / max(found.all_macs, 1)
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())

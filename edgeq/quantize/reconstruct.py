@@ -145,9 +145,7 @@ class _Work:
 
     def _parameters(self, out: o.Value, layer: Layer) -> Parameters:
         simulation = self.simulation
-        rounding = Rounding.of(
-            self.settings.method, layer.levels.float(), layer.wanted.float(), layer.type.format
-        )
+        rounding = Rounding.of(self.settings.method, layer.levels.float(), layer.wanted.float(), layer.type.format)
         if layer.bias is None:
             return Parameters(rounding, layer.scale.float(), None, torch.ones((), device=simulation.device))
         bias = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)

@@ -171,4 +171,3 @@ def runs_in_batches(simulation: Simulation, samples: Mapping[o.Value, Tensor]) -
         for whole, single in zip(together, alone[k], strict=True)
         if single.is_floating_point()
     )
-
