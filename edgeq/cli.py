@@ -397,6 +397,7 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
 @click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
               help="How the cross compiler optimizes.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
 @_output_options

@@ -11,6 +11,8 @@ from typing import Any
 
 from edgeq.boards.bench import measure
 from edgeq.boards.board import Measurement, find_board
+from edgeq.drawing import bars
+from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import UsageError
@@ -24,13 +26,17 @@ EXIT_AGREEMENT = 5
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """The options of `edgeq bench`: a folder of generated C (or a file in it), boards, the compiler's -O option, budgets."""
+    """The options of `edgeq bench`: a folder of generated C (or a file in it), boards, the compiler's -O option, budgets.
+
+    `picture` is where the profile is drawn.
+    """
 
     artifact: Path
     boards: tuple[str, ...]
     optimize: str = "-O2"
     max_flash_kb: float | None = None
     max_ram_kb: float | None = None
+    picture: Path | None = None
 
 
 def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report:
@@ -56,6 +62,9 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         _compare(report, found, document["outputs"], golden["outputs"], board.name)
         _apply_budgets(report, request, found, document["layers"], board.name)
         progress("simulating", done, len(boards))
+    if request.picture is not None:
+        picture = profile_picture(document["prefix"], report.layers).encode()
+        write_files(request.picture.parent, {request.picture.name: picture})
     report.seconds = time.monotonic() - started
     return report
 
@@ -88,6 +97,19 @@ def _layers(found: Measurement, layers: Sequence[Mapping[str, Any]], board: str)
         }
         for layer, count in zip(layers, found.layers, strict=True)
     ]
+
+
+def profile_picture(title: str, layers: Sequence[Mapping[str, Any]]) -> str:
+    """SVG: the instructions of every layer as bars, board after board."""
+    colors = ("#588bae", "#c8553d", "#4c9f70", "#e0b04b", "#8d6a9f", "#777777")
+    boards = list(dict.fromkeys(layer["board"] for layer in layers))
+    rows = []
+    for layer in layers:
+        each = f", {layer['instructions'] / layer['macs']:.2f} per multiplication" if layer["macs"] else ""
+        after = f"{layer['instructions']:,} ({layer['share']:.1%}{each})"
+        label = f"{layer['value']} ({layer['kind']})"
+        rows.append((label, float(layer["instructions"]), after, colors[boards.index(layer["board"]) % len(colors)]))
+    return bars(f"{title}: instructions by layer", rows, ", then ".join(boards))
 
 
 def _apply_budgets(
