@@ -232,9 +232,7 @@ def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
     return frozenset(found)
 
 
-def _held(
-    graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]
-) -> frozenset[o.Value]:
+def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]) -> frozenset[o.Value]:
     held: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
