@@ -137,7 +137,7 @@ def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str
 def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, object]) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
-    placed = place(found)
+    placed = place(found, target.instructions)
     prefix = identifier(stem)
     bank = Bank(prefix)
     layers = [

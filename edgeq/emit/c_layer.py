@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
-from edgeq.emit.c_pack import in_order, packed, stored_bits
+from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
 from edgeq.emit.c_steps import Placed
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, bits_of
@@ -155,16 +155,18 @@ class LayerContext:
         return weight, [b - self.zero(op.x) * int(w) for b, w in zip(bias, sums, strict=True)]
 
     def is_long(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> bool:
-        """Whether sums over codes may exceed 32 bits, in any order; those of 8-bit codes may not (UnsupportedError)."""
+        """Whether sums need more care: over 16-bit codes they may exceed 32 bits, in any order; over 8-bit codes two
+        products with weights of -128 exceed 16. Raises UnsupportedError if sums over 8-bit codes may exceed 32 bits.
+        """
         reach = (1 << (self.program.bits - 1)) * np.abs(weight.reshape(len(weight), -1)).sum(1)
         found = any(abs(b) + int(r) >= 1 << 31 for b, r in zip(folded, reach, strict=True))
         if found and self.program.bits == 8:
             raise UnsupportedError("a sum over codes may exceed 32 bits", where=where)
-        return found
+        return found or (self.instructions == "rvv" and bool((weight == -128).any()))
 
     def channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
         """Channels of each group, padded to whole blocks."""
-        padded = []
+        padded, block = [], padded_to(block, self.instructions)
         each = outputs // groups
         for g in range(groups):
             padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]

@@ -11,8 +11,11 @@ from edgeq.ir import ops as o
 
 # Headers of packed weights, by their bits.
 SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}
-LONG = {True: "edgeq_long.h", False: ""}
 UNPACKING = {8: "", 4: "edgeq_unpack.h", 2: "edgeq_unpack.h"}
+
+
+def _long(this: LayerContext, is_long: bool) -> str:
+    return "edgeq_long.h" if is_long and this.program.bits > 8 else ""
 
 
 def conv(this: LayerContext, op: o.Conv) -> Layer:
@@ -43,9 +46,10 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     }
     addend = this.read(residual.other.value) if residual else "NULL"
     call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, {addend}, {this.written()}, {this.scratch()})"
-    note = f"convolution, {sizes_text(kernel)}" + (", with a residual" if residual else "")
+    kind = "pointwise convolution" if kernel == (1, 1) else f"convolution, {sizes_text(kernel)}"
+    note = kind + (", with a residual" if residual else "")
     return this.layer(
-        f"{LONG[is_long]} {SUMS[bits]} edgeq_conv.h",
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_conv.h",
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
@@ -97,6 +101,25 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     )
 
 
+def channelwise(this: LayerContext, op: o.Conv) -> Layer:
+    """A depthwise convolution with one output channel per input channel, on vectors of channels."""
+    weight, bias = this.folded(op)
+    this.is_long(weight, bias, op.out)
+    numbers = this.scaling(bias)
+    kernel = (weight.shape[2], weight.shape[3])
+    fields: Fields = {
+        "weights": this.in_order(weight[:, 0].transpose(1, 2, 0), 8),
+        "channels": this.channels(numbers, len(weight), 1, PIXEL_BLOCK[this.instructions]),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
+        "zero": this.zero(op.x),
+    }
+    call = f"edgeq_channelwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
+    described = this.described("edgeq_channelwise_layer", fields)
+    return this.layer("edgeq_channelwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}")
+
+
 def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     """A transposed convolution."""
     weight, bias = this.weights(op)
@@ -126,10 +149,11 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
     bits, is_long = this.bits(op, weight.shape[1]), this.is_long(weight, bias, op.out)
+    block = ROW_BLOCK[this.instructions]
     fields: Fields = {
-        "weights": this.packed(weight, 1, ROW_BLOCK, bits),
+        "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, ROW_BLOCK),
+        "channels": this.channels(numbers, len(weight), 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "rows": this.types[op.x].size // weight.shape[1],
@@ -140,7 +164,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     call = f"edgeq_linear(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_linear_layer", fields)
     return this.layer(
-        f"{LONG[is_long]} {SUMS[bits]} edgeq_linear.h",
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_linear.h",
         described,
         [call],
         f"fully connected, {sizes_text(weight.shape)}",

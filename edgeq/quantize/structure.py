@@ -7,7 +7,7 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -36,6 +36,14 @@ def is_weighted(op: o.Op) -> bool:
 def weight_of(op: o.Op) -> o.Value | None:
     """The weight operand of a weighted operator with learned weights."""
     return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
+
+
+def is_matrix_product(op: o.Op, graph: Graph) -> bool:
+    """Whether `op` with learned weights is a matrix product of rows, as a 1x1 convolution is."""
+    if not isinstance(op, o.Conv):
+        return isinstance(op, o.Linear)
+    kernel = graph.types[op.weight].shape[2:]
+    return (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
 
 def is_expectation(op: o.Op, graph: Graph) -> bool:
@@ -169,20 +177,30 @@ def gated_function(readers: list[o.Op]) -> o.Function | None:
 
 
 def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
+    able = {
+        o.results(op)[0]
+        for op in graph.ops
+        if _fits_integers(op, graph, target) and not recipe.keeps_real(o.results(op)[0])
+    }
+    return integer_part(graph, target, able)
+
+
+def integer_part(graph: Graph, target: Target, able: Collection[o.Value]) -> frozenset[o.Value]:
+    """Results of the operators that run on codes, out of those that could."""
     found: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
+        if result not in able:
+            continue
         leaves_as_codes = target.ports == "codes" and result in graph.outputs and not _mixes_kinds(result, graph)
-        wanted = (
-            leaves_as_codes
-            or isinstance(op, _WEIGHTED)
-            or any(
-                o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
-            )
-        )
-        if wanted and _fits_integers(op, graph, target) and not recipe.keeps_real(result):
+        if leaves_as_codes or isinstance(op, _WEIGHTED) or read_as_codes(op, graph, found):
             found.add(result)
     return frozenset(_without_real_arithmetic(graph, found))
+
+
+def read_as_codes(op: o.Op, graph: Graph, integer: Collection[o.Value]) -> bool:
+    """Whether an operator on codes, by its result in `integer`, reads a result of `op`."""
+    return any(o.results(reader)[0] in integer for value in o.results(op) for reader in graph.consumers.get(value, ()))
 
 
 def _mixes_kinds(value: o.Value, graph: Graph) -> bool:
@@ -277,8 +295,7 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
-        read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
-        if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
+        if read_as_codes(op, graph, integer) or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
     leave_as_codes = recipe.output_codes or target.ports == "codes"
     outputs = {value for value in graph.outputs if value in integer} if leave_as_codes else set()

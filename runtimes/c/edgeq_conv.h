@@ -7,13 +7,12 @@
 #ifndef EDGEQ_CONV_H
 #define EDGEQ_CONV_H
 
+#include "edgeq_block.h"
 #include "edgeq_bytes.h"
-#include "edgeq_dot.h"
 #include "edgeq_finish.h"
-#include "edgeq_store.h"
 
 typedef struct {
-    const int8_t *weights;         /* of each group in blocks, see edgeq_dot.h */
+    const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
     int32_t bits;                  /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
     const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
@@ -23,7 +22,7 @@ typedef struct {
     int32_t out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
     int32_t zero;    /* input code of a padded element */
-    int32_t is_long; /* sums may exceed 32 bits: only where codes have 16 and the model includes edgeq_long.h */
+    int32_t is_long; /* sums need more care, see edgeq_block.h */
     int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten */
     int32_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
 } edgeq_conv_layer;
@@ -61,62 +60,13 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const edgeq_code *x, i
     }
 }
 
-/* Sums of one block of output channels for two columns, whose own sums are `totals` (used where weights are packed). */
-EDGEQ_INLINE void edgeq_conv_sums(const edgeq_conv_layer *l, const edgeq_code *x0, const edgeq_code *x1, const int8_t *w,
-    int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t *sum)
-{
-#if defined(EDGEQ_DOT_W4_H)
-    if (l->bits == 4) {
-        edgeq_dot_w4_2(x0, x1, w, k, c, totals, sum);
-        return;
-    }
-#endif
-#if defined(EDGEQ_DOT_W2_H)
-    if (l->bits == 2) {
-        edgeq_dot_w2_2(x0, x1, w, k, c, totals, sum);
-        return;
-    }
-#endif
-    (void)l, (void)totals;
-    edgeq_dot_2(x0, x1, w, k, c, sum);
-}
-
-/* Codes of one block of output channels, `left` of them or all, for two pixels. */
-EDGEQ_INLINE void edgeq_conv_block(const edgeq_conv_layer *l, const edgeq_output *output, const edgeq_code *x0,
-    const edgeq_code *x1, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left,
-    edgeq_code *out0, edgeq_code *out1)
-{
-    int32_t sum[2 * EDGEQ_BLOCK];
-#if defined(EDGEQ_LONG_H)
-    if (l->is_long) {
-        edgeq_long_block(output, x0, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
-        edgeq_long_block(output, x1, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
-        return;
-    }
-#endif
-    edgeq_conv_sums(l, x0, x1, w, k, c, totals, sum);
-    if (left < EDGEQ_BLOCK) {
-        edgeq_store_some(output, c, sum, left, out0);
-        edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
-        return;
-    }
-#if EDGEQ_BLOCK == 4
-    edgeq_store_4(output, c, sum, out0);
-    edgeq_store_4(output, c, sum + 4, out1);
-#else
-    edgeq_store_2(output, c, sum, out0);
-    edgeq_store_2(output, c, sum + 2, out1);
-#endif
-}
-
 /* All output channels of one group for two pixels. `output` is given apart so that the usual one can be a constant. */
 EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k,
     const edgeq_code *x0, const edgeq_code *x1, edgeq_code *out0, edgeq_code *out1)
 {
     const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
-    const int32_t blocks = (outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK;
-    const int8_t *w = l->weights + (ptrdiff_t)group * blocks * step;
-    const edgeq_channel *c = l->channels + (ptrdiff_t)group * blocks * EDGEQ_BLOCK;
+    const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, l->bits);
+    const edgeq_channel *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
     int32_t totals[2] = {0, 0};
 #if defined(EDGEQ_TOTAL_H)
     if (l->bits < 8) {
@@ -124,7 +74,7 @@ EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output
     }
 #endif
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
-        edgeq_conv_block(l, &output, x0, x1, w, k, c, totals, left, out0, out1);
+        edgeq_block_2(&output, l->bits, l->is_long, x0, x1, w, k, c, totals, left, out0, out1);
         c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK;
     }
 }
