@@ -117,8 +117,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = decompose(head.trunk if head else whole, target.decomposed)
-    graph = separate(graph) if target.separate_layers else graph
+    graph = _as_computed(head.trunk if head else whole, target)
     recipe = Recipe(
         _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
     )
@@ -206,6 +205,12 @@ def _trained(
         )
     run = TrainingRun(request.training, rule.preprocess, state)
     return train(graph, plan, images, calibration.weigh, run, progress)
+
+
+def _as_computed(graph: Graph, target: Target) -> Graph:
+    """`graph` with the operators that the target computes."""
+    graph = decompose(graph, target.decomposed)
+    return separate(graph) if target.separate_layers else graph
 
 
 def _target(request: ExportRequest) -> Target:
