@@ -64,6 +64,7 @@ class Report:
     agreement: list[OutputAgreement] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -84,6 +85,7 @@ class Report:
                 "rows": [asdict(row) for row in self.rows],
                 "agreement": [asdict(item) for item in self.agreement],
                 "layers": self.layers,
+                "cells": self.cells,
                 "manifest": self.manifest,
                 "notes": self.notes,
                 "next": self.next_commands,
@@ -193,7 +195,7 @@ def print_insight(report: Report, console: Console | None = None) -> None:
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
     """The closing block of a command: figures, agreement, files, and unless `quiet` notes and what to run next."""
-    if report.rows:
+    if report.rows and not report.cells:
         console.print(metric_table(report))
     if any(item.kind == "output" for item in report.agreement):
         console.print(agreement_table(report))

@@ -21,7 +21,7 @@ from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_num
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Fixed, Int, code_range, encode
 from edgeq.ir import ops as o
-from edgeq.quantize.structure import CLAMPS
+from edgeq.quantize.structure import CLAMPS, is_matrix_product
 from edgeq.reference.meaning import nearest_sources
 
 
@@ -99,7 +99,7 @@ def _write_for_onnx_runtime(op: o.Op, w: Writer) -> None:
             _move(op, w)
         case o.Linear() if _has_integer_weight(op, w):
             _linear(op, w)
-        case o.Conv() if _stays_real(op, w) and _is_pointwise(op, w) and _has_integer_weight(op, w):
+        case o.Conv() if _stays_real(op, w) and is_matrix_product(op, w.graph) and _has_integer_weight(op, w):
             _pointwise(op, w)
         case o.Conv() | o.ConvTranspose() if _stays_real(op, w):
             _with_folded_weights(op, w)
@@ -164,11 +164,6 @@ def _has_integer_weight(op: o.Conv | o.Linear, w: Writer) -> bool:
 def _stays_real(op: o.Conv | o.ConvTranspose, w: Writer) -> bool:
     """Whether nothing ever rounds the accumulator to codes."""
     return all(isinstance(reader, o.Dequantize) for reader in w.graph.consumers.get(op.out, ()))
-
-
-def _is_pointwise(op: o.Conv, w: Writer) -> bool:
-    kernel = w.type(op.weight).shape[2:]
-    return (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
 
 def _rows(codes: Tensor, op: o.Conv | o.Linear, channels: int, w: Writer) -> Tensor:

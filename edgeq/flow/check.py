@@ -37,6 +37,8 @@ EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
 FP32, REFERENCE, ARTIFACT = "fp32", "reference", "artifact"
+UNTRAINED = "before training"
+"""Places where figures are measured."""
 
 Float32Array = npt.NDArray[np.float32]
 Run = Callable[[Float32Array], list[Float32Array]]

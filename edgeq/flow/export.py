@@ -8,14 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
 from edgeq.flow.allocation import Budgets, IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.calib_mode import AUTO, ModeRequest, ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
     FP32,
     REFERENCE,
+    UNTRAINED,
     Run,
     accuracy,
     agreement,
@@ -38,13 +41,15 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    training_set,
     weigh_for_task,
 )
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
+from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
-from edgeq.ir.file import to_bytes
+from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
@@ -52,11 +57,13 @@ from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
+from edgeq.quantize.plan import Plan
 from edgeq.recipe import Recipe, keep_real
 from edgeq.report import Report, Row
 from edgeq.target import Target
@@ -71,6 +78,7 @@ class ExportRequest:
     target: str
     calib: str | None = None
     calib_images: int = 128
+    calibration: ModeRequest = field(default_factory=ModeRequest)
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
@@ -90,6 +98,8 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    training: Training | None = None
+    train_data: str | None = None
 
 
 def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
@@ -108,15 +118,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     recipe = Recipe(
         _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
     )
     recipe, format_notes = with_formats(recipe, request.formats, graph, target)
     report = Report("export", target.name)
     report.rows += _costs(graph)
-    report.notes += format_notes
-    if target.is_integer:
-        report.notes += _coverage_notes(graph, target, recipe)
+    report.notes += format_notes + _coverage_notes(graph, target, recipe)
     if request.dry_run:
         return _finished(report, started)
 
@@ -127,6 +136,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(request, target, rule, task)
     if calibration is not None:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
+        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
         recipe, notes, report.manifest["allocation"] = within_budgets(
@@ -137,26 +148,64 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += notes
     graph = with_narrow_copies(graph, recipe)
 
-    lowered, chosen = graph, list[ChosenRange]()
+    lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
         found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
-        lowered, chosen = lower(graph, found.plan), found.chosen
-        report.notes += _lift_notes(found.lifts)
+        lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
+        report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
+        if request.training is not None:
+            if data is not None:
+                report.rows += measure(data, rule, model.metadata, {UNTRAINED: interpreter_run(lowered)}, progress)
+            trained = _trained(graph, found.plan, request, calibration, rule, task, model, progress)
+            lowered = lower(trained.graph, trained.plan)
+            report.notes += trained.notes
+            more_files = {"training.csv": trained.log()}
     if target.stored_weights:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.layers = [item.document() for item in chosen]
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
+        lowered,
+        target,
+        folder,
+        model.name,
+        metadata_of(model, rule, task),
+        report.manifest,
+        {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     artifact.write_report(report.document())
     return _finished(report, started)
+
+
+def _trained(
+    graph: Graph,
+    plan: Plan,
+    request: ExportRequest,
+    calibration: CalibrationSet,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    progress: Progress,
+) -> Trained:
+    """The graph and its plan after training on --train-data; a run of the same content goes on where it was."""
+    assert request.training is not None and request.train_data is not None
+    images = training_set(request.train_data, rule, task)
+    state = None
+    if not request.no_cache:
+        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
+        state = cache.state_file(
+            model=model.digest,
+            preprocess=rule.preprocess.to_dict(),
+            images=[str(sample.path) for sample in images.samples],
+            settings={**options, "plan": digest(lower(graph, plan))},
+        )
+    run = TrainingRun(request.training, rule.preprocess, state)
+    return train(graph, plan, images, calibration.weigh, run, progress)
 
 
 def _target(request: ExportRequest) -> Target:
@@ -170,10 +219,16 @@ def _check_options(request: ExportRequest, target: Target) -> None:
             f"{target.name} needs images to calibrate on",
             next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
         )
+    if (request.training is None) != (request.train_data is None):
+        raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
+    if request.training is not None and not target.is_integer:
+        raise UsageError("there is nothing to train for a float target", value=target.name)
     if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
         raise UsageError(
             "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
         )
+    if request.calibration.mode == AUTO and not target.is_integer:
+        raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
@@ -188,7 +243,7 @@ def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
     names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
     found = {name: getattr(request, name) for name in names}
-    found |= {"formats": vars(request.formats), "budgets": vars(request.budgets)}
+    found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
 
 
@@ -242,6 +297,8 @@ def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
 
 
 def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    if not target.is_integer:
+        return []
     found = coverage(graph, target, recipe)
     share = found.integer_macs / max(found.all_macs, 1)
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())
