@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edgeq.errors import UsageError
 
@@ -171,6 +172,25 @@ def print_profile(report: Report, console: Console | None = None) -> None:
             row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
         )
     (console or Console()).print(table, markup=False)
+
+
+def print_insight(report: Report, console: Console | None = None) -> None:
+    """Every layer of `edgeq debug` in a line, and what changes would gain."""
+    table = Table(title="signal over noise by layer")
+    table.add_column("layer", overflow="fold")
+    for heading in ("formats", "alone dB", "accumulated dB", "share of noise"):
+        table.add_column(heading, no_wrap=True)
+    for row in report.layers:
+        share = row["weight_share"] + row["activation_share"]
+        formats = f"{row['weight'][:8]} x {row['activation']}"
+        dbs = (f"{row[key]:.1f}" for key in ("alone_db", "accumulated_db"))
+        table.add_row(Text(row["operator"]), formats, *dbs, f"{share:6.1%} {'#' * round(30 * share)}")
+    gains = Table("change", "outputs dB", "gain dB", title="what would help")
+    for gain in sorted(report.manifest["gains"], key=lambda gain: -float(gain["after_db"])):
+        gains.add_row(Text(gain["change"]), f"{gain['after_db']:.1f}", f"{gain['after_db'] - gain['before_db']:+.1f}")
+    console = console or Console()
+    console.print(table)
+    console.print(gains)
 
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
