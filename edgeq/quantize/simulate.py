@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,12 +44,34 @@ def nearest_level(v: Tensor, format: Format, zero_point: int = 0) -> Tensor:
     return torch.round(v).clamp_(*level_range(format, zero_point))
 
 
+class _Grid(torch.autograd.Function):
+    """Rounding to evenly spaced levels, by hand: one pass forward and one back, and only x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.ends = low, high
+        return torch.round(x / scale).clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (slope,), (x, scale), (low, high) = slopes, ctx.saved_tensors, ctx.ends
+        v = x / scale
+        inside = (v >= low) & (v <= high)
+        for_scale = None
+        if ctx.needs_input_grad[1]:
+            for_scale = (slope * (torch.round(v).clamp_(low, high) - v * inside)).sum().reshape(scale.shape)
+        return (slope * inside if ctx.needs_input_grad[0] else None), for_scale, None, None
+
+
 def fake_quantize(x: Tensor, type_: Type, scale: Tensor | None = None) -> Tensor:
     """x rounded to the grid of `type_` (one scale, or `scale` in its place), differentiable in x and `scale`."""
     step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
-    v = x / step
     low, high = level_range(type_.format, type_.zero_point)
-    inside = torch.clamp(v, low, high)
+    if not isinstance(type_.format, Float | Codebook):
+        found: Tensor = _Grid.apply(x, step, low, high)  # type: ignore[no-untyped-call]
+        return found
+    inside = torch.clamp(x / step, low, high)
     return straight(nearest_level(inside, type_.format, type_.zero_point), inside) * step
 
 
