@@ -6,7 +6,6 @@ convolution is the convolution of its input with zeros between the pixels by the
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -77,4 +76,3 @@ def _spread(op: o.ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
 def kernel_of(op: Weighted, weight: Tensor) -> tuple[int, ...]:
     """Height and width of the kernel; empty for Linear."""
     return () if isinstance(op, o.Linear) else (int(weight.shape[2]), int(weight.shape[3]))
-

@@ -17,8 +17,9 @@ from edgeq.target import Kernels
 class Plan:
     """Types of the quantized activations by value, and of weights by the result of the operator that reads them.
 
-    `output_codes` leaves the graph's outputs as codes. `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w.
-    `codes` holds weights whose rounding was learned, by the same result; any other weight is rounded to the nearest.
+    `output_codes` leaves the graph's outputs as codes. `interpolates`: functions of 16-bit codes are interpolated.
+    `biases` holds the integer bias of each weighted operator by its result, in units of s_x s_w. `codes` holds weights
+    whose rounding was learned, by the same result; any other weight is rounded to the nearest.
     """
 
     structure: Structure
@@ -28,6 +29,7 @@ class Plan:
     rounding: Rounding
     kernels: Kernels = "exact"
     output_codes: bool = False
+    interpolates: bool = False
     codes: Mapping[Value, IntArray] = field(default_factory=dict)
 
     def weight_codes(self, out: Value, weight: Array) -> IntArray:

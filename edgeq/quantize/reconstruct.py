@@ -19,8 +19,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.progress import Progress, silent
 from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
+from edgeq.quantize.distance import Loss, squared_error
 from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
-from edgeq.quantize.losses import Loss, squared_error
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding

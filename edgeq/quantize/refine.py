@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeq.ir import ops as o
-from edgeq.quantize.losses import Loss
+from edgeq.quantize.distance import Loss
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit

@@ -95,4 +95,3 @@ class Rounding:
     def rate(self) -> float:
         """The usual step of its parameters: latent levels, logits and logarithms need different ones."""
         return {"adaround": 1e-2, "flexround": 2e-3, "adaquant": 1e-2}[self.method]
-

@@ -59,7 +59,8 @@ def power_by_channel(gradient: Tensor, error: Tensor) -> float:
     return float(product.sum(axes).square().sum())
 
 
-def _trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
+def trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
+    """`graph` with other outputs, and without what they do not need."""
     editor = Editor.like(graph)
     for op in graph.ops:
         editor.append(op, *(graph.types[value] for value in o.results(op)))
@@ -96,7 +97,7 @@ def backward_passes(
 
     `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
-    interpreter = Interpreter(_trimmed(graph, objective.outputs))
+    interpreter = Interpreter(trimmed(graph, objective.outputs))
     leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:

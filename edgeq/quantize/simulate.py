@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from edgeq.formats import Codebook, Float, Format, level_range, level_table
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph, Type
+from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.fake import fake_quantize
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import weight_of
@@ -42,37 +42,6 @@ def nearest_level(v: Tensor, format: Format, zero_point: int = 0) -> Tensor:
         levels = sorted_levels(format).to(v.device, v.dtype)
         return levels[torch.bucketize(v, (levels[1:] + levels[:-1]) / 2)]
     return torch.round(v).clamp_(*level_range(format, zero_point))
-
-
-class _Grid(torch.autograd.Function):
-    """Rounding to evenly spaced levels, by hand: one pass forward and one back, and only x is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.ends = low, high
-        return torch.round(x / scale).clamp_(low, high).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (slope,), (x, scale), (low, high) = slopes, ctx.saved_tensors, ctx.ends
-        v = x / scale
-        inside = (v >= low) & (v <= high)
-        for_scale = None
-        if ctx.needs_input_grad[1]:
-            for_scale = (slope * (torch.round(v).clamp_(low, high) - v * inside)).sum().reshape(scale.shape)
-        return (slope * inside if ctx.needs_input_grad[0] else None), for_scale, None, None
-
-
-def fake_quantize(x: Tensor, type_: Type, scale: Tensor | None = None) -> Tensor:
-    """x rounded to the grid of `type_` (one scale, or `scale` in its place), differentiable in x and `scale`."""
-    step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
-    low, high = level_range(type_.format, type_.zero_point)
-    if not isinstance(type_.format, Float | Codebook):
-        found: Tensor = _Grid.apply(x, step, low, high)  # type: ignore[no-untyped-call]
-        return found
-    inside = torch.clamp(x / step, low, high)
-    return straight(nearest_level(inside, type_.format, type_.zero_point), inside) * step
 
 
 @dataclass
@@ -110,7 +79,9 @@ class Simulation:
 
     def rounded(self, value: o.Value, x: Tensor) -> Tensor:
         """x on the grid of `value`."""
-        found = fake_quantize(x, self.plan.types[value], self.scales.get(self.plan.structure.key[value]))
+        type_, scale = self.plan.types[value], self.scales.get(self.plan.structure.key[value])
+        step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
+        found = fake_quantize(x, step, type_.format, type_.zero_point)
         return self.mixed(found, x) if self.drop else found
 
     def mixed(self, rounded: Tensor, exact: Tensor) -> Tensor:
@@ -194,4 +165,3 @@ def runs_in_batches(simulation: Simulation, samples: Mapping[o.Value, Tensor]) -
         for whole, single in zip(together, alone[k], strict=True)
         if single.is_floating_point()
     )
-

@@ -96,7 +96,9 @@ class _Finder:
                 front.append(maker)
         exit_ = self.graph.ops[last]
         leaving = {v for op in wanted if op is not exit_ for v in o.results(op)}
-        if any(v in self.graph.outputs or any(r not in wanted for r in self.graph.consumers.get(v, ())) for v in leaving):
+        if any(
+            v in self.graph.outputs or any(r not in wanted for r in self.graph.consumers.get(v, ())) for v in leaving
+        ):
             return None
         return tuple(sorted(wanted, key=self.order.__getitem__))
 
