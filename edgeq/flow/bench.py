@@ -126,7 +126,7 @@ def _c_bench(request: BenchRequest) -> Bench:
     async def bench(board: Board) -> Report:
         report = Report("bench")
         if isinstance(board, SimulatedBoard):
-            found = await count(board.row, folder, codes, request.optimize or "-O2")
+            (found,) = await count(board.row, folder, [codes], request.optimize or "-O2")
             report.rows += _rows(found, document["macs"], board.name)
             report.layers += _layers(found, document["layers"], board.name)
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)

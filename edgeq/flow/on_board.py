@@ -13,7 +13,9 @@ from typing import Any, Protocol
 from edgeq.boards.bench import count
 from edgeq.boards.board import Board
 from edgeq.boards.device import Array, Device, Ran, Settings, run_c, run_file
+from edgeq.boards.local import LocalBoard
 from edgeq.boards.simulated import SimulatedBoard
+from edgeq.boards.ssh import SshBoard
 from edgeq.emit.artifact import MANIFEST
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.runtimes.native import code_of, read_folder, value_of
@@ -103,7 +105,7 @@ async def _run_c(board: Board, folder: Path, samples: Sequence[Mapping[str, Arra
     document = read_folder(folder)
     codes = [{port["name"]: code_of(sample[port["name"]], port) for port in document["inputs"]} for sample in samples]
     if isinstance(board, SimulatedBoard):
-        counted = [await count(board.row, folder, sample) for sample in codes]
+        counted = await count(board.row, folder, codes)
         return Ran([_values(found.outputs, document) for found in counted], {})
     ran = await run_c(as_device(board), folder, document, codes, settings)
     return Ran([_values(given, document) for given in ran.outputs], ran.document, ran.facts)
@@ -115,5 +117,5 @@ def _values(codes: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, 
 
 def as_device(board: Board) -> Device:
     """`board`, which is known to have an operating system."""
-    assert hasattr(board, "python"), f"{board.name} has no operating system"
+    assert isinstance(board, LocalBoard | SshBoard), f"{board.name} has no operating system"
     return board

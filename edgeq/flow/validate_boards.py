@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,9 @@ def measure_on_boards(
                         report_agreement(report, trial, found.outputs[:AGREEMENT_IMAGES], name)
                 for k, prepared in enumerate(some):
                     here = {place: run(prepared.tensor) for place, run in runs.items()}
-                    there = {name: [np.asarray(a) for a in item.outputs[k].values()] for name, item in ran.items()}
+                    there: dict[str, Any] = {
+                        name: [np.asarray(a) for a in item.outputs[k].values()] for name, item in ran.items()
+                    }
                     evaluation.add(prepared, {**here, **there})
                 done += len(some)
                 progress("measuring accuracy", done, len(data.samples))
