@@ -15,7 +15,7 @@ from edgeq.boards.build import Built, build
 from edgeq.boards.simulated import ARENA, COUNTS, RESULT, SimulatedBoard, result_of
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.errors import BoardError
-from edgeq.runtimes.native import read_folder
+from edgeq.runtimes.native import code_type, read_folder
 
 
 def measure(row: Simulated, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:
@@ -40,15 +40,18 @@ async def _run(
 ) -> Measurement:
     arena = np.zeros(document["arena_bytes"], dtype=np.int8)
     for port in document["inputs"]:
-        arena[port["offset"] : port["offset"] + port["bytes"]] = to_memory(codes[port["name"]])
+        flat = np.ascontiguousarray(to_memory(codes[port["name"]]))
+        arena[port["offset"] : port["offset"] + port["bytes"]] = flat.view(np.int8)
     await board.put({ARENA: arena.tobytes()})
     await board.run(["bench.elf"])
     after, counts, stack = result_of(await board.get(RESULT), await board.get(COUNTS))
     if len(counts) != len(document["layers"]) + 2:
         raise BoardError("the program did not run every layer", where=board.name, value=len(counts))
-    memory = np.frombuffer(after, dtype=np.int8)
+    memory, code = np.frombuffer(after, dtype=np.int8), code_type(document["code_bits"] // 8)
     outputs = {
-        port["name"]: from_memory(memory[port["offset"] : port["offset"] + port["bytes"]], tuple(port["shape"]))
+        port["name"]: from_memory(
+            memory[port["offset"] : port["offset"] + port["bytes"]].copy().view(code), tuple(port["shape"])
+        )
         for port in document["outputs"]
     }
     return Measurement(

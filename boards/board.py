@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeq.boards.probe import Facts
 from edgeq.errors import UsageError, did_you_mean
 
-Codes = NDArray[np.int8]
+Codes = NDArray[np.signedinteger[Any]]
 Content = bytes | Path
 """What a file holds, or the file here that holds it."""
 
@@ -183,14 +183,14 @@ BOARDS: tuple[Simulated, ...] = (
     ),
     Simulated(
         "aarch64-sim",
-        "ARM Cortex-A72, as in the Raspberry Pi 4, without an operating system",
+        "ARM Cortex-A76, as in the Raspberry Pi 5, without an operating system",
         "clang-16",
-        ("--target=aarch64-none-elf", "-mcpu=cortex-a72", *_CLANG),
+        ("--target=aarch64-none-elf", "-mcpu=cortex-a76", *_CLANG),
         flash=0x40000000,
         ram=0x42000000,
         flash_bytes=32 << 20,
         ram_bytes=32 << 20,
-        qemu=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72", "-m", "64M", "-nic", "none"),
+        qemu=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a76", "-m", "64M", "-nic", "none"),
         debian="clang-16 lld-16 qemu-system-arm",
     ),
 )

@@ -28,6 +28,7 @@ from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.errors import BoardError
 from edgeq.runtimes.device import bench
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
+from edgeq.runtimes.native import code_type
 
 Array = NDArray[np.generic]
 TIMEOUT_S = 3600.0
@@ -146,9 +147,7 @@ async def run_c(
     """Build the generated C of `folder` and run it on `samples` (codes by input, channels first). Raises BoardError."""
     facts = await board.probe()
     compiler = await _build(board, facts, folder, document, settings)
-    inputs = b"".join(
-        to_memory(sample[port["name"]]).astype(np.int8).tobytes() for sample in samples for port in document["inputs"]
-    )
+    inputs = b"".join(to_memory(sample[port["name"]]).tobytes() for sample in samples for port in document["inputs"])
     await board.put({"inputs.bin": inputs})
     ports = [
         f"{side[:-4]}:{port['offset']}:{port['bytes']}" for side in ("inputs", "outputs") for port in document[side]
@@ -157,7 +156,7 @@ async def run_c(
     job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": compiler, "samples": len(samples),
            "warm_up": settings.warm_up, "runs": settings.runs}  # fmt: skip
     told = await (_bench(board, job) if facts.python else _bare(board, job))
-    return Ran(_split(await board.get("outputs.bin"), document["outputs"], len(samples)), told, facts)
+    return Ran(_split(await board.get("outputs.bin"), document, len(samples)), told, facts)
 
 
 async def _bare(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,9 +169,11 @@ async def _bare(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema": bench.SCHEMA, "runtime": runtime, "timings": timings, "samples": job["samples"]}
 
 
-def _split(content: bytes, ports: Sequence[Mapping[str, Any]], samples: int) -> list[dict[str, Array]]:
-    flat = np.frombuffer(content, dtype=np.int8).reshape(samples, -1)
-    ends = np.cumsum([0, *(port["bytes"] for port in ports)])
+def _split(content: bytes, document: Mapping[str, Any], samples: int) -> list[dict[str, Array]]:
+    """The outputs of every sample, which lie one after another."""
+    ports, code = document["outputs"], code_type(document["code_bits"] // 8)
+    flat = np.frombuffer(content, dtype=code).reshape(samples, -1)
+    ends = np.cumsum([0, *(port["bytes"] // code.itemsize for port in ports)])
     return [
         {port["name"]: from_memory(row[ends[k] : ends[k + 1]], tuple(port["shape"])) for k, port in enumerate(ports)}
         for row in flat

@@ -63,6 +63,7 @@ class Report:
     agreement: list[OutputAgreement] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -83,6 +84,7 @@ class Report:
                 "rows": [asdict(row) for row in self.rows],
                 "agreement": [asdict(item) for item in self.agreement],
                 "layers": self.layers,
+                "cells": self.cells,
                 "manifest": self.manifest,
                 "notes": self.notes,
                 "next": self.next_commands,
@@ -173,7 +175,7 @@ def print_profile(report: Report, console: Console | None = None) -> None:
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:
     """The closing block of a command: figures, agreement, files, and unless `quiet` notes and what to run next."""
-    if report.rows:
+    if report.rows and not report.cells:
         console.print(metric_table(report))
     if any(item.kind == "output" for item in report.agreement):
         console.print(agreement_table(report))
@@ -203,3 +205,20 @@ def parse_budget(text: str) -> tuple[str, float]:
     if not separator or not metric or not drop >= 0:
         raise UsageError("cannot read the budget", value=text, allowed="METRIC=POINTS such as map50-95=1.0")
     return metric.lower(), drop
+
+
+def parse_size(text: str) -> int:
+    """Bytes of --max-size; kB and MB are powers of 1024. Raises UsageError.
+
+    >>> parse_size("120kB"), parse_size("1.5MB"), parse_size("4096")
+    (122880, 1572864, 4096)
+    """
+    number = text.strip().lower().removesuffix("b").strip()
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(number[-1:], 1)
+    try:
+        size = float(number.rstrip("kmg")) * factor
+    except ValueError:
+        size = -1.0
+    if not 0 < size < float("inf"):
+        raise UsageError("cannot read the size", value=text, allowed="such as 120kB or 1.5MB")
+    return int(size)

@@ -121,7 +121,9 @@ def _c_bench(request: BenchRequest) -> Bench:
     folder = folder_of(request.artifact)
     document = read_folder(folder)
     golden = document["golden"]
-    codes = golden_codes({port["name"]: tuple(port["shape"]) for port in document["inputs"]}, golden["seed"])
+    codes = golden_codes(
+        {port["name"]: tuple(port["shape"]) for port in document["inputs"]}, golden["seed"], document["code_bits"]
+    )
 
     async def bench(board: Board) -> Report:
         report = Report("bench")

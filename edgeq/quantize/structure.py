@@ -7,14 +7,15 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import Format, Real
+from edgeq.formats import INT16, Format, Int
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
 from edgeq.reference.tflite import fixed_range, keeps_type
@@ -35,6 +36,14 @@ def is_weighted(op: o.Op) -> bool:
 def weight_of(op: o.Op) -> o.Value | None:
     """The weight operand of a weighted operator with learned weights."""
     return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
+
+
+def is_matrix_product(op: o.Op, graph: Graph) -> bool:
+    """Whether `op` with learned weights is a matrix product of rows, as a 1x1 convolution is."""
+    if not isinstance(op, o.Conv):
+        return isinstance(op, o.Linear)
+    kernel = graph.types[op.weight].shape[2:]
+    return (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
 
 def is_expectation(op: o.Op, graph: Graph) -> bool:
@@ -63,7 +72,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
     if isinstance(op, o.Resize):
         return op.mode == "linear"
-    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean))
+    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
 
 
 def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
@@ -75,6 +84,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
             fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
             return fits and not is_expectation(op, graph)
+        case o.LayerNorm():
+            return all(v in graph.constants for v in (op.gamma, op.beta) if v is not None)
         case o.AveragePool():
             return op.count_padding or not any(op.padding)
         case o.Resize():
@@ -116,7 +127,8 @@ class Structure:
     """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
 
     `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
-    `fixed`: scale and zero point of the classes for which the runtime prescribes them.
+    `fixed`: scale and zero point of the classes for which the runtime prescribes them. `weights`: formats of weights by
+    the result of the operator on codes that reads them.
     """
 
     graph: Graph
@@ -125,6 +137,7 @@ class Structure:
     formats: dict[o.Value, Format]
     held: frozenset[o.Value]
     fixed: dict[o.Value, tuple[float, int]] = field(default_factory=dict)
+    weights: dict[o.Value, Format] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> dict[o.Value, o.Value]:
@@ -164,20 +177,30 @@ def gated_function(readers: list[o.Op]) -> o.Function | None:
 
 
 def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
+    able = {
+        o.results(op)[0]
+        for op in graph.ops
+        if _fits_integers(op, graph, target) and not recipe.keeps_real(o.results(op)[0])
+    }
+    return integer_part(graph, target, able)
+
+
+def integer_part(graph: Graph, target: Target, able: Collection[o.Value]) -> frozenset[o.Value]:
+    """Results of the operators that run on codes, out of those that could."""
     found: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
+        if result not in able:
+            continue
         leaves_as_codes = target.ports == "codes" and result in graph.outputs and not _mixes_kinds(result, graph)
-        wanted = (
-            leaves_as_codes
-            or isinstance(op, _WEIGHTED)
-            or any(
-                o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
-            )
-        )
-        if wanted and _fits_integers(op, graph, target) and not isinstance(recipe.format_of(result), Real):
+        if leaves_as_codes or isinstance(op, _WEIGHTED) or read_as_codes(op, graph, found):
             found.add(result)
     return frozenset(_without_real_arithmetic(graph, found))
+
+
+def read_as_codes(op: o.Op, graph: Graph, integer: Collection[o.Value]) -> bool:
+    """Whether an operator on codes, by its result in `integer`, reads a result of `op`."""
+    return any(o.results(reader)[0] in integer for value in o.results(op) for reader in graph.consumers.get(value, ()))
 
 
 def _mixes_kinds(value: o.Value, graph: Graph) -> bool:
@@ -199,16 +222,52 @@ def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value
     return kept
 
 
-def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:
-    held: set[o.Value] = set()
+def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
+    """What reads a value, directly or moved to other places; None stands for the caller."""
+    if value in graph.outputs:
+        yield None
+    for op in graph.consumers.get(value, ()):
+        if moves_codes(op):
+            yield from _readers(graph, o.results(op)[0])
+        else:
+            yield op
+
+
+def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
+    """Sums that only normalizations and other sums read: the residual stream of a transformer, which has 16 bits.
+
+    A few channels of it grow far beyond the others, which eight bits would round away, and normalization would then
+    enlarge what the rounding left of them.
+    """
+    found = set()
     for op in graph.ops:
+        if isinstance(op, o.Add | o.Sub) and op.out in integer:
+            readers = list(_readers(graph, op.out))
+            sums = (isinstance(reader, o.LayerNorm | o.Add | o.Sub) for reader in readers)
+            normalized = (isinstance(reader, o.LayerNorm) and reader.out in integer for reader in readers)
+            if all(sums) and any(normalized):
+                found.add(op.out)
+    return frozenset(found)
+
+
+def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]) -> frozenset[o.Value]:
+    held: set[o.Value] = set()
+    for op in reversed(graph.ops):
         result = o.results(op)[0]
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
-        if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
+        if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
+            continue
+        joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
+        if o.results(reader)[0] in integer and (joins or _takes_accumulator(reader, target)):
             held.add(result)
     return frozenset(held)
+
+
+def _joins_stream(reader: o.Add, streams: frozenset[o.Value], held: set[o.Value]) -> bool:
+    """Whether a layer adds its sums to a stream, which takes one such operand: the last computed."""
+    return reader.out in streams and reader.a != reader.b and held.isdisjoint((reader.a, reader.b))
 
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
@@ -221,7 +280,7 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return (op.x,)
-        case o.Gather() | o.GatherElements():
+        case o.Gather() | o.GatherElements() | o.LayerNorm():
             return (op.x,)
         case _:
             return o.operands(op)
@@ -230,13 +289,13 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
 def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
     integer = _integer_results(graph, target, recipe)
-    held = _held(graph, target, integer)
+    streams = _streams(graph, integer)
+    held = _held(graph, target, integer, streams)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
-        read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
-        if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
+        if read_as_codes(op, graph, integer) or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
     leave_as_codes = recipe.output_codes or target.ports == "codes"
     outputs = {value for value in graph.outputs if value in integer} if leave_as_codes else set()
@@ -251,11 +310,18 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     members: dict[o.Value, list[o.Value]] = {}
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
-    narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
-    narrow |= {classes.find(value) for value in outputs}
-    formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
-    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
-    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed)
+    bits = _bits_of_readers(integer_ops, classes, outputs, target, recipe)
+    formats: dict[o.Value, Format] = {
+        key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
+    }
+    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
+    if target.kernels == "exact":
+        sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
+        formats |= dict.fromkeys(sixteen, INT16)
+    weights = {o.results(op)[0]: _weight_format(op, target, recipe) for op in integer_ops if weight_of(op)}
+    return Structure(
+        graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
+    )
 
 
 def _fixed(
@@ -268,6 +334,24 @@ def _fixed(
         if known := [item for item in ranges if item is not None]:
             found[key] = known[0]
     return found
+
+
+def _shares(
+    members: dict[o.Value, list[o.Value]], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes of softmax's shares that only matrix products read, which take them as they are."""
+
+    def is_softmax(value: o.Value) -> bool:
+        return value in integer and isinstance(graph.producer[value], o.Softmax)
+
+    def only_multiplied(value: o.Value) -> bool:
+        return all(isinstance(reader, o.MatMul) for reader in _readers(graph, value))
+
+    return {
+        key: (1 / SHARE_UNIT, 0)
+        for key, group in members.items()
+        if any(map(is_softmax, group)) and all(map(only_multiplied, group))
+    }
 
 
 def _join_concats(integer_ops: list[o.Op], classes: _Classes, target: Target) -> None:
@@ -291,6 +375,21 @@ def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
     return ()
 
 
-def _format(group: list[o.Value], narrow: bool, target: Target, recipe: Recipe) -> Format:
-    asked = next((f for f in map(recipe.format_of, group) if f is not None and not isinstance(f, Real)), None)
-    return asked or (target.narrow if narrow else target.wide)
+def _bits_of_readers(
+    integer_ops: list[o.Op], classes: _Classes, outputs: set[o.Value], target: Target, recipe: Recipe
+) -> dict[o.Value, int]:
+    """Bits of every narrow class: the most that a weighted operator (or softmax) which reads it asks for; outputs ask for all."""
+    bits = {classes.find(value): target.narrow.bits for value in outputs}
+    for op in integer_ops:
+        if isinstance(op, (*_WEIGHTED, o.Softmax)):
+            asked = recipe.formats_of(o.results(op)[0])
+            wanted = asked.activation if asked is not None else None
+            count = wanted.bits if isinstance(wanted, Int) else target.narrow.bits
+            for key in map(classes.find, _activations(op)):
+                bits[key] = max(bits.get(key, 0), count)
+    return bits
+
+
+def _weight_format(op: o.Op, target: Target, recipe: Recipe) -> Format:
+    asked = recipe.formats_of(o.results(op)[0])
+    return target.weight if asked is None or asked.weight is None else asked.weight

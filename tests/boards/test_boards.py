@@ -34,8 +34,8 @@ TARGET_OF = {
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",
-    "rv64gcv-sim": "c-int8",
-    "aarch64-sim": "c-int8",
+    "rv64gcv-sim": "rv64gcv-int8",
+    "aarch64-sim": "aarch64-int8",
 }
 
 
@@ -69,7 +69,7 @@ def simulated(
 def golden(folder: Path) -> dict[str, np.ndarray]:
     document = read_folder(folder)
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
-    return golden_codes(shapes, document["golden"]["seed"])
+    return golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
 
 
 @pytest.mark.parametrize("name", [board.name for board in BOARDS])
