@@ -14,6 +14,7 @@ from edgeq.boards.board import Measurement, find_board
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import UsageError
+from edgeq.flow.run_files import write_beside
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.runtimes.native import read_folder
@@ -55,6 +56,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         _apply_budgets(report, request, found, document["layers"], board.name)
         progress("simulating", done, len(boards))
     report.seconds = time.monotonic() - started
+    write_beside(folder, report)
     return report
 
 

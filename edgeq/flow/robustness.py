@@ -23,14 +23,15 @@ from edgeq.calibrate.mixture import STUDY_SEED, Mixture
 from edgeq.calibrate.robust import interval_of, resamples
 from edgeq.calibrate.severity import MOST_SEVERE, SCALES, STUDY
 from edgeq.datasets.outcomes import SURE, BoxOutcomes, Outcomes
-from edgeq.emit.artifact import output_folder, to_json, write_files
+from edgeq.emit.artifact import output_folder
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import RUNNABLE, open_runtime
 from edgeq.flow.cells import Cell, Condition, Runner, data_digest, file_digest, measure_cells
 from edgeq.flow.check import FP32, LOWER_IS_BETTER
 from edgeq.flow.inputs import InputRule, choose_preprocess, evaluation_set, task_of
-from edgeq.flow.robustness_tables import to_csv
+from edgeq.flow.pictures import picture_rows
+from edgeq.flow.run_files import write_report
 from edgeq.formats import FloatArray
 from edgeq.frontend.model import Model, open_model, ports_of
 from edgeq.passes.simplify import simplify
@@ -146,9 +147,8 @@ def measure_robustness(request: RobustnessRequest, progress: Progress = silent) 
     report.cells = [item.document() for item in figures]
     report.manifest = _manifest(request, runners, conditions, digest, rule)
     report.seconds = time.monotonic() - started
-    files = {"report.json": to_json(report.document()), "cells.csv": to_csv(report.cells)}
-    write_files(folder, files)
-    report.artifact = [{"path": str(folder / name), "bytes": len(content)} for name, content in files.items()]
+    write_report(folder, report, picture_rows(data, conditions, labels, outcomes, request.seed))
+    report.artifact = [{"path": str(path), "bytes": path.stat().st_size} for path in sorted(folder.glob("report.*"))]
     return report
 
 

@@ -20,6 +20,7 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.inputs import choose_preprocess, evaluation_set, task_of
+from edgeq.flow.run_files import write_beside
 from edgeq.frontend.model import Model, open_model, ports_of
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
@@ -74,6 +75,7 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     report.rows += measure(data, rule, artifact.metadata, runs, progress)
     apply_accuracy_budget(report, request.max_drop)
     report.seconds = time.monotonic() - started
+    write_beside(path, report)
     return report
 
 

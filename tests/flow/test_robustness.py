@@ -74,7 +74,7 @@ def test_cells_are_what_a_plain_run_gives(place: Path) -> None:
     assert len({c["value"] for c in document["cells"]}) > 3
     stored = json.loads(Path("run/report.json").read_text())
     assert stored["cells"] == document["cells"]
-    rows = list(csv.DictReader(Path("run/cells.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(Path("run/report.csv").read_text().splitlines()))
     assert len(rows) == len(document["cells"]) == 2 * 4 * 2 and float(rows[0]["value"]) == document["cells"][0]["value"]
 
 
@@ -109,7 +109,7 @@ def test_the_studys_preset_prints_its_table(place: Path) -> None:
     ran = edgeq("robustness", "net.onnx", "int8", "--data", "images", "--preset", "study", "--workers", 1)
     assert ran.exit == 0, ran.stderr
     assert "relative drop" in ran.stdout and "jpeg-moderate" in ran.stdout and "mixed" in ran.stdout
-    assert Path("runs/edgeq/net-robustness/cells.csv").is_file()
+    assert Path("runs/edgeq/net-robustness/report.csv").is_file()
 
 
 def test_conditions_are_listed_once_and_clean_comes_first() -> None:
