@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.flow.charts import bar_chart, quantity
-from edgeq.flow.check import FP32
 from edgeq.flow.page_cells import robustness_sections
 from edgeq.flow.page_layers import agreement_sections, board_sections, layer_sections
 from edgeq.flow.page_table import Document, Section, cell, table
+from edgeq.report import base_place
 
 _LARGEST_TEXT = 400_000
 _COST_UNITS = ("B", "ms")
@@ -69,7 +69,7 @@ def _headline(document: Document) -> list[Section]:
     found = {(row["metric"], row["where"]): row for row in rows}
     lines = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        base = found.get((metric, FP32))
+        base = found.get((metric, base_place(document["command"], places)))
         line: list[Any] = [metric]
         for place in places:
             row = found.get((metric, place))

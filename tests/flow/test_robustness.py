@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ from tests.command_line import edgeq, write_noise_images, write_small_classifier
 COUNT = 12
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier, its artifact, and images labelled with what it answers, a third of them wrongly."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_small_classifier(tmp_path / "net.onnx")
-    images = write_noise_images(tmp_path / "images", COUNT)
-    ran = edgeq("export", "net.onnx", "-t", "onnx-int8", "--calib", "images", "--preprocess", "cifar", "--out", "int8")
+    folder = tmp_path_factory.mktemp("made")
+    write_small_classifier(folder / "net.onnx")
+    images = write_noise_images(folder / "images", COUNT)
+    options = ("-t", "onnx-int8", "--calib", images, "--preprocess", "cifar", "--out", folder / "int8", "--no-cache")
+    ran = edgeq("export", folder / "net.onnx", *options)
     assert ran.exit == 0, ran.stderr
-    answers = [answer(images / f"{k}.png", "net.onnx", None) for k in range(COUNT)]
+    answers = [answer(images / f"{k}.png", str(folder / "net.onnx"), None) for k in range(COUNT)]
     lines = [f"{k}.png,{(a + (k % 3 == 0)) % 5}" for k, a in enumerate(answers)]
     (images / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in, with a cache of its own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
