@@ -102,11 +102,11 @@ def dot_chart(rows: Mapping[str, Mapping[str, Point]], label: str) -> str:
 
 def bar_chart(bars: Mapping[str, float], unit: str, label: str) -> str:
     """Horizontal bars from 0 with their figures behind them."""
-    width, left, step = 480, 130, 24
+    width, left, step = 300, 70, 24
     most = max(*bars.values(), 1e-12)
     parts = []
     for index, (name, value) in enumerate(bars.items()):
-        y, length = 4 + index * step, round((width - left - 90) * max(value, 0.0) / most, 1)
+        y, length = 4 + index * step, round((width - left - 76) * max(value, 0.0) / most, 1)
         parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect x="{left}" y="{y}" width="{length}" height="17" fill="var(--c{index % COLOURS})"/>')
         parts.append(f'<text x="{left + length + 6}" y="{y + 13}">{escape(quantity(value, unit))}</text>')

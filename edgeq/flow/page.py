@@ -96,7 +96,9 @@ def _costs(rows: Sequence[Document]) -> list[Section]:
         mine = [row for row in rows if row["metric"] == metric and row["value"] is not None]
         if mine:
             bars = {row["where"]: float(row["value"]) for row in mine}
-            charts.append({"title": metric, "svg": bar_chart(bars, mine[0]["unit"], f"{metric} by place")})
+            charts.append(
+                {"wide": False, "title": metric, "svg": bar_chart(bars, mine[0]["unit"], f"{metric} by place")}
+            )
     return [{"title": "Size, time and memory", "charts": charts}] if charts else []
 
 

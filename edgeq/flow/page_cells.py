@@ -8,7 +8,7 @@ from typing import Any
 from edgeq.flow.charts import Point, dot_chart, line_chart
 from edgeq.flow.check import FP32
 from edgeq.flow.page_table import Document, Section, cell, table
-from edgeq.flow.robustness_tables import CLEAN, main_metric, names, of_metric, relative_drop
+from edgeq.flow.robustness_tables import CLEAN, differences, main_metric, names, of_metric, relative_drop
 
 
 def _point(cell: Document, x: float = 0.0) -> Point:
@@ -42,14 +42,19 @@ def robustness_sections(cells: Sequence[Document], preset: str | None) -> list[S
         rows = {c: {r: _point(found[r, c]) for r in runners} for c in single}
         svg = dot_chart(rows, f"{metric} by condition and runner")
         sections.append(
-            {"title": "Conditions side by side", "key": runners, "charts": [{"title": f"{metric} × 100", "svg": svg}]}
+            {
+                "title": "Conditions side by side",
+                "key": runners,
+                "charts": [{"title": f"{metric} × 100", "svg": svg, "wide": True}],
+            }
         )
     return sections + _answers(found, runners, conditions)
 
 
 def _accuracy_table(cells: Sequence[Document], metric: str, *, folded: bool) -> Section:
     found, runners = of_metric(cells, metric), names(cells, "runner")
-    head = ["", *(name for runner in runners for name in ((runner,) if runner == FP32 else (runner, "lost")))]
+    shown = differences(runners)
+    head = ["", *(name for runner in runners for name in (runner, *(title for title, _, _ in shown[runner])))]
     lines = []
     for condition in names(cells, "condition"):
         line: list[Any] = [condition]
@@ -57,10 +62,11 @@ def _accuracy_table(cells: Sequence[Document], metric: str, *, folded: bool) -> 
             figure = found[runner, condition]
             bounds = f"[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
             line.append(cell(f"{100 * figure['value']:.1f}", small=bounds))
-            if runner != FP32:
-                low, high = figure["lost_beside_low"], figure["lost_beside_high"]
-                tone = "bad" if low > 0 else "good" if high < 0 else ""
-                line.append(cell(f"{figure['lost_beside']:+.1f}", small=f"[{low:+.1f}, {high:+.1f}]", tone=tone))
+            for _, key, good in shown[runner]:
+                low, high = figure[f"{key}_low"], figure[f"{key}_high"]
+                sure = 1 if low > 0 else -1 if high < 0 else 0
+                tone = {good: "good", -good: "bad"}.get(sure, "")
+                line.append(cell(f"{figure[key]:+.1f}", small=f"[{low:+.1f}, {high:+.1f}]", tone=tone))
         lines.append(line)
     return table(head, lines, metric, folded=folded)
 
@@ -73,7 +79,9 @@ def _curves(
         steps = {0.0: CLEAN} | {float(c.partition(":")[2]): c for c in conditions if c.startswith(f"{kind}:")}
         series = {r: [_point(found[r, c], x) for x, c in steps.items()] for r in runners}
         ticks = {x: "clean" if x == 0 else f"{x:g}" for x in steps}
-        charts.append({"title": kind, "svg": line_chart(series, ticks, f"{metric} over severity of {kind}")})
+        charts.append(
+            {"wide": False, "title": kind, "svg": line_chart(series, ticks, f"{metric} over severity of {kind}")}
+        )
     return charts
 
 

@@ -121,7 +121,7 @@ def test_figures_on_the_page_are_those_of_the_report(pages: dict[str, Path]) -> 
     document = json.loads(pages["robustness"].with_suffix(".json").read_text())
     text = pages["robustness"].read_text("utf-8")
     cells = [cell for cell in document["cells"] if cell["metric"] == "top1"]
-    assert len(cells) == 3 * 9
+    assert len(cells) == 3 * 10
     for cell in cells:
         assert f"{100 * cell['value']:.1f} <small>[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" in text
     assert text.count("data:image/jpeg") == 3 * 9

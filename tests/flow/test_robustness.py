@@ -82,10 +82,12 @@ def test_cells_are_what_a_plain_run_gives(place: Path) -> None:
     assert worse["lost"] == pytest.approx(100 * (2 / 3 - worse["value"]))
     assert worse["low"] <= worse["value"] <= worse["high"] and 0 <= worse["agreement"] <= 1
     assert len({c["value"] for c in document["cells"]}) > 3
+    degraded = [cell(document, "q", condition)["value"] for condition in ("contrast:5", "noise-low", "mixed")]
+    assert cell(document, "q", "mean of degraded")["value"] == pytest.approx(np.mean(degraded))
     stored = json.loads(Path("run/report.json").read_text())
     assert stored["cells"] == document["cells"]
     rows = list(csv.DictReader(Path("run/report.csv").read_text().splitlines()))
-    assert len(rows) == len(document["cells"]) == 2 * 4 * 2 and float(rows[0]["value"]) == document["cells"][0]["value"]
+    assert len(rows) == len(document["cells"]) == 2 * 5 * 2 and float(rows[0]["value"]) == document["cells"][0]["value"]
 
 
 def test_an_interrupted_table_goes_on_and_a_changed_label_is_seen(place: Path) -> None:
@@ -137,13 +139,15 @@ def test_differences_are_paired() -> None:
     ranks = (rng.random(200) < 0.5).astype(np.int64)
     worse = ranks.copy()
     worse[:10] = 3
-    flat = np.zeros(200)
-    cells = {("fp32", "clean"): ClassOutcomes(ranks, ranks, flat), ("q", "clean"): ClassOutcomes(worse, worse, flat)}
-    figures = {(f.runner, f.metric): f for f in compare(cells, ["fp32", "q"], ["clean"], 500)}
+    cells = {
+        (name, "clean"): ClassOutcomes(x, x, np.zeros(200)) for name, x in (("fp32", ranks), ("q", worse), ("r", ranks))
+    }
+    figures = {(f.runner, f.metric): f for f in compare(cells, ["fp32", "q", "r"], ["clean"], 500)}
     right = float((ranks[:10] < 1).sum()) / 2
     found = figures["q", "top1"]
     assert found.lost[0] == pytest.approx(right) and 0 < found.lost[1] < right < found.lost[2]
     assert found.lost[2] - found.lost[1] < 0.5 * 100 * (found.high - found.low), "pairing narrows the interval"
+    assert figures["r", "top1"].gained == pytest.approx(found.lost_beside) and found.gained == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
