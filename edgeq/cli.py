@@ -515,6 +515,22 @@ def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int |
     _finish(ctx, report, as_json, quiet)
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the comparison as JSON, CSV and HTML here.")
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
+@_output_options
+@click.pass_context
+def compare(
+    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
+    runs: tuple[str, ...], out: Path | None, exist_ok: bool,
+) -> None:  # fmt: skip
+    """The figures of several run folders side by side, and the options in which they differ."""
+    from edgeq.flow.compare import compare_runs
+
+    _finish(ctx, compare_runs(runs, out, exist_ok=exist_ok), as_json, quiet)
+
+
 def _severity_options(command: Command) -> Command:
     for kind, scale in reversed(SCALES.items()):
         levels = ", ".join(f"{level:g}" for level in scale.levels)

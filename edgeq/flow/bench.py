@@ -22,6 +22,7 @@ from edgeq.flow.board_report import note_state, report_agreement, timing_rows
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on
+from edgeq.flow.run_files import write_beside
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
@@ -92,6 +93,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         picture = profile_picture(request.artifact.name, report.layers).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
     report.seconds = time.monotonic() - started
+    write_beside(folder_of(request.artifact), report)
     return report
 
 
