@@ -88,11 +88,11 @@ def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tup
     sums: list[Interval] = channel_bounds(this.program.graph, layer, bounds.__getitem__)
     assert this.types[joining.requantize.out].format == INT32
     numbers = scaling(joining.requantize, 0, bias, sums)
-    bits = this.bits(layer, weight.shape[1])
+    bits, block = this.bits(layer, weight.shape[1]), ROW_BLOCK[this.instructions]
     inner: Fields = {
-        "weights": this.packed(weight, 1, ROW_BLOCK, bits),
+        "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, ROW_BLOCK),
+        "channels": this.channels(numbers, len(weight), 1, block),
         "output": output_fields(numbers),
         "table": "NULL",
         "rows": this.types[layer.x].size // weight.shape[1],
