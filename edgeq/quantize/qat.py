@@ -122,6 +122,17 @@ class QatModule(nn.Module):
             reals[out] = result
         return tuple(real(name) for name in wanted)
 
+    def exact(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph without rounding, from the weights as they are."""
+        values: dict[o.Value, Tensor] = dict(inputs)
+
+        def value(name: o.Value) -> Tensor:
+            return values[name] if name in values else self._constant(name)
+
+        for op in self._graph(inputs).ops:
+            values.update(zip(o.results(op), evaluate(op, value), strict=True))
+        return tuple(value(name) for name in wanted)
+
     def _rounded(self, name: o.Value, x: Tensor) -> Tensor:
         field = self._fields[self.plan.structure.key[name]]
         if field not in self.values:  # constants alone, whose grid follows from them
