@@ -156,7 +156,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     width = found.bits // 8
     source = Source(
         prefix, comment(stem), inputs, outputs, layers,
-        [(placed.offset(v), found.type(v).size) for v in values],
+        [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
         width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels,
     )  # fmt: skip
@@ -213,7 +213,7 @@ def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
     def watch(name: o.Value, tensor: torch.Tensor) -> torch.Tensor | None:
         tensor = given.get(name, tensor)
         if name in watched:
-            seen[name] = to_memory(tensor.numpy().astype(f"<i{found.bits // 8}"))
+            seen[name] = to_memory(tensor.numpy().astype(f"<i{found.bits_of(name) // 8}"), found.axes(name))
         return given.get(name)
 
     with torch.no_grad():
@@ -234,6 +234,8 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
             {
                 "value": kernel.out,
                 "shape": list(found.type(kernel.out).shape),
+                "axes": list(found.axes(kernel.out)),
+                "bits": found.bits_of(kernel.out),
                 "kind": layer.kind,
                 "macs": layer.macs,
                 "memory_bytes": found.bits // 8 * need,

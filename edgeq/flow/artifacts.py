@@ -59,6 +59,8 @@ _RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
     ".tflite": _litert,
     ".c": _native,
 }
+RUNNABLE = tuple(_RUNTIMES)
+"""Suffixes of what runs here."""
 
 
 def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False) -> Runtime:

@@ -185,7 +185,7 @@ class _Lowering:
 
     def _weighted(self, op: o.Conv | o.ConvTranspose | o.Linear) -> None:
         x, weight_type = self.code(op.x), self.plan.weights[op.out]
-        weight = self._weight(op.weight, weight_type)
+        weight = self._weight(op.weight, weight_type, self.plan.weight_codes(op.out, self.graph.constants[op.weight]))
         (x_scale,) = self.type(x).scale
         scale = tuple(x_scale * s for s in weight_type.scale)
         axis = (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1) if len(scale) > 1 else None
@@ -196,8 +196,7 @@ class _Lowering:
             bias = self._constant(f"{op.bias}.q", codes, bias_type)
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 
-    def _weight(self, name: o.Value, type_: Type) -> o.Value:
-        codes = quantize_weight(self.graph.constants[name], type_)
+    def _weight(self, name: o.Value, type_: Type, codes: Array) -> o.Value:
         for known in (f"{name}.q", *(f"{name}.q.{k}" for k in range(1, 9))):
             if self.editor.types.get(known) == type_ and np.array_equal(self.editor.constants[known], codes):
                 return known
@@ -244,7 +243,12 @@ class _Lowering:
         low, high = code_range(self.type(x).format)
         entries = exponentials(self.type(x).scale[0], high - low + 1)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, UINT16, (1 / EXPONENTIAL_ONE,)))
-        self._accumulate(replace(op, x=x, table=table), (1 / SHARE_UNIT,))
+        op = replace(op, x=x, table=table)
+        planned = self.plan.types.get(op.out)
+        if planned is not None and (planned.format, planned.scale) == (INT16, (1 / SHARE_UNIT,)):
+            self.codes[op.out] = self.editor.append(op, planned)
+        else:
+            self._accumulate(op, (1 / SHARE_UNIT,))
 
     def _layer_norm(self, op: o.LayerNorm) -> None:
         """Gamma as 16-bit codes, or coarser where a large beta would not leave room for the products."""
@@ -276,6 +280,9 @@ class _Lowering:
         if self.tflite and op.function.name in CLAMPS:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
+            return
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+            self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
             return
         rule = tflite_tables.tabulate if self.tflite else tabulate
         if self.plan.interpolates and bits_of(self.type(x).format) == 16:

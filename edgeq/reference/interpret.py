@@ -117,7 +117,9 @@ class Interpreter:
         """For every partial sum, in any order of summation, and for the operands' levels."""
         intervals = [partial_sums(self.graph, op, self._bounds.__getitem__)]
         intervals += [self._bounds[value] for value in o.operands(op)]
-        return carrier(max(abs(end) for interval in intervals for end in interval))
+        found = carrier(max(abs(end) for interval in intervals for end in interval))
+        # An accelerator may round single precision to fewer bits or transform convolutions; double it leaves alone.
+        return torch.float64 if found == torch.float32 and self.device.type != "cpu" else found
 
     def _levels_of_constant(self, name: o.Value) -> Tensor | None:
         type_ = self.graph.types[name]

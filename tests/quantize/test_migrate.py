@@ -36,9 +36,7 @@ def uneven(seed: int) -> Graph:
 
 def samples(graph: Graph, count: int, seed: int) -> list[dict[o.Value, Array]]:
     rng = np.random.default_rng(seed)
-    return [
-        {n: rng.normal(0, 1, graph.types[n].shape).astype(np.float32) for n in graph.inputs} for _ in range(count)
-    ]
+    return [{n: rng.normal(0, 1, graph.types[n].shape).astype(np.float32) for n in graph.inputs} for _ in range(count)]
 
 
 def test_every_proposal_preserves_the_function() -> None:
