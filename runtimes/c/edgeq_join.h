@@ -23,7 +23,7 @@ EDGEQ_KERNEL void edgeq_join(
         for (int32_t left = m->outputs; left > 0; left -= EDGEQ_ROW_BLOCK, c += EDGEQ_ROW_BLOCK, w += step) {
             const int32_t count = left < EDGEQ_ROW_BLOCK ? left : EDGEQ_ROW_BLOCK;
             int32_t sum[EDGEQ_ROW_BLOCK];
-            edgeq_linear_sums(m, x, w, c, total, sum);
+            edgeq_sums_1(m->bits, x, w, m->inputs, c, total, count, sum);
             for (int32_t j = 0; j < count; j++, i++) {
                 const int32_t term = edgeq_requantize(sum[j], c + j, &m->output);
                 edgeq_stream_store(l, term + edgeq_addend_term(l->a, addend, i), out, i);
