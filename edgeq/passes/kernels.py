@@ -85,6 +85,13 @@ class Kernel:
     joining: Joining | None = None
 
     @property
+    def ops(self) -> tuple[o.Op, ...]:
+        """The operators that do the work: what is computed on the way, then `op`."""
+        if self.scoring:
+            return self.scoring.scores, self.scoring.softmax, self.op
+        return (self.joining.layer, self.op) if self.joining else (self.op,)
+
+    @property
     def x(self) -> o.Value:
         """The operand of an operator that moves codes: where the first of a chain of them begins."""
         return o.operands(self.moves[0] if self.moves else self.op)[0]

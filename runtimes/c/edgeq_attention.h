@@ -36,7 +36,7 @@ EDGEQ_INLINE edgeq_attention_memory edgeq_attention_memory_at(const edgeq_attent
     m.shares = (int16_t *)(void *)(scratch + 4 * n);
     m.codes = scratch + 6 * n;
     m.keys = scratch + 7 * n;
-    m.values = m.keys + n * edgeq_packed(l->depth);
+    m.values = m.keys + n * edgeq_column_bytes(l->depth);
     return m;
 }
 
@@ -45,9 +45,9 @@ EDGEQ_INLINE void edgeq_attention_gather(
     const edgeq_attention_layer *l, const int8_t *k, const int8_t *v, const edgeq_attention_memory *m)
 {
     int8_t *to = m->keys;
-    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_packed(l->depth)) {
+    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_column_bytes(l->depth)) {
         const int32_t count = l->keys - n < EDGEQ_COLUMNS ? l->keys - n : EDGEQ_COLUMNS;
-        edgeq_gather_columns(to, EDGEQ_DEPTH, k + n, l->keys, count, l->depth, m->corrections + n);
+        edgeq_gather_columns(to, EDGEQ_FOUR_DEPTH, k + n, l->keys, count, l->depth, m->corrections + n);
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
             m->corrections[n + j] = l->q_zero * (l->depth * l->k_zero - m->corrections[n + j]);
         }
@@ -64,17 +64,16 @@ EDGEQ_INLINE void edgeq_attention_gather(
 EDGEQ_INLINE int32_t edgeq_attention_scores(
     const edgeq_attention_layer *l, const int8_t *q, const edgeq_attention_memory *m)
 {
-    const int32_t correction = l->k_zero ? l->k_zero * edgeq_row_sum(q, l->depth) : 0;
+    const int32_t correction = l->k_zero ? l->k_zero * edgeq_total(q, l->depth) : 0;
     const int8_t *w = m->keys;
     int32_t largest = -128;
-    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_packed(l->depth)) {
+    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_column_bytes(l->depth)) {
         const int32_t count = l->keys - n < EDGEQ_COLUMNS ? l->keys - n : EDGEQ_COLUMNS;
-        edgeq_channel channels[EDGEQ_COLUMNS];
         int32_t sum[EDGEQ_COLUMNS];
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-            channels[j].bias = m->corrections[n + j] - correction;
+            sum[j] = m->corrections[n + j] - correction;
         }
-        edgeq_dot_1(q, w, l->depth, channels, sum);
+        edgeq_four(q, w, l->depth, sum);
         for (int32_t j = 0; j < count; j++) {
             const int32_t code = edgeq_requantize(sum[j], &l->scores, &l->scores_output);
             m->codes[n + j] = (int8_t)code;

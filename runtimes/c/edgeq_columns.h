@@ -2,9 +2,16 @@
 #ifndef EDGEQ_COLUMNS_H
 #define EDGEQ_COLUMNS_H
 
-#include "edgeq_dot.h"
+#include "edgeq_four.h"
+#include "edgeq_total.h"
 
 #define EDGEQ_COLUMNS 4
+
+/* Bytes of one column. */
+EDGEQ_INLINE int32_t edgeq_column_bytes(int32_t k)
+{
+    return (k + EDGEQ_FOUR_DEPTH - 1) & ~(EDGEQ_FOUR_DEPTH - 1);
+}
 
 /* `k` codes, `step` apart, as column `j` of a block [k / depth, rounded up][4][depth], padded with zeros; their sum. */
 EDGEQ_INLINE int32_t edgeq_gather_column(
@@ -37,25 +44,29 @@ EDGEQ_INLINE void edgeq_gather_columns(
     }
 }
 
-EDGEQ_INLINE int32_t edgeq_row_sum(const int8_t *x, int32_t k)
-{
-    int32_t sum = 0;
-    for (const int8_t *const end = x + k; x < end; x++) {
-        sum += *x;
-    }
-    return sum;
-}
+#define EDGEQ_WIDE_STEP(i)        \
+    do {                          \
+        const int32_t xk = x[i];  \
+        a += xk * w[4 * (i)];     \
+        b += xk * w[4 * (i) + 1]; \
+        c += xk * w[4 * (i) + 2]; \
+        d += xk * w[4 * (i) + 3]; \
+        EDGEQ_IN_ORDER;           \
+    } while (0)
 
 /* Sums of 16-bit codes times a block [k][4]. */
 EDGEQ_INLINE void edgeq_dot_wide(const int16_t *x, const int8_t *w, int32_t k, int32_t *sum)
 {
     int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
-    for (const int16_t *const end = x + k; x < end; x++, w += 4) {
-        const int32_t xk = *x;
-        a += xk * w[0];
-        b += xk * w[1];
-        c += xk * w[2];
-        d += xk * w[3];
+    const int16_t *const end = x + k;
+    for (const int16_t *const whole = x + (k & ~3); x < whole; x += 4, w += 16) {
+        EDGEQ_WIDE_STEP(0);
+        EDGEQ_WIDE_STEP(1);
+        EDGEQ_WIDE_STEP(2);
+        EDGEQ_WIDE_STEP(3);
+    }
+    for (; x < end; x++, w += 4) {
+        EDGEQ_WIDE_STEP(0);
     }
     sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
 }

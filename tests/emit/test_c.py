@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.c_nets import (
     extreme_inputs,
     folder_of,
     small_network,
+    small_transformer,
     target,
 )
 from tests.code_nets import code_nets
@@ -120,6 +122,23 @@ def test_packed_weights_take_their_bits(instructions: Instructions, bits: int) -
     assert in_order(rows, bits).size == rows.size * bits // 8
 
 
+@pytest.mark.parametrize("name", [*C_TARGETS, "c-w4a8"])
+def test_a_transformer_equals_the_reference(name: str) -> None:
+    assert assert_equal_everywhere(small_transformer(), name, 0) > 200
+
+
+@pytest.mark.parametrize("optimize", ["-O0", "-O2", "-Os"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compilers_have_nothing_to_say_about_a_transformer(compiler: str, optimize: str, tmp_path: Path) -> None:
+    made = tmp_path / "out"
+    folder_of(small_transformer(), target("c-int8"), made)
+    sources = [made / "selftest.c", made / "net_weights.c"]
+    program = tmp_path / "selftest"
+    subprocess.run([compiler, *STRICT, optimize, "-o", program, *sources], check=True, capture_output=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("passed")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("c") / "out"
@@ -172,8 +191,11 @@ def test_the_self_test_sees_a_single_changed_bit_of_the_weights(folder: Path, tm
 
 
 @pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS, WIDE_TARGET])
-def test_no_float_no_heap_no_library(name: str, tmp_path: Path) -> None:
-    folder_of(small_network(), target(name), tmp_path / "out")
+@pytest.mark.parametrize("network", [small_network, small_transformer])
+def test_no_float_no_heap_no_library(network: Callable[[], Graph], name: str, tmp_path: Path) -> None:
+    if name == WIDE_TARGET and network is small_transformer:
+        pytest.skip("attention on 16-bit codes stays real")
+    folder_of(network(), target(name), tmp_path / "out")
     for stem in ("net_model", "net_weights"):
         made = tmp_path / f"{stem}.o"
         command = ["gcc", *STRICT, "-O2", "-fno-builtin", "-mgeneral-regs-only", "-c", "-o", made]
