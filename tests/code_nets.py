@@ -173,11 +173,11 @@ class _CodeNet(Draws):
         turned = self.editor.append(o.Transpose(stream, self.out(), (0, 2, 1)))
         self.add(o.Reshape(turned, self.out(), (1, channels, height, width)))
 
-    def graph(self, steps: int) -> Graph:
+    def graph(self, steps: int, transformers: bool) -> Graph:
         self.conv(self.pool[-1], 3, self.integer(4, 8))
         kinds = (
             self.conv, self.function, self.residual, self.concat, self.window_op, self.resize, self.move,
-            self.conv_transpose, self.transformer,
+            self.conv_transpose, *([self.transformer] if transformers else []),
         )  # fmt: skip
         for _ in range(steps):
             self.one_of(*kinds)(self.pool[-1])
@@ -190,7 +190,7 @@ class _CodeNet(Draws):
 
 
 @st.composite
-def code_nets(draw: Draw, steps: int = 8) -> Graph:
+def code_nets(draw: Draw, steps: int = 8, *, transformers: bool = False) -> Graph:
     """A real graph with a convolution first, up to `steps` operators, a 1x1 convolution and a classifier last."""
     net = _CodeNet(draw)
-    return net.graph(net.integer(1, steps))
+    return net.graph(net.integer(1, steps), transformers)

@@ -412,8 +412,8 @@ class _Grouping:
         ):
             yield f"{kind} has a batch of {types[op.x].shape[0]}"
         in_rows = isinstance(op, o.Linear | o.MatMul | o.LayerNorm)
-        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in _activations(op)):
-            yield f"{kind} reads an image"
+        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in (*_activations(op), result)):
+            yield f"{kind} works on an image"
         if self.bits > 8 and isinstance(op, o.MatMul | o.Softmax | o.LayerNorm):
             yield f"{kind} reads {types[_activations(op)[0]].format}"
         if isinstance(op, o.Gather) and op.indices not in self.graph.constants:
