@@ -184,7 +184,7 @@ def _attention_scratch(kernel: Kernel, program: Program) -> int:
     if kernel.scoring:
         (depth, keys), width = shapes[1][-2:], shapes[2][-1]
         blocks = _up(keys, COLUMNS)
-        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + keys * _up(width, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + _up(keys, PACKED) * _up(width, COLUMNS)
     if isinstance(kernel.op, o.MatMul):
         return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
     return 0

@@ -3,7 +3,8 @@
  *
  * q [heads][queries][depth], k [heads][depth][keys], v [heads][keys][width], out [heads][queries][width]. Scratch memory,
  * for one head, n being `keys` rounded up to four: 32-bit corrections [n], shares [n], codes of scores [n], keys in blocks
- * of four [n / 4][depth, rounded up to 16][4], values in blocks of four columns [width / 4, rounded up][keys][4].
+ * of four [n / 4][4 depth], values in blocks of four columns [width / 4, rounded up][4 keys], depth and keys
+ * rounded up to 16 at most.
  */
 #ifndef EDGEQ_ATTENTION_H
 #define EDGEQ_ATTENTION_H
@@ -53,10 +54,10 @@ EDGEQ_INLINE void edgeq_attention_gather(
         }
     }
     to = m->values;
-    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * (ptrdiff_t)l->keys) {
+    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_wide_bytes(l->keys)) {
         const int32_t count = l->width - n < EDGEQ_COLUMNS ? l->width - n : EDGEQ_COLUMNS;
         int32_t totals[EDGEQ_COLUMNS];
-        edgeq_gather_columns(to, 1, v + n, l->width, count, l->keys, totals);
+        edgeq_gather_columns(to, EDGEQ_WIDE_DEPTH, v + n, l->width, count, l->keys, totals);
     }
 }
 
@@ -101,11 +102,11 @@ EDGEQ_INLINE void edgeq_attention_values(
     const edgeq_attention_layer *l, int32_t total, const edgeq_attention_memory *m, int8_t *out)
 {
     const int8_t *w = m->values;
-    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * (ptrdiff_t)l->keys) {
+    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_wide_bytes(l->keys)) {
         const int32_t count = l->width - n < EDGEQ_COLUMNS ? l->width - n : EDGEQ_COLUMNS;
         const int32_t bias = -l->v_zero * total;
         int32_t sum[EDGEQ_COLUMNS] = {bias, bias, bias, bias};
-        edgeq_dot_wide(m->shares, w, l->keys, sum);
+        edgeq_four_wide(m->shares, w, l->keys, sum);
         for (int32_t j = 0; j < count; j++) {
             const int32_t code = edgeq_requantize(sum[j], &l->channel, &l->output);
             out[n + j] = (int8_t)(l->table ? l->table[code + 128] : code);

@@ -3,14 +3,20 @@
 #define EDGEQ_COLUMNS_H
 
 #include "edgeq_four.h"
+#include "edgeq_four_wide.h"
 #include "edgeq_total.h"
 
 #define EDGEQ_COLUMNS 4
 
-/* Bytes of one column. */
+/* Bytes of one column, and of one that 16-bit codes are multiplied with. */
 EDGEQ_INLINE int32_t edgeq_column_bytes(int32_t k)
 {
     return (k + EDGEQ_FOUR_DEPTH - 1) & ~(EDGEQ_FOUR_DEPTH - 1);
+}
+
+EDGEQ_INLINE int32_t edgeq_wide_bytes(int32_t k)
+{
+    return (k + EDGEQ_WIDE_DEPTH - 1) & ~(EDGEQ_WIDE_DEPTH - 1);
 }
 
 /* `k` codes, `step` apart, as column `j` of a block [k / depth, rounded up][4][depth], padded with zeros; their sum. */
@@ -42,33 +48,6 @@ EDGEQ_INLINE void edgeq_gather_columns(
             sums[j] = edgeq_gather_column(block, depth, j, &zero, 0, k);
         }
     }
-}
-
-#define EDGEQ_WIDE_STEP(i)        \
-    do {                          \
-        const int32_t xk = x[i];  \
-        a += xk * w[4 * (i)];     \
-        b += xk * w[4 * (i) + 1]; \
-        c += xk * w[4 * (i) + 2]; \
-        d += xk * w[4 * (i) + 3]; \
-        EDGEQ_IN_ORDER;           \
-    } while (0)
-
-/* Sums of 16-bit codes times a block [k][4]. */
-EDGEQ_INLINE void edgeq_dot_wide(const int16_t *x, const int8_t *w, int32_t k, int32_t *sum)
-{
-    int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
-    const int16_t *const end = x + k;
-    for (const int16_t *const whole = x + (k & ~3); x < whole; x += 4, w += 16) {
-        EDGEQ_WIDE_STEP(0);
-        EDGEQ_WIDE_STEP(1);
-        EDGEQ_WIDE_STEP(2);
-        EDGEQ_WIDE_STEP(3);
-    }
-    for (; x < end; x++, w += 4) {
-        EDGEQ_WIDE_STEP(0);
-    }
-    sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
 }
 
 #endif

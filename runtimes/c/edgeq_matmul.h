@@ -67,13 +67,13 @@ EDGEQ_INLINE void edgeq_matmul_wide_one(
     for (int32_t n = 0; n < l->columns; n += EDGEQ_COLUMNS) {
         const int32_t count = l->columns - n < EDGEQ_COLUMNS ? l->columns - n : EDGEQ_COLUMNS;
         int32_t totals[EDGEQ_COLUMNS];
-        edgeq_gather_columns(block, 1, b + n, l->columns, count, l->depth, totals);
+        edgeq_gather_columns(block, EDGEQ_WIDE_DEPTH, b + n, l->columns, count, l->depth, totals);
         const int16_t *x = a;
         int8_t *to = out + n;
         for (int32_t i = 0; i < l->rows; i++, x += l->depth, to += l->columns) {
             int32_t sum[EDGEQ_COLUMNS];
             edgeq_matmul_begin(l, totals, sum);
-            edgeq_dot_wide(x, block, l->depth, sum);
+            edgeq_four_wide(x, block, l->depth, sum);
             edgeq_matmul_store(l, sum, sums[i], count, to);
         }
     }
