@@ -167,6 +167,8 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
+            scratch = PIXELS_AT_ONCE * types[op.weight].shape[0]
         case o.MatMul() | o.Softmax() | o.LayerNorm():
             scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():

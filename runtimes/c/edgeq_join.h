@@ -40,8 +40,11 @@ EDGEQ_INLINE void edgeq_join_sums(
 }
 
 EDGEQ_KERNEL void edgeq_join(
-    const edgeq_stream_layer *l, const edgeq_join_layer *m, const int8_t *x, const int8_t *addend, int8_t *out)
+    const edgeq_stream_layer *given, const edgeq_join_layer *m, const int8_t *x, const int8_t *addend, int8_t *out)
 {
+    const edgeq_addend a = *given->a; /* copies: stores of codes cannot change them */
+    const edgeq_stream_layer stream = *given, *const l = &stream;
+    const edgeq_output terms = m->output;
     const int32_t step = EDGEQ_COLUMNS * edgeq_column_bytes(m->inputs) * m->bits / 8;
     int32_t i = 0;
     for (int32_t row = 0; row < m->rows; row++, x += m->inputs) {
@@ -53,8 +56,8 @@ EDGEQ_KERNEL void edgeq_join(
             int32_t sum[EDGEQ_COLUMNS];
             edgeq_join_sums(m, x, w, c, total, sum);
             for (int32_t j = 0; j < count; j++, i++) {
-                const int32_t term = edgeq_requantize(sum[j], c + j, &m->output);
-                edgeq_stream_store(l, term + edgeq_addend_term(l->a, addend, i), out, i);
+                const int32_t term = edgeq_requantize(sum[j], c + j, &terms);
+                edgeq_stream_store(l, term + edgeq_addend_term(&a, addend, i), out, i);
             }
         }
     }
