@@ -199,6 +199,8 @@ def _calibration_options(command: Command) -> Command:
             click.option("--activations", metavar="FORMAT", help="Format of what weighted operators read: int8, int4 ... [target's]."),
             click.option("--format", "rules", multiple=True, metavar="GLOB=FORMATS",
                          help="Formats of operators by their result's name: w4a8, post4/int8 or real; the first match wins."),
+            click.option("--effort", type=click.Choice(["fast", "balanced", "best"]),
+                         help="Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."),
             click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
             click.option("--avg-bits", type=click.FloatRange(1, 16), help="Allocate bits by layer: at most this many on average."),
