@@ -22,6 +22,7 @@ from edgeq.progress import Progress, silent
 from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
 from edgeq.quantize.distance import Loss, squared_error
 from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
+from edgeq.quantize.importance import Importance
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding
@@ -71,6 +72,7 @@ def learn(
     settings: Settings,
     *,
     loss: Loss = squared_error,
+    importance: Mapping[o.Value, Importance] | None = None,
     half: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
@@ -79,13 +81,14 @@ def learn(
 ) -> Learned:
     """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1).
 
-    `loss` compares the outputs of the network where `settings` also learn it as a whole. `store` keeps what was
+    `loss` compares the outputs of the network where `settings` also learn it as a whole. `importance`, measured on the
+    same samples, weighs errors inside. `store` keeps what was
     learned after every unit, and units found there are not learned again.
     """
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
     images = batches(simulation, samples[: images_that_fit(graph)])
     frontier = Frontier(simulation, [dict(values) for values in images])
-    work = _Work(simulation, frontier, settings, half, seed, store)
+    work = _Work(simulation, frontier, settings, importance or {}, half, seed, store)
     starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:
         if op in done:
@@ -111,6 +114,7 @@ class _Work:
         simulation: Simulation,
         frontier: Frontier,
         settings: Settings,
+        importance: Mapping[o.Value, Importance],
         half: bool,
         seed: int,
         store: Store | None,
@@ -118,6 +122,7 @@ class _Work:
         self.simulation, self.frontier, self.settings, self.half, self.seed = (
             simulation, frontier, settings, half, seed
         )  # fmt: skip
+        self.importance = importance
         self.store = store
         self.known = unpacked(store.load(), simulation) if store else Learned()
         self.found = Learned()
@@ -136,7 +141,7 @@ class _Work:
         else:
             for op in unit.ops:
                 if isinstance(op, Weighted) and op.out in wanted:
-                    layers[op.out] = _solved(op, frontier, plan, self.half, self._generator(op))
+                    layers[op.out] = _solved(op, frontier, plan, self.half, self.importance.get(op.out), self._generator(op))
                     _install(self.simulation, op.out, layers[op.out])
                 frontier.advance(op)
                 frontier.drop([op], keep=(unit.entry, *unit.exits))
@@ -189,7 +194,7 @@ class _Work:
             torch.cat([values[unit.entry] for values in frontier.quantized]),
             torch.cat([values[unit.entry] for values in frontier.real]),
             tuple(torch.cat([values[name] for values in frontier.real]) for name in unit.exits),
-            tuple(None for _ in unit.exits),
+            tuple(self._weight(name) for name in unit.exits),
         )
         parameters = {out: self._parameters(out, layer, settings.method) for out, layer in layers.items()}
         best = Refinement(unit, simulation, parameters, data, settings, loss, self.seed).run()
@@ -205,6 +210,10 @@ class _Work:
         for out, layer in found.items():
             _install(simulation, out, layer)
         return found
+
+    def _weight(self, name: o.Value) -> Tensor | None:
+        found, images = self.importance.get(name), sum(len(next(iter(v.values()))) for v in self.frontier.real)
+        return None if found is None else found.both[:images].to(self.simulation.device)
 
     def _parameters(self, out: o.Value, layer: Layer, method: Method) -> Parameters:
         simulation = self.simulation
@@ -265,9 +274,16 @@ def _split(count: int) -> tuple[list[int], list[int]]:
     return [index for index in range(count) if index not in held], held
 
 
-def _solved(op: Weighted, frontier: Frontier, plan: Plan, half: bool, generator: torch.Generator) -> Layer:
+def _solved(
+    op: Weighted,
+    frontier: Frontier,
+    plan: Plan,
+    half: bool,
+    importance: Importance | None,
+    generator: torch.Generator,
+) -> Layer:
     weight = frontier.simulation.constants[op.weight]
-    parts = _moments(op, weight, frontier, generator)
+    parts = _moments(op, weight, frontier, importance, generator)
     train, held = _split(len(parts))
     if not held:
         train, held = list(range(len(parts))), list(range(len(parts)))
@@ -298,23 +314,27 @@ def _total(parts: Sequence[Moments]) -> Moments:
     return first
 
 
-def _moments(op: Weighted, weight: Tensor, frontier: Frontier, generator: torch.Generator) -> list[Moments]:
+def _moments(
+    op: Weighted, weight: Tensor, frontier: Frontier, importance: Importance | None, generator: torch.Generator
+) -> list[Moments]:
     """One set of moments per batch."""
     simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
     images = sum(values[op.x].shape[0] for values in frontier.real)
     wanted = max(LEAST_POSITIONS, POSITIONS_PER_INPUT * matrix.shape[2])
     shape = simulation.graph.types[op.out].shape
     per_image = int(np.prod(shape[1:-1] if isinstance(op, o.Linear) else shape[2:]))
-    few = -(-wanted // images)
+    few, start = -(-wanted // images), 0
     found = []
     with torch.no_grad():
         for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            at = None
-            if few < per_image:
-                at = torch.randperm(per_image, generator=generator)[:few].to(simulation.device)
+            at = torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
+            at = at.to(simulation.device)
             x = columns(op, real[op.x], kernel, at)
             z = columns(op, simulation.operand(op.x, quantized.__getitem__), kernel, at)
-            found.append(Moments.of(matrix, x, z))
+            stop = start + real[op.x].shape[0]
+            heavy = None if importance is None else importance.flat()[start:stop].to(at.device)[:, at].flatten()
+            found.append(Moments.of(matrix, x, z, heavy))
+            start = stop
     return found
 
 
