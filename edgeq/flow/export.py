@@ -34,6 +34,7 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
+from edgeq.flow.effort import Effort, learned, migrated
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -48,7 +49,7 @@ from edgeq.flow.inputs import (
 from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize, store_weights
+from edgeq.flow.ranges import ChosenRange, Quantization, quantize, store_weights
 from edgeq.flow.run_files import write_report
 from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
@@ -88,6 +89,7 @@ class ExportRequest:
     preprocess: str | None = None
     estimator: str | None = None
     float_share: float | None = None
+    effort: Effort | None = None
     keep_real: tuple[str, ...] = ()
     formats: Asked = field(default_factory=Asked)
     budgets: Budgets = field(default_factory=Budgets)
@@ -140,6 +142,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
         trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
         calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
+        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
         recipe, notes, report.manifest["allocation"] = within_budgets(
@@ -153,7 +156,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
-        found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        found = _quantized(graph, target, recipe, calibration, request, model, task, progress)
         lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
         report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
@@ -181,6 +184,24 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     return _written(_finished(report, started), artifact)
+
+
+def _quantized(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    request: ExportRequest,
+    model: Model,
+    task: Task | None,
+    progress: Progress,
+) -> Quantization:
+    """Ranges and biases, and what --effort learns on top."""
+    use_cache = not request.no_cache
+    found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=use_cache)
+    return learned(
+        graph, found, target, calibration, request.effort, task, progress, seed=request.seed, use_cache=use_cache
+    )
 
 
 def _trained(
@@ -248,7 +269,7 @@ def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    names = ("calib_images", "estimator", "float_share", "effort", "keep_real", "raw_head", "seed", "imgsz", "arch")
     found = {name: getattr(request, name) for name in names}
     found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
