@@ -164,16 +164,14 @@ def _model_options(command: Command) -> Command:
     return command
 
 
+def _report_options(command: Command) -> Command:
+    quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(quiet(command))
+
+
 def _output_options(command: Command) -> Command:
-    for option in reversed(
-        (
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress and no notes."),
-            click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: all)."),
-        )
-    ):
-        command = option(command)
-    return command
+    threads = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: all).")
+    return _report_options(threads(command))
 
 
 def _calibration_options(command: Command) -> Command:
@@ -370,11 +368,13 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option("--against", help="A float model to compare with.")
 @click.option("--preprocess", help="Overrides what the artifact declares: a preset or a JSON file.")
 @click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if below --against by more.")
+@click.option("--board", "boards", multiple=True, metavar="NAME[,NAME]",
+              help="Also on boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
 @_model_options
 @_output_options
 @click.pass_context
 def validate(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
-    """Accuracy and latency of ARTIFACT in its own runtime on labelled images."""
+    """Accuracy and latency of ARTIFACT in its own runtime, here and on boards, on labelled images."""
     from edgeq.flow import ValidateRequest, validate_artifact
     from edgeq.report import parse_budget
 
@@ -447,20 +447,33 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
     ctx.exit(5 if failed else 0)
 
 
+def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """`1,2,4` as numbers."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part)
+    except ValueError:
+        raise click.BadParameter("numbers with commas, such as 1,2,4") from None
+
+
 @main.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option(
-    "--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable."
-)
-@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
-              help="How the cross compiler optimizes.")  # fmt: skip
-@click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")
+@click.option("--board", "boards", multiple=True, required=True, metavar="NAME[,NAME]",
+              help="Boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
+@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--threads", callback=_numbers, metavar="N[,N]",
+              help="Numbers of threads to try, the first is the one that counts [all cores].")  # fmt: skip
+@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]),
+              help="How C is optimized [-O2 for simulated boards, -O3 for others].")  # fmt: skip
+@click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
-@_output_options
+@click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")
+@_report_options
 @click.pass_context
-def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, layers: bool, **options: Any) -> None:
-    """Count the instructions of generated C in ARTIFACT (its folder) on simulated boards (exit 5 if a result differs)."""
+def bench(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **options: Any) -> None:
+    """Run ARTIFACT on boards: times, instructions and memory, compared with the reference (exit 5 if a result differs)."""
     from edgeq.flow import BenchRequest, bench_artifact
     from edgeq.report import print_profile
 
@@ -500,6 +513,22 @@ def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int |
     if not as_json:
         print_robustness(report, Console(soft_wrap=False))
     _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the comparison as JSON, CSV and HTML here.")
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
+@_output_options
+@click.pass_context
+def compare(
+    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
+    runs: tuple[str, ...], out: Path | None, exist_ok: bool,
+) -> None:  # fmt: skip
+    """The figures of several run folders side by side, and the options in which they differ."""
+    from edgeq.flow.compare import compare_runs
+
+    _finish(ctx, compare_runs(runs, out, exist_ok=exist_ok), as_json, quiet)
 
 
 def _severity_options(command: Command) -> Command:

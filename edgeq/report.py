@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -110,8 +110,13 @@ def _finite(thing: Any) -> Any:
     return str(thing) if isinstance(thing, Path) else thing
 
 
+def base_place(command: str, places: Sequence[Where]) -> Where:
+    """Where the figures are that others are compared with: fp32, or the first of several runs."""
+    return places[0] if command == "compare" else "fp32"
+
+
 def metric_table(report: Report) -> Table:
-    """Metrics as lines, places as columns; the change against fp32 beside each figure."""
+    """Metrics as lines, places as columns; the change against the base (fp32, or the first run) beside each figure."""
     places = list(dict.fromkeys(row.where for row in report.rows))
     table = Table(title=f"{report.command} {report.target or ''}".strip())
     table.add_column("metric")
@@ -120,7 +125,7 @@ def metric_table(report: Report) -> Table:
     table.add_column("n", justify="right")
     for metric in dict.fromkeys(row.metric for row in report.rows):
         rows = {row.where: row for row in report.rows if row.metric == metric}
-        base = rows.get("fp32")
+        base = rows.get(base_place(report.command, places))
         cells = [_cell(rows[place], base) if place in rows else "" for place in places]
         unit = next(iter(rows.values())).unit
         table.add_row(f"{metric} [{unit}]" if unit else metric, *cells, str(max(row.n for row in rows.values())))

@@ -101,14 +101,15 @@ MaxSessions 50
         return sorted(str(path.relative_to(self.work)) for path in self.work.rglob("*"))
 
     def processes(self) -> list[str]:
-        """Command lines of processes that mention the work folder."""
+        """Command lines of processes that mention the work folder or run in it."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        for path in Path("/proc").glob("[0-9]*"):
             try:
-                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                place = os.readlink(path / "cwd")
             except OSError:
                 continue
-            if str(self.work) in line and path.parent.name != str(os.getpid()):
+            if str(self.work) in line + place and path.name != str(os.getpid()):
                 found.append(line)
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +126,18 @@ def agreement(
     ]
 
 
+def output_agreement(
+    types: Mapping[Value, Type], wanted: Sequence[Mapping[Value, Array]], found: Sequence[Mapping[Value, Array]]
+) -> list[OutputAgreement]:
+    """Outputs of several runs beside those that were wanted; see `agreement`."""
+    outputs: dict[Value, _Difference] = {}
+    for expected, given in zip(wanted, found, strict=True):
+        for name, array in expected.items():
+            step = _step(types[name], torch.as_tensor(array))
+            outputs.setdefault(name, _Difference(step)).add(np.asarray(array), given[name])
+    return [_agreement(name, "output", d) for name, d in outputs.items()]
+
+
 def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
     """The share of equal codes over all layers, each given the same operands, as one figure."""
     layers = [item for item in found if item.kind == "layer"]
@@ -206,10 +218,13 @@ def measure(
     for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
         evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
         progress("measuring accuracy", done, total)
-    return [_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics]
+    return [
+        metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
+    ]
 
 
-def _row(metric: Metric, where: str, data: str) -> Row:
+def metric_row(metric: Metric, where: str, data: str) -> Row:
+    """A metric of `data` at a place."""
     return Row(metric.name, metric.value, metric.unit, metric.n, where, f"on {data}")
 
 
@@ -279,20 +294,21 @@ def loss_in_points(metric: str, base: float, value: float) -> float:
     return 100 * ((value - base) if metric in LOWER_IS_BETTER else (base - value))
 
 
-def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None:
-    """Set the report's exit code to 4 when a metric of the artifact lies further below fp32 than allowed.
+def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float], boards: Sequence[str] = ()) -> None:
+    """Set the report's exit code to 4 when a metric of the artifact, here or on a board, lies too far below fp32.
 
     Where the graph itself is the artifact, the reference's figures count.
     """
-    where = ARTIFACT if any(row.where == ARTIFACT and row.metric in max_drop for row in report.rows) else REFERENCE
-    for metric, allowed in max_drop.items():
-        base, value = report.value(metric, FP32), report.value(metric, where)
+    own = ARTIFACT if any(row.where == ARTIFACT and row.metric in max_drop for row in report.rows) else REFERENCE
+    for metric, place in product(max_drop, (own, *boards)):
+        base, value, allowed = report.value(metric, FP32), report.value(metric, place), max_drop[metric]
+        there = "" if place == own else f" on {place}"
         if base is None or value is None:
-            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == where))
-            report.notes.append(f"budget missed: {metric} was not measured (measured: {known})")
+            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == place))
+            report.notes.append(f"budget missed: {metric} was not measured{there} (measured: {known})")
             report.exit = EXIT_BUDGET
         elif not (lost := loss_in_points(metric, base, value)) <= allowed:  # so that NaN misses it
-            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points, allowed {allowed:g}")
+            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points{there}, allowed {allowed:g}")
             report.exit = EXIT_BUDGET
 
 
