@@ -26,8 +26,10 @@ from edgeq.progress import Progress
 from edgeq.quantize.allocate import (
     Item,
     Selection,
+    changed,
     closed_form_bits,
     cost_of,
+    difference,
     finest,
     loss_of,
     meets,
@@ -292,17 +294,13 @@ def raised(allocation: Allocation, count: int) -> tuple[Allocation, list[str]]:
     hard = {kind: limit for kind, limit in allocation.limits.items() if kind in (BYTES, MILLISECONDS)}
     for _ in range(count):
         before, now = loss_of(items, selection), selection
-        better = [
-            (before - loss_of(items, candidate), candidate)
-            for candidate in moves(items, selection)
-            if loss_of(items, candidate) < before and meets(items, candidate, hard)
-        ]
+        gains = ((-difference(items, now, move, lambda choice: choice.loss), move) for move in moves(items, now))
+        better = [(gain, move) for gain, move in gains if gain > 0 and meets(items, changed(now, move), hard)]
         if not better:
             break
-        gain, selection = max(better)
-        changed = [item.operator for item, a, b in zip(items, now, selection, strict=True) if a != b]
-        formats = selected(items, selection)[changed[0]]
-        notes.append(
-            f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {', '.join(changed)}"
-        )
+        gain, move = max(better, key=lambda step: step[0])
+        selection = changed(now, move)
+        names = ", ".join(items[k].operator for k in move)
+        formats = selected(items, selection)[items[next(iter(move))].operator]
+        notes.append(f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {names}")
     return Allocation(items, selection, allocation.limits), notes
