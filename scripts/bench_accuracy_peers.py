@@ -133,6 +133,8 @@ model = ptq.quantize_model(
 )
 loader = [(torch.from_numpy(image), torch.zeros(1)) for image in images(calibration)]
 ptq.calibrate(loader, model)
+with torch.no_grad():
+    model(loader[0][0])  # GPTQ wants the scales of weights, which the first run outside calibration sets
 if "gptq" in option:
     ptq.apply_gptq(loader, model)
 ptq.apply_bias_correction(loader, model)
