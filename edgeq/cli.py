@@ -469,6 +469,10 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="How C is optimized [-O2 for simulated boards, -O3 for others].")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
+@click.option("--latency-table", type=click.Path(path_type=Path),
+              help="Add what every layer takes to this JSON file, for --max-latency-ms of export.")  # fmt: skip
+@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Clock of --latency-table, one instruction a cycle.")  # fmt: skip
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
 @click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")

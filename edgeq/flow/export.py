@@ -122,14 +122,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = _as_computed(head.trunk if head else whole, target)
-    recipe = Recipe(
-        _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
-    )
-    recipe, format_notes = with_formats(recipe, request.formats, graph, target)
-    report = Report("export", target.name)
-    report.rows += _costs(graph)
-    report.notes += format_notes + _coverage_notes(graph, target, recipe)
+    graph = as_computed(head.trunk if head else whole, target)
+    recipe, notes = with_formats(_recipe(request, target), request.formats, graph, target)
+    report = Report("export", target.name, rows=_costs(graph), notes=notes + _coverage_notes(graph, target, recipe))
     if request.dry_run:
         return _finished(report, started)
 
@@ -186,6 +181,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     return _written(_finished(report, started), artifact)
 
 
+def _recipe(request: ExportRequest, target: Target) -> Recipe:
+    kept = tuple(map(keep_real, request.keep_real))
+    return Recipe(_estimator(request, target), kept, output_codes=request.raw_head)
+
+
 def _quantized(
     graph: Graph,
     target: Target,
@@ -230,7 +230,7 @@ def _trained(
     return train(graph, plan, images, calibration.weigh, run, progress)
 
 
-def _as_computed(graph: Graph, target: Target) -> Graph:
+def as_computed(graph: Graph, target: Target) -> Graph:
     """`graph` with the operators that the target computes."""
     graph = decompose(graph, target.decomposed)
     return separate(graph) if target.separate_layers else graph
