@@ -25,12 +25,15 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
-AGREEMENT_IMAGES = 4
+OUTPUT_IMAGES = 4
+LAYER_IMAGES = 1
+"""A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
 """The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
@@ -85,40 +88,33 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
-    images: int = AGREEMENT_IMAGES,
+    images: int = OUTPUT_IMAGES,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
-    Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
-    stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
-    before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
+    Outputs are compared as they come out, on `images`; they have no codes of their own, so steps of 1/255 of the
+    reference's range stand for them. Layers are compared one at a time, on the first image: each is given the codes that
+    the artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does
+    the same with reals.
     Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     if real_layers:
         watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
-    inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
+    inside = runtime.watching(watched.values()) if watched else None
     for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
-        results, seen = runtime.run(inputs), inside.run(inputs)
-
-        def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
-            if name not in watched:
-                return None
-            found = seen[watched[name]]
-            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
-            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
-            return torch.from_numpy(found)
-
+        results = runtime.run(inputs)
         with torch.no_grad():
             wanted = reference(inputs)
-            reference(inputs, compare)
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
+        if inside is not None and done <= LAYER_IMAGES:
+            _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
         progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
@@ -136,6 +132,28 @@ def output_agreement(
             step = _step(types[name], torch.as_tensor(array))
             outputs.setdefault(name, _Difference(step)).add(np.asarray(array), given[name])
     return [_agreement(name, "output", d) for name, d in outputs.items()]
+
+
+def _compare_layers(
+    lowered: Graph,
+    reference: Interpreter,
+    inputs: Mapping[Value, Array],
+    seen: Mapping[str, Array],
+    watched: Mapping[Value, str],
+    layers: dict[Value, _Difference],
+) -> None:
+    """Each of the `watched` values, by its tensor in the file, from operands as the artifact has `seen` them."""
+
+    def compare(name: Value, tensor: torch.Tensor) -> torch.Tensor | None:
+        if name not in watched:
+            return None
+        found = seen[watched[name]]
+        floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+        layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+        return torch.from_numpy(found)
+
+    with torch.no_grad():
+        reference(inputs, compare)
 
 
 def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
@@ -242,8 +260,8 @@ def accuracy(
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer or target.stored_weights:
-        runs[REFERENCE] = interpreter_run(lowered)
+    if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
+        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
     if target.emitter != "graph":
         runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:

@@ -141,7 +141,9 @@ class _Work:
         else:
             for op in unit.ops:
                 if isinstance(op, Weighted) and op.out in wanted:
-                    layers[op.out] = _solved(op, frontier, plan, self.half, self.importance.get(op.out), self._generator(op))
+                    layers[op.out] = _solved(
+                        op, frontier, plan, self.half, self.importance.get(op.out), self._generator(op)
+                    )
                     _install(self.simulation, op.out, layers[op.out])
                 frontier.advance(op)
                 frontier.drop([op], keep=(unit.entry, *unit.exits))
