@@ -96,7 +96,7 @@ async def run_file(
         "warm_up": settings.warm_up, "runs": settings.runs,
     }  # fmt: skip
     await board.put({f"model{artifact.suffix}": artifact, "inputs.npz": _npz(fed)})
-    document = await _bench(board, job)
+    document = await bench_job(board, job)
     with np.load(io.BytesIO(await board.get("outputs.npz")), allow_pickle=False) as given:
         outputs = [{port: given[f"{n}.{k}"] for k, port in enumerate(ports)} for n in range(len(samples))]
     return Ran(outputs, document, facts)
@@ -117,7 +117,7 @@ def _need_python(board: Device, facts: Facts) -> None:
         )  # fmt: skip
 
 
-async def _bench(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
+async def bench_job(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
     """Send bench.py with a job; the document that it writes. Raises BoardError."""
     await board.put({"bench.py": BENCH, "job.json": json.dumps(job).encode()})
     done = await board.run([board.python, "bench.py", "job.json", "result.json"], timeout_s=TIMEOUT_S)
@@ -155,7 +155,7 @@ async def run_c(
     arguments = [str(len(samples)), str(settings.warm_up), str(settings.runs), *ports]
     job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": compiler, "samples": len(samples),
            "warm_up": settings.warm_up, "runs": settings.runs}  # fmt: skip
-    told = await (_bench(board, job) if facts.python else _bare(board, job))
+    told = await (bench_job(board, job) if facts.python else _bare(board, job))
     return Ran(_split(await board.get("outputs.bin"), document, len(samples)), told, facts)
 
 
