@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +38,11 @@ def write_key(path: Path, algorithm: str = "ssh-ed25519") -> str:
 class SshServer:
     """An sshd that runs as the user of the tests; `root` holds its keys, and `work` what boards leave behind."""
 
-    def __init__(self, root: Path, *, environment: str = "") -> None:
+    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is that of every command; the home folder is empty, so that no start-up file changes it."""
         self.root, self.work, self.port = root, root / "work", free_port()
+        (root / "home").mkdir(parents=True)
+        variables = {"HOME": str(root / "home"), **(environment or {})}
         self.work.mkdir(parents=True)
         self.host_key = write_key(root / "host_key")
         (root / "authorized_keys").write_text(write_key(root / "user_key") + "\n")
@@ -58,7 +61,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 200
 MaxSessions 50
-{environment}
+SetEnv {" ".join(f"{name}={value}" for name, value in variables.items())}
 """
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -24,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = {"8.6.2": 8602, "10.3.0": 100300, "11.0.1": 110001}
 
 
+def times() -> str:
+    """Layer c is slower in INT8 than in FP16, and layer a quicker; quoted as sshd wants it."""
+    told = {"a": {"int8": 0.01, "fp16": 0.02}, "c": {"int8": 0.05, "fp16": 0.03}}
+    return '"' + json.dumps(told).replace('"', '\\"') + '"'
+
+
 class Jetson:
     """A server whose path has the stand-in for one version of trtexec; its home is its own."""
 
@@ -35,14 +41,12 @@ class Jetson:
         stand_in = ROOT / "tests" / "trtexec_stand_in.py"
         trtexec.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {stand_in} {version} {self.log} "$@"\n')
         trtexec.chmod(0o755)
-        environment = f"SetEnv PATH={root}/bin:/usr/bin:/bin XDG_CACHE_HOME={self.home} {self.times()}"
+        environment = {
+            "PATH": f"{root}/bin:/usr/bin:/bin",
+            "XDG_CACHE_HOME": str(self.home),
+            "EDGEQ_STAND_IN_MS": times(),
+        }
         self.server = SshServer(root / "sshd", environment=environment)
-
-    @staticmethod
-    def times() -> str:
-        """Layer c is slower in INT8 than in FP16, and layer a quicker."""
-        told = {"a": {"int8": 0.01, "fp16": 0.02}, "c": {"int8": 0.05, "fp16": 0.03}}
-        return 'EDGEQ_STAND_IN_MS="' + json.dumps(told).replace('"', '\\"') + '"'
 
     def calls(self) -> list[list[str]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
