@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeq.boards.bench import count
 from edgeq.boards.board import Board, Measurement
-from edgeq.boards.device import Settings, run_c
+from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
@@ -145,7 +145,8 @@ def _c_bench(request: BenchRequest) -> Bench:
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)
             _apply_budgets(report, request, found, document["layers"], board.name)
             return report
-        ran = await run_c(as_device(board), folder, document, [codes], request.settings)
+        device = as_device(board)
+        ran = await run_c(device, await build_c(device, folder, document, request.settings), [codes], request.settings)
         report.rows += timing_rows(ran, board.name)
         note_state(report, ran, board.name)
         _compare(report, ran.outputs[0], document["outputs"], golden["outputs"], board.name)

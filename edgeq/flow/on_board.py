@@ -14,7 +14,7 @@ import onnx
 
 from edgeq.boards.bench import count
 from edgeq.boards.board import Board
-from edgeq.boards.device import Array, Device, Ran, Settings, run_c, run_file
+from edgeq.boards.device import Array, Device, Ran, Settings, build_c, run_c, run_file
 from edgeq.boards.local import LocalBoard
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.boards.ssh import SshBoard
@@ -139,7 +139,8 @@ async def _run_c(board: Board, folder: Path, samples: Sequence[Mapping[str, Arra
     if isinstance(board, SimulatedBoard):
         counted = await count(board.row, folder, codes)
         return Ran([_values(found.outputs, document) for found in counted], {})
-    ran = await run_c(as_device(board), folder, document, codes, settings)
+    device = as_device(board)
+    ran = await run_c(device, await build_c(device, folder, document, settings), codes, settings)
     return Ran([_values(given, document) for given in ran.outputs], ran.document, ran.facts)
 
 
