@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edgeq.errors import UsageError
 
@@ -109,8 +110,13 @@ def _finite(thing: Any) -> Any:
     return str(thing) if isinstance(thing, Path) else thing
 
 
+def base_place(command: str, places: Sequence[Where]) -> Where:
+    """Where the figures are that others are compared with: fp32, or the first of several runs."""
+    return places[0] if command == "compare" else "fp32"
+
+
 def metric_table(report: Report) -> Table:
-    """Metrics as lines, places as columns; the change against fp32 beside each figure."""
+    """Metrics as lines, places as columns; the change against the base (fp32, or the first run) beside each figure."""
     places = list(dict.fromkeys(row.where for row in report.rows))
     table = Table(title=f"{report.command} {report.target or ''}".strip())
     table.add_column("metric")
@@ -119,7 +125,7 @@ def metric_table(report: Report) -> Table:
     table.add_column("n", justify="right")
     for metric in dict.fromkeys(row.metric for row in report.rows):
         rows = {row.where: row for row in report.rows if row.metric == metric}
-        base = rows.get("fp32")
+        base = rows.get(base_place(report.command, places))
         cells = [_cell(rows[place], base) if place in rows else "" for place in places]
         unit = next(iter(rows.values())).unit
         table.add_row(f"{metric} [{unit}]" if unit else metric, *cells, str(max(row.n for row in rows.values())))
@@ -180,6 +186,25 @@ def print_profile(report: Report, console: Console | None = None) -> None:
     for found in (table, times):
         if found.row_count:
             (console or Console()).print(found, markup=False)
+
+
+def print_insight(report: Report, console: Console | None = None) -> None:
+    """Every layer of `edgeq debug` in a line, and what changes would gain."""
+    table = Table(title="signal over noise by layer")
+    table.add_column("layer", overflow="fold")
+    for heading in ("formats", "alone dB", "accumulated dB", "share of noise"):
+        table.add_column(heading, no_wrap=True)
+    for row in report.layers:
+        share = row["weight_share"] + row["activation_share"]
+        formats = f"{row['weight'][:8]} x {row['activation']}"
+        dbs = (f"{row[key]:.1f}" for key in ("alone_db", "accumulated_db"))
+        table.add_row(Text(row["operator"]), formats, *dbs, f"{share:6.1%} {'#' * round(30 * share)}")
+    gains = Table("change", "outputs dB", "gain dB", title="what would help")
+    for gain in sorted(report.manifest["gains"], key=lambda gain: -float(gain["after_db"])):
+        gains.add_row(Text(gain["change"]), f"{gain['after_db']:.1f}", f"{gain['after_db'] - gain['before_db']:+.1f}")
+    console = console or Console()
+    console.print(table)
+    console.print(gains)
 
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:

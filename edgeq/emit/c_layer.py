@@ -61,19 +61,31 @@ class LayerContext:
     def read(self, value: o.Value) -> str:
         """The address of an operand."""
         if value in self.program.graph.constants:
-            codes = to_memory(self.program.graph.constants[value])
+            codes = to_memory(self.program.graph.constants[value], self.program.axes(value))
             add = self.bank.codes if self.program.bits == 8 else self.bank.halves
             return add(f"constant_{self.number}", codes, f"constant {comment(value)}")
         return f"arena + {self.placed.offset(value)}"
+
+    def read_wide(self, value: o.Value) -> str:
+        """The address of an operand of 16-bit codes among 8-bit ones."""
+        return f"(const int16_t *)(const void *)({self.read(value)})"
 
     def written(self) -> str:
         """The address of the result."""
         return f"arena + {self.placed.offset(self.kernel.out)}"
 
+    def written_wide(self) -> str:
+        """The address of a result of 16-bit codes among 8-bit ones."""
+        return f"(int16_t *)(void *)({self.written()})"
+
     def scratch(self) -> str:
         """The address of the layer's scratch memory."""
         offset = self.placed.memory.scratch.get(self.step)
         return "NULL" if offset is None else f"arena + {offset}"
+
+    def takes_wide(self) -> bool:
+        """Whether an operand or the result has 16-bit codes among 8-bit ones."""
+        return any(self.program.bits_of(v) > self.program.bits for v in (*self.kernel.reads, self.kernel.out))
 
     def table(self) -> str:
         """The table of the function that follows, or NULL."""

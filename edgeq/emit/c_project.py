@@ -219,7 +219,7 @@ Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` 
 | lower bound of any memory plan that runs these layers in this order | {s.lower_bound:,} |
 | a plan that never lets a result overlap an operand would need | {s.plain_bytes:,} |
 
-Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
+`plan.svg` shows where each value lies and when. Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
 
 ## Files
 

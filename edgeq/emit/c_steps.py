@@ -20,6 +20,9 @@ from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, pla
 from edgeq.target import Instructions
 
 PIXELS_AT_ONCE = 2
+COLUMNS, PACKED = 4, 16
+"""Columns of a matrix that are gathered together, and how many elements of one may lie side by side."""
+
 SPARE_BYTES = 3
 """Kernels that load words may read so far beyond the plane of a depthwise convolution."""
 
@@ -56,7 +59,7 @@ def place(program: Program, instructions: Instructions) -> Placed:
             kernels.append(kernel)
     values = {v for k in kernels for v in (*k.reads, k.out)} | {v for _, v in (*program.inputs, *program.outputs)}
     names = {root.get(v, v) for v in values} - program.graph.constants.keys()
-    sizes = {name: program.type(name).size for name in names}
+    sizes = {name: program.size(name) for name in names}
     inputs = list(dict.fromkeys(v for _, v in program.inputs))
     outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
     overlapping = [_rooted(step_of(kernel, program, instructions, direct=False), root) for kernel in kernels]
@@ -103,10 +106,9 @@ def _larger(a: int | None, b: int | None) -> int | None:
 def _is_view(kernel: Kernel, program: Program) -> bool:
     match kernel.op:
         case o.Reshape() | o.Transpose() | o.Slice() | o.Expand():
-            if kernel.op.x in program.graph.constants:
+            if kernel.x in program.graph.constants:
                 return False
-            source = source_places(kernel.op, program.type(kernel.op.x).shape, None)
-            return np.array_equal(source, np.arange(program.type(kernel.op.x).size))
+            return np.array_equal(source_places(kernel, program), np.arange(program.type(kernel.x).size))
         case _:
             return False
 
@@ -165,11 +167,36 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.MatMul() | o.Softmax() | o.LayerNorm():
+            scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
-            same = [v for v in kernel.reads if types[v].shape == types[kernel.out].shape]
+            same = [v for v in kernel.reads if v != _layer_input(kernel)]
+            same = [v for v in same if types[v].shape == types[kernel.out].shape]
+            same = [v for v in same if program.bits_of(v) == program.bits_of(kernel.out)]
             overlaps = tuple(Overlap(v, 0) for v in dict.fromkeys(same))
     overlaps = tuple(v for v in overlaps if v.operand not in program.graph.constants)
     return Step(kernel.reads, kernel.out, scratch, overlaps)
+
+
+def _attention_scratch(kernel: Kernel, program: Program) -> int:
+    """Bytes of the layouts that edgeq_attention.h and edgeq_matmul.h describe."""
+    shapes = [program.type(value).shape for value in kernel.reads]
+    if kernel.scoring:
+        (depth, keys), width = shapes[1][-2:], shapes[2][-1]
+        blocks = _up(keys, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + keys * _up(width, COLUMNS)
+    if isinstance(kernel.op, o.MatMul):
+        return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
+    return 0
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _layer_input(kernel: Kernel) -> o.Value | None:
+    """What the layer reads whose sums an addition takes: all of it is needed for every row."""
+    return kernel.joining.layer.x if kernel.joining else None
 
 
 def _window_ends(

@@ -167,8 +167,8 @@ def allocate(
     choices = choices_of(structure, recipe, offered)
     latency = read_latency_table(budgets.latency_table) if budgets.latency_table else None
     progress("measuring losses", 0, 0)
-    statistics = collect_statistics(structure, calibration, digest, progress, use_cache=use_cache)
-    per_class = class_statistics(structure, pooled(statistics))
+    observed = collect_statistics(structure, calibration, digest, progress, use_cache=use_cache)
+    per_class = class_statistics(structure, pooled(observed))
     errors = weight_errors(structure, {
         result: dict.fromkeys(f.weight for f in formats if f.weight is not None)
         for result, formats in choices.items() if weight_of(structure.graph.producer[result])

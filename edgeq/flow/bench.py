@@ -13,6 +13,8 @@ from edgeq.boards.bench import count
 from edgeq.boards.board import Board, Measurement
 from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.simulated import SimulatedBoard
+from edgeq.drawing import bars
+from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, EdgeqError
@@ -20,6 +22,7 @@ from edgeq.flow.board_report import layer_rows, note_state, report_agreement, ti
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
+from edgeq.flow.run_files import write_beside
 from edgeq.flow.slower_layers import check_float, report_slower
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
@@ -39,6 +42,7 @@ class BenchRequest:
     `artifact` is a folder of generated C (or a file in it), an ONNX or a TFLite file; `optimize` the compiler's -O option
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
     `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
+    `picture` is where the profile of simulated boards is drawn.
     """
 
     artifact: Path
@@ -47,6 +51,7 @@ class BenchRequest:
     max_flash_kb: float | None = None
     max_ram_kb: float | None = None
     max_latency_ms: float | None = None
+    picture: Path | None = None
     runs: int = MEASURED_RUNS
     warm_up: int = WARM_UP_RUNS
     threads: tuple[int, ...] = ()
@@ -88,7 +93,12 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
             report.exit = report.exit or BoardError.exit_code
         else:
             _join(report, outcome)
+    counted = [layer for layer in report.layers if "instructions" in layer]
+    if request.picture is not None and counted:
+        picture = profile_picture(request.artifact.name, counted).encode()
+        write_files(request.picture.parent, {request.picture.name: picture})
     report.seconds = time.monotonic() - started
+    write_beside(folder_of(request.artifact), report)
     return report
 
 
@@ -184,6 +194,19 @@ def _layers(found: Measurement, layers: Sequence[Mapping[str, Any]], board: str)
         }
         for layer, count in zip(layers, found.layers, strict=True)
     ]
+
+
+def profile_picture(title: str, layers: Sequence[Mapping[str, Any]]) -> str:
+    """SVG: the instructions of every layer as bars, board after board."""
+    colors = ("#588bae", "#c8553d", "#4c9f70", "#e0b04b", "#8d6a9f", "#777777")
+    boards = list(dict.fromkeys(layer["board"] for layer in layers))
+    rows = []
+    for layer in layers:
+        each = f", {layer['instructions'] / layer['macs']:.2f} per multiplication" if layer["macs"] else ""
+        after = f"{layer['instructions']:,} ({layer['share']:.1%}{each})"
+        label = f"{layer['value']} ({layer['kind']})"
+        rows.append((label, float(layer["instructions"]), after, colors[boards.index(layer["board"]) % len(colors)]))
+    return bars(f"{title}: instructions by layer", rows, ", then ".join(boards))
 
 
 def _apply_budgets(

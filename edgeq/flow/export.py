@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ from edgeq.flow.inputs import (
     training_set,
     weigh_for_task,
 )
+from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
+from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, quantize, store_weights
+from edgeq.flow.run_files import write_report
 from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -111,14 +115,12 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
-        return _finished(
-            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
-        )
+        report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
+        return _written(_finished(report, started), artifact)
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = decompose(head.trunk if head else whole, target.decomposed)
-    graph = separate(graph) if target.separate_layers else graph
+    graph = _as_computed(head.trunk if head else whole, target)
     recipe = Recipe(
         _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
     )
@@ -178,8 +180,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
-    artifact.write_report(report.document())
-    return _finished(report, started)
+    return _written(_finished(report, started), artifact)
 
 
 def _trained(
@@ -206,6 +207,12 @@ def _trained(
         )
     run = TrainingRun(request.training, rule.preprocess, state)
     return train(graph, plan, images, calibration.weigh, run, progress)
+
+
+def _as_computed(graph: Graph, target: Target) -> Graph:
+    """`graph` with the operators that the target computes."""
+    graph = decompose(graph, target.decomposed)
+    return separate(graph) if target.separate_layers else graph
 
 
 def _target(request: ExportRequest) -> Target:
@@ -357,6 +364,10 @@ def _check(
             lowered, artifact, samples, request.seed, request.threads, progress,
             real_layers=target.agreement.real_layer_db is not None,
         )  # fmt: skip
+    if calibration is not None and report.layers:
+        inputs = ({graph.inputs[0]: tensor} for tensor in islice(calibration.tensors(), NOISE_IMAGES))
+        noise = signal_to_noise(graph, lowered, inputs)
+        report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
         report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
@@ -392,6 +403,11 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
+
+
+def _written(report: Report, artifact: Artifact) -> Report:
+    write_report(artifact.folder, report)
+    return report
 
 
 def _finished(report: Report, started: float) -> Report:

@@ -25,6 +25,7 @@ from edgeq.flow.check import (
 from edgeq.flow.fleet import find_boards
 from edgeq.flow.inputs import choose_preprocess, evaluation_set, task_of
 from edgeq.flow.on_board import check_boards, primary_of
+from edgeq.flow.run_files import write_beside
 from edgeq.flow.validate_boards import measure_on_boards
 from edgeq.frontend.model import Model, open_model, ports_of
 from edgeq.passes.simplify import simplify
@@ -88,6 +89,7 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
         report.rows += measure(data, rule, artifact.metadata, runs, progress)
     apply_accuracy_budget(report, request.max_drop, [board.name for board in boards])
     report.seconds = time.monotonic() - started
+    write_beside(path, report)
     return report
 
 

@@ -46,7 +46,7 @@ class QatModule(nn.Module):
     """`graph` (real, simplified) under `plan`, trainable; inputs and outputs are the graph's, for any number of images.
 
     forward takes one tensor [N, ...] per input and gives one per output (a tuple unless there is one). Raises
-    UnsupportedError for N > 1 where an operator would mix images.
+    UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
     """
 
     def __init__(self, graph: Graph, plan: Plan) -> None:
@@ -122,6 +122,17 @@ class QatModule(nn.Module):
             reals[out] = result
         return tuple(real(name) for name in wanted)
 
+    def exact(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph without rounding, from the weights as they are."""
+        values: dict[o.Value, Tensor] = dict(inputs)
+
+        def value(name: o.Value) -> Tensor:
+            return values[name] if name in values else self._constant(name)
+
+        for op in self._graph(inputs).ops:
+            values.update(zip(o.results(op), evaluate(op, value), strict=True))
+        return tuple(value(name) for name in wanted)
+
     def _rounded(self, name: o.Value, x: Tensor) -> Tensor:
         field = self._fields[self.plan.structure.key[name]]
         if field not in self.values:  # constants alone, whose grid follows from them
@@ -138,8 +149,13 @@ class QatModule(nn.Module):
         name, tensor = next(iter(inputs.items()))
         count = int(tensor.shape[0]) // self.graph.types[name].shape[0]
         if count not in self._graphs:
-            self._graphs[count] = with_batch(self.graph, count)
+            self.prepare(count)
         return self._graphs[count]
+
+    @torch.compiler.disable  # type: ignore[misc]  # the one thing here that is not arithmetic on tensors
+    def prepare(self, count: int) -> None:
+        """Get ready for `count` images at a time; after it torch.compile sees one graph."""
+        self._graphs[count] = with_batch(self.graph, count)
 
     # --- what has been learned --------------------------------------------------------------------------------
 

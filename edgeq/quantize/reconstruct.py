@@ -19,24 +19,25 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.progress import Progress, silent
 from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
-from edgeq.quantize.frontier import Frontier, batches, images_that_fit
+from edgeq.quantize.distance import Loss, squared_error
+from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.refine import Data, Parameters, Refinement, Settings
-from edgeq.quantize.rounding import Rounding
+from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
+from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.scale import bias_codes, quantize_weight
 from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit
 from edgeq.quantize.simulate import Simulation
-from edgeq.quantize.units import Unit, units
+from edgeq.quantize.units import Unit, units, whole
 
 FREE_SCALE_BITS = 6
 """Up to here scales are fitted too; finer grids are kept, since weights may lie on them exactly."""
 
-HELD_OUT = 4
-"""One image in so many is held out."""
-
 POSITIONS_PER_INPUT = 24
 LEAST_POSITIONS = 16_384
 """Positions sampled over all images: so many for each input of an output, and at least these."""
+
+WHOLE_BYTES = 4 << 30
+"""Memory for the values of a whole network and their gradients."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,19 @@ def learn(
     samples: Sequence[Mapping[o.Value, Array]],
     settings: Settings,
     *,
+    loss: Loss = squared_error,
     half: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Learned:
-    """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1)."""
+    """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1).
+
+    `loss` compares the outputs of the network where `settings` also learn it as a whole.
+    """
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
-    frontier = Frontier(simulation, batches(simulation, samples[: images_that_fit(graph)]))
+    images = batches(simulation, samples[: images_that_fit(graph)])
+    frontier = Frontier(simulation, [dict(values) for values in images])
     work = _Work(simulation, frontier, settings, half, seed)
     starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:
@@ -89,6 +95,8 @@ def learn(
         work.learn(unit)
         done.update(unit.ops)
         progress("learning to round", len(work.found.layers), len(plan.weights))
+    if settings.whole_steps and len(graph.inputs) == 1:
+        work.learn_whole(images, loss, progress)
     return work.found
 
 
@@ -110,24 +118,44 @@ class _Work:
                 layers[op.out] = _solved(op, frontier, plan, self.half, self.generator)
                 _install(self.simulation, op.out, layers[op.out])
             frontier.advance(op)
-            frontier.drop([op], keep=(unit.entry, unit.exit))
+            frontier.drop([op], keep=(unit.entry, *unit.exits))
         if self.settings.steps:
-            layers = self._refined(unit, layers)
+            layers = self._refined(unit, layers, self.settings, squared_error)
             frontier.again(unit)
         frontier.drop(unit.ops)
         self.found.layers.update(layers)
 
-    def _refined(self, unit: Unit, layers: dict[o.Value, Layer]) -> dict[o.Value, Layer]:
+    def learn_whole(self, images: Sequence[Values], loss: Loss, progress: Progress) -> None:
+        """All layers together, for the outputs of the network."""
+        simulation, frontier, settings = self.simulation, self.frontier, self.settings
+        unit = whole(simulation.graph)
+        for values, quantized in zip(images, frontier.quantized, strict=True):
+            quantized[unit.entry] = values[unit.entry]
+        fit_in = WHOLE_BYTES // (16 * sum(type_.size for type_ in simulation.graph.types.values()))
+        together = replace(
+            settings,
+            steps=settings.whole_steps,
+            method="adaquant",
+            rate=settings.whole_rate,
+            images=max(1, min(settings.images, fit_in)),
+        )
+        for real, values in zip(frontier.real, images, strict=True):
+            real[unit.entry] = values[unit.entry]
+        progress("learning the whole", 0, 0)
+        self.found.layers = self._refined(unit, self.found.layers, together, loss)
+
+    def _refined(
+        self, unit: Unit, layers: dict[o.Value, Layer], settings: Settings, loss: Loss
+    ) -> dict[o.Value, Layer]:
         simulation, frontier = self.simulation, self.frontier
         data = Data(
             torch.cat([values[unit.entry] for values in frontier.quantized]),
             torch.cat([values[unit.entry] for values in frontier.real]),
-            torch.cat([values[unit.exit] for values in frontier.real]),
-            None,
+            tuple(torch.cat([values[name] for values in frontier.real]) for name in unit.exits),
+            tuple(None for _ in unit.exits),
         )
-        parameters = {out: self._parameters(out, layer) for out, layer in layers.items()}
-        refinement = Refinement(unit, simulation, parameters, data, self.settings, self.seed)
-        best = refinement.run()
+        parameters = {out: self._parameters(out, layer, settings.method) for out, layer in layers.items()}
+        best = Refinement(unit, simulation, parameters, data, settings, loss, self.seed).run()
         for key, scale in best.scales.items():
             simulation.scales[key] = torch.tensor(scale, device=simulation.device)
         self.found.scales |= best.scales
@@ -143,9 +171,9 @@ class _Work:
             _install(simulation, out, layer)
         return found
 
-    def _parameters(self, out: o.Value, layer: Layer) -> Parameters:
+    def _parameters(self, out: o.Value, layer: Layer, method: Method) -> Parameters:
         simulation = self.simulation
-        rounding = Rounding.of(self.settings.method, layer.levels.float(), layer.wanted.float(), layer.type.format)
+        rounding = Rounding.of(method, layer.levels.float(), layer.wanted.float(), layer.type.format)
         if layer.bias is None:
             return Parameters(rounding, layer.scale.float(), None, torch.ones((), device=simulation.device))
         bias = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)
