@@ -24,8 +24,8 @@ from edgeq.flow.ranges import (
     objective_of,
     plan_of,
     pooled,
-    watched_values,
     quantize,
+    watched_values,
 )
 from edgeq.formats import INT16, Int
 from edgeq.frontend.model import open_model
