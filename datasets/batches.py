@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,13 @@ class Batches:
         if (kept := self._keep()) is not None:
             yield from (kept[rows] for rows in parts)
             return
-        waiting = [self._pool.submit(self._decode, int(row)) for row in (parts[0] if parts else ())]
-        for following in [*parts[1:], ()]:  # decode one batch ahead
-            ahead = [self._pool.submit(self._decode, int(row)) for row in following]
-            yield np.concatenate([future.result() for future in waiting])
-            waiting = ahead
+        waiting = [self._ahead(part) for part in parts[:1]]
+        for following in range(1, len(parts) + 1):  # decode one batch ahead
+            waiting += [self._ahead(part) for part in parts[following : following + 1]]
+            yield np.concatenate([future.result() for future in waiting.pop(0)])
+
+    def _ahead(self, rows: IntArray) -> list[Future[Float32Array]]:
+        return [self._pool.submit(self._decode, int(row)) for row in rows]
 
     def _keep(self) -> Float32Array | None:
         if self._kept is None and self.paths:

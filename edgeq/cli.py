@@ -18,6 +18,7 @@ import click
 
 from edgeq import __version__
 from edgeq.calibrate.severity import MOST_SEVERE, SCALES, STUDY
+from edgeq.cli_boards import boards
 from edgeq.errors import EdgeqError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def main() -> None:
     """Quantize vision models for small devices: exactly, measured, and checked against the artifact."""
 
 
+main.add_command(boards)
+
+
 def _model_options(command: Command) -> Command:
     for option in reversed(
         (
@@ -197,6 +201,13 @@ def _calibration_options(command: Command) -> Command:
                          help="Formats of operators by their result's name: w4a8, post4/int8 or real; the first match wins."),
             click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
+            click.option("--avg-bits", type=click.FloatRange(1, 16), help="Allocate bits by layer: at most this many on average."),
+            click.option("--max-size", metavar="SIZE", help="Allocate bits by layer: weights and biases in at most 120kB, 1.5MB."),
+            click.option("--max-latency-ms", type=click.FloatRange(0), help="Allocate bits by layer: at most this by --latency-table."),
+            click.option("--latency-table", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Milliseconds by layer and formats (JSON)."),
+            click.option("--choices", multiple=True, metavar="FORMATS", help="Formats to choose from: w4a8 (repeatable) [all that the target holds]."),
+            click.option("--sensitivity", type=click.Choice(["noise", "measured", "hessian", "fisher", "error", "bits"]), default="noise", show_default=True, help="What few bits cost."),
+            click.option("--search", type=click.Choice(["ilp", "greedy", "bisect", "closed"]), default="ilp", show_default=True, help="How bits are allocated."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
             click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics."),
@@ -210,16 +221,30 @@ def _calibration_options(command: Command) -> Command:
 
 def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, options: dict[str, Any]) -> None:
     from edgeq.flow import ExportRequest, export_model
+    from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
     from edgeq.quantize.asked import Asked
-    from edgeq.report import parse_budget
+    from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
     mode = ModeRequest(*(options.pop(f"calib_{name}") for name in ("mode", "degrade", "share", "risk")))
-    keep_real, budgets = options.pop("keep_real"), dict(map(parse_budget, options.pop("max_drop")))
+    keep_real, drops = options.pop("keep_real"), dict(map(parse_budget, options.pop("max_drop")))
+    names = ("avg_bits", "max_latency_ms", "latency_table", "sensitivity", "search")
+    size = options.pop("max_size")
+    budgets = Budgets(
+        **{name: options.pop(name) for name in names},
+        choices=tuple(options.pop("choices")),
+        max_size=None if size is None else parse_size(size),
+    )
     asked = Asked(options.pop("weights"), options.pop("activations"), tuple(options.pop("rules")))
     request = ExportRequest(
-        **options, keep_real=tuple(keep_real), formats=asked, calibration=mode, max_drop=budgets, threads=threads
+        **options,
+        keep_real=tuple(keep_real),
+        formats=asked,
+        calibration=mode,
+        budgets=budgets,
+        max_drop=drops,
+        threads=threads,
     )
     with _progress(quiet or as_json) as progress:
         report = export_model(request, progress)

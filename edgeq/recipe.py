@@ -18,8 +18,8 @@ from edgeq.formats import POST4, POT4, REAL, Format, Int, Real, parse_format
 NAMED: dict[str, Format] = {"post4": POST4, "pot4": POT4}
 """Formats with a short name, whose own name lists a table."""
 
-_SHORT = re.compile(r"w(\d{1,2})a(\d{1,2})")
-_ALLOWED = "w4a8, int4/int8, post4/int16, e2m1/int8, real"
+_SHORT = re.compile(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?")
+_ALLOWED = "w4a8, w4, a8, int4/int8, post4/int16, e2m1/int8, real"
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Formats:
     def __str__(self) -> str:
         if self == KEPT_REAL:
             return "real"
-        if isinstance(self.weight, Int) and isinstance(self.activation, Int):
-            return f"w{self.weight.bits}a{self.activation.bits}"
-        return f"{self.weight or 'target'}/{self.activation or 'target'}"
+        if isinstance(self.weight, Int | None) and isinstance(self.activation, Int | None):
+            parts = (("w", self.weight), ("a", self.activation))
+            return "".join(f"{letter}{part.bits}" for letter, part in parts if part is not None)
+        return f"{self.weight or ''}/{self.activation or ''}"
 
 
 KEPT_REAL = Formats(REAL, REAL)
@@ -91,13 +92,17 @@ def parse_rule(text: str) -> Rule:
 
 
 def parse_formats(text: str) -> Formats:
-    """`w4a8`, or WEIGHT/ACTIVATION such as post4/int8, or real; raises UsageError.
+    """`w4a8`, or w4 or a8 alone, or WEIGHT/ACTIVATION such as post4/int8, or real; raises UsageError.
 
     >>> print(parse_formats("w4a8"), parse_formats("e2m1/int8"), parse_formats("real"))
     w4a8 e2m1/int8 real
     """
-    if match := _SHORT.fullmatch(text):
-        return Formats(weight_format(f"int{match[1]}"), activation_format(f"int{match[2]}"))
+    if text and (match := _SHORT.fullmatch(text)):
+        weight, activation = match.groups()
+        return Formats(
+            weight_format(f"int{weight}") if weight else None,
+            activation_format(f"int{activation}") if activation else None,
+        )
     weight, separator, activation = text.partition("/")
     if not separator and text != "real":
         raise UsageError("unknown formats", value=text, allowed=_ALLOWED)

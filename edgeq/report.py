@@ -54,7 +54,7 @@ class OutputAgreement:
 
 @dataclass
 class Report:
-    """The document of one command."""
+    """The document of one command; `pictures` are for its page alone."""
 
     command: str
     target: str | None = None
@@ -64,6 +64,7 @@ class Report:
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -210,3 +211,20 @@ def parse_budget(text: str) -> tuple[str, float]:
     if not separator or not metric or not drop >= 0:
         raise UsageError("cannot read the budget", value=text, allowed="METRIC=POINTS such as map50-95=1.0")
     return metric.lower(), drop
+
+
+def parse_size(text: str) -> int:
+    """Bytes of --max-size; kB and MB are powers of 1024. Raises UsageError.
+
+    >>> parse_size("120kB"), parse_size("1.5MB"), parse_size("4096")
+    (122880, 1572864, 4096)
+    """
+    number = text.strip().lower().removesuffix("b").strip()
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(number[-1:], 1)
+    try:
+        size = float(number.rstrip("kmg")) * factor
+    except ValueError:
+        size = -1.0
+    if not 0 < size < float("inf"):
+        raise UsageError("cannot read the size", value=text, allowed="such as 120kB or 1.5MB")
+    return int(size)

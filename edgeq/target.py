@@ -18,7 +18,7 @@ Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "refe
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
-Instructions = Literal["portable", "dsp", "mve"]
+Instructions = Literal["portable", "dsp", "mve", "rvv", "neon"]
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,15 @@ class Target:
     runtime keeps everything narrow). `more_weights` are the formats that weights may take instead of `weight`, where a
     recipe asks for them. `same_scale_concat` gives the operands of a concatenation one scale.
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
-    Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
-    the work that may stay in float where rounding would hurt most, until the noise is `sufficient_db` below the signal.
+    Functions in `decomposed` are split into a table of a bounded factor and a product. `separate_layers` splits the
+    joint layer of queries, keys and values, so that each has its own scale. `float_share` is the share of
+    the work that may stay in float where rounding would hurt most. Without `real_results` an integer kernel gives
+    reals only if it is a matrix product, so any other operator whose result nobody rounds runs in float as well.
+    `conversion_macs` is what turning one element from codes into reals or back costs, in multiply-accumulates in float.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
     operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `wide_functions` are computed on
-    codes of more than 8 bits, whose tables would be large; the others stay real. Functions in `tabulated` are stored as
+    codes of more than 8 bits, whose tables would be large; the others stay real. With `interpolates` those of 16 bits
+    are interpolated between samples (edgeq/reference/samples.py). Functions in `tabulated` are stored as
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
@@ -96,13 +100,16 @@ class Target:
     same_scale_concat: bool = False
     least_channels: int = 1
     decomposed: tuple[o.FunctionName, ...] = ()
+    separate_layers: bool = False
     float_share: float = 0.0
-    sufficient_db: float = 50.0
+    real_results: bool = True
+    conversion_macs: int = 0
     estimator: str = "auto"
     rounding: o.Rounding = "fp32rne"
     kernels: Kernels = "exact"
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
+    interpolates: bool = False
     tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()

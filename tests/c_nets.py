@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeq.emit.artifact import Artifact
 from edgeq.emit.c import emit
+from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.reference.interpret import run
@@ -18,7 +20,11 @@ from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 
-C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8")
+C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8", "rv64gcv-int8", "aarch64-int8")
+PACKED_TARGETS = ("c-w4a8", "cortex-m4-w4a8", "cortex-m55-w4a8")
+
+
+WIDE_TARGET = "c-w8a16"
 
 
 def folder_of(graph: Graph, target: Target, folder: Path) -> tuple[Graph, Artifact]:
@@ -64,6 +70,7 @@ def small_network() -> Graph:
     return n.graph(n.conv(pooled, 5, "map", kernel=1), n.linear(flat, 7, "scores"))
 
 
-def target(name: str) -> Target:
-    """The target called `name`."""
-    return find_target(name)
+def target(name: str, bits: int | None = None) -> Target:
+    """The target called `name`, or the same with weights of `bits`."""
+    found = find_target(name)
+    return found if bits is None else replace(found, weight=Int(bits))

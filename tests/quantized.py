@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.passes.decompose import decompose
+from edgeq.passes.separate import separate
 from edgeq.quantize.assign import assign
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.structure import Structure, analyse
@@ -76,6 +77,7 @@ def inputs_of(graph: Graph, seed: int = 0) -> dict[o.Value, Array]:
 def planned(graph: Graph, target: Target, inputs: Mapping[o.Value, Array], *kept: str) -> tuple[Graph, Structure, Plan]:
     """The decomposed graph, its structure and the plan with the ranges seen on `inputs`."""
     graph = decompose(graph, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     structure = analyse(graph, target, recipe(*kept))
     return graph, structure, assign(structure, ranges_on(structure, target, inputs), target)
 

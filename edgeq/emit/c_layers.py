@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from edgeq.emit import c_moves, c_plain, c_weighted
 from edgeq.emit.c_layer import Layer, LayerContext
+from edgeq.emit.c_steps import is_channelwise, is_planewise
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import is_depthwise
 
 
 def print_layer(this: LayerContext) -> Layer:
     """The layer of one kernel. Raises UnsupportedError for the few shapes that no kernel is written for."""
     op = this.kernel.op
     match op:
-        case o.Conv() if is_depthwise(op, this.program.graph):
+        case o.Conv() if is_channelwise(op, this.program.graph, this.instructions):
+            return c_weighted.channelwise(this, op)
+        case o.Conv() if is_planewise(op, this.program.graph, this.instructions):
             return c_weighted.depthwise(this, op)
         case o.Conv():
             return c_weighted.conv(this, op)

@@ -10,12 +10,32 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.reference.meaning import interpolation_matrix
+from edgeq.reference.samples import interpolated_from
 
 
 def lookup(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
     """A function of codes by its table."""
+    if this.program.bits > 8:
+        return _wide_function(this, op)
     call = f"edgeq_lookup({this.table()}, {this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
     return this.layer("edgeq_elementwise.h", "", [call], "table of a function")
+
+
+def _wide_function(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
+    """A function of 16-bit codes: interpolated where that is what its table says, or the whole table; or a rescaling."""
+    tail = f"{this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
+    if isinstance(op, o.Requantize):
+        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1]}
+        described = this.described("edgeq_rescale_layer", fields)
+        return this.layer("edgeq_wide.h", described, [f"edgeq_rescale(&{this.name}, {tail}"], "codes rescaled")
+    table = np.asarray(this.program.graph.constants[op.table], dtype=np.int64).reshape(-1)
+    table = table if len(table) == 1 << 16 else np.concatenate([table[:1], table])
+    samples = interpolated_from(table)
+    if samples is None:
+        whole = this.bank.halves(f"table_{this.number}", table, "codes by code")
+        return this.layer("edgeq_wide.h", "", [f"edgeq_lookup_wide({whole}, {tail}"], "table of a function")
+    named = this.bank.halves(f"samples_{this.number}", samples, "codes of every 128th code")
+    return this.layer("edgeq_wide.h", "", [f"edgeq_interpolate({named}, {tail}"], "interpolated function")
 
 
 def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Layer:
@@ -29,10 +49,12 @@ def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Laye
         )
     loops = [(1, (0, 0))] * (3 - len(loops)) + loops
     fields: Fields = {}
-    if this.kernel.terms:
-        tables = [term.table for term in this.kernel.terms]
-        fields["a_table"] = this.bank.words(f"a_{this.number}", tables[0], "terms by code")
-        fields["b_table"] = this.bank.words(f"b_{this.number}", tables[1], "terms by code")
+    if this.kernel.terms and this.program.bits > 8:
+        fields["a_ratio"], fields["b_ratio"] = map(this.ratio, this.kernel.terms)
+    elif this.kernel.terms:
+        for side, term in zip("ab", this.kernel.terms, strict=True):
+            assert term.table is not None
+            fields[f"{side}_table"] = this.bank.words(f"{side}_{this.number}", term.table, "terms by code")
     else:
         fields |= {"a_zero": this.zero(a), "b_zero": this.zero(b)}
     fields |= this.shared(this.scaling([0]))
@@ -47,6 +69,7 @@ def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dila
     """The largest or the mean code of each window."""
     fields: Fields = {}
     if isinstance(op, o.AveragePool):
+        this.check_sum()
         fields = this.averaged(op.x, kernel[0] * kernel[1])
     fields |= this.window(op.x, kernel, op.stride, op.padding, dilation)
     fields["zero"] = this.zero(op.x)
@@ -64,6 +87,7 @@ def mean(this: LayerContext, op: o.Mean) -> Layer:
     if loops is None or sizes is None:
         raise UnsupportedError("a mean over these axes is not written for C", where=op.out, value=op.axes)
     count = this.types[op.x].size // this.types[op.out].size
+    this.check_sum()
     fields = this.shared(this.scaling([-this.zero(op.x) * count]))
     fields |= dict(zip(("outer", "count", "inner"), sizes, strict=True))
     call = f"edgeq_mean(&{this.name}, {this.read(op.x)}, {this.written()})"

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.emit.c_layout import image, source_places
-from edgeq.formats import IntArray
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Type
+from edgeq.ir.graph import Graph, Type
 from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
+from edgeq.target import Instructions
 
 PIXELS_AT_ONCE = 2
 SPARE_BYTES = 3
@@ -42,8 +44,8 @@ class Placed:
         return self.memory.offsets[self.root.get(value, value)]
 
 
-def place(program: Program) -> Placed:
-    """The memory plan of `program`."""
+def place(program: Program, instructions: Instructions) -> Placed:
+    """The memory plan of `program` for a set of kernels."""
     root: dict[o.Value, o.Value] = {}
     kernels = []
     for kernel in program.kernels:
@@ -57,8 +59,11 @@ def place(program: Program) -> Placed:
     sizes = {name: program.type(name).size for name in names}
     inputs = list(dict.fromkeys(v for _, v in program.inputs))
     outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
-    overlapping = [_rooted(step_of(kernel, program, direct=False), root) for kernel in kernels]
-    straight = [_rooted(step_of(kernel, program, direct=is_pointwise(kernel, program)), root) for kernel in kernels]
+    overlapping = [_rooted(step_of(kernel, program, instructions, direct=False), root) for kernel in kernels]
+    straight = [
+        _rooted(step_of(kernel, program, instructions, direct=is_pointwise(kernel, program)), root)
+        for kernel in kernels
+    ]
     # A 1x1 convolution reads its input in place unless memory is the limit there.
     enough = max(map(min, needs(overlapping, sizes, inputs, outputs), needs(straight, sizes, inputs, outputs)))
     direct = frozenset(
@@ -120,15 +125,30 @@ def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
     return rows, columns
 
 
-def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
+def is_channelwise(op: o.Conv, graph: Graph, instructions: Instructions) -> bool:
+    """Whether a depthwise convolution runs on vectors of channels."""
+    one_each = is_depthwise(op, graph) and graph.types[op.weight].shape[0] == op.groups
+    return one_each and instructions in CHANNEL_VECTORS
+
+
+def is_planewise(op: o.Conv, graph: Graph, instructions: Instructions) -> bool:
+    """Whether a depthwise convolution runs channel by channel; the others are convolutions in groups."""
+    return is_depthwise(op, graph) and instructions not in CHANNEL_VECTORS
+
+
+def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, direct: bool) -> Step:
     """The needs of one kernel; `direct` if a 1x1 convolution reads its input in place."""
     types, op = program.graph.types, kernel.op
     scratch = 0
     overlaps: tuple[Overlap, ...] = ()
     match op:
-        case o.Conv() if is_depthwise(op, program.graph):
+        case o.Conv() if is_channelwise(op, program.graph, instructions):
+            scratch, taps = LANES, types[op.weight].shape[2:4]
+            overlaps = (_channels_overlap(op, taps, op.dilation, types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
+        case o.Conv() if is_planewise(op, program.graph, instructions):
             plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
-            scratch = plane[0] * plane[1] + SPARE_BYTES
+            unpacked = 0 if bits_of(types[op.weight].format) > 4 else int(np.prod(types[op.weight].shape[2:]))
+            scratch = plane[0] * plane[1] + SPARE_BYTES + unpacked
             if types[op.x].shape[1] == types[kernel.out].shape[1]:
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():
@@ -141,7 +161,8 @@ def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
             if kernel.residual:
                 overlaps = (*overlaps, Overlap(kernel.residual.other.value, 0, 0))
         case o.MaxPool() | o.AveragePool():
-            overlaps = (_pool_overlap(op, types[op.x], types[kernel.out]),)
+            dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
+            overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
         case o.Add() | o.Sub() | o.Mul():
@@ -181,9 +202,10 @@ def _conv_overlap(op: o.Conv, kernel: tuple[int, int], x: Type, out: Type) -> Ov
     return Overlap(op.x, forward, reverse)
 
 
-def _pool_overlap(op: o.MaxPool | o.AveragePool, x: Type, out: Type) -> Overlap:
+def _channels_overlap(
+    op: o.MaxPool | o.AveragePool | o.Conv, kernel: tuple[int, int], dilation: o.Pair, x: Type, out: Type
+) -> Overlap:
     """Channel by channel, a code is written after its own window was read."""
-    dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
-    low, _ = _window_ends(op.kernel, op.stride, op.padding, dilation, x, out)
+    low, _ = _window_ends(kernel, op.stride, op.padding, dilation, x, out)
     needed_from = np.minimum.accumulate(low[::-1])[::-1]
     return Overlap(op.x, int(np.max(np.arange(len(low)) * out.shape[1] - needed_from)))

@@ -46,7 +46,9 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         raise UsageError("no such artifact", where=request.artifact, next_step="edgeq export prints what it wrote.")
     document = read_folder(folder)
     golden = document["golden"]
-    codes = golden_codes({port["name"]: tuple(port["shape"]) for port in document["inputs"]}, golden["seed"])
+    codes = golden_codes(
+        {port["name"]: tuple(port["shape"]) for port in document["inputs"]}, golden["seed"], document["code_bits"]
+    )
     report = Report("bench")
     for done, board in enumerate(boards, start=1):
         found = measure(board, folder, codes, request.optimize)

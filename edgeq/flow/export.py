@@ -13,18 +13,25 @@ from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
+from edgeq.flow.allocation import Budgets, IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.calib_mode import AUTO, ModeRequest, ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
+    FP32,
+    REFERENCE,
     UNTRAINED,
+    Run,
     accuracy,
     agreement,
     apply_accuracy_budget,
     apply_agreement_promise,
+    decoded_run,
     equal_codes_row,
+    float_runtime,
     interpreter_run,
     latency,
     measure,
+    runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
 from edgeq.flow.inputs import (
@@ -54,6 +61,7 @@ from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import Asked, with_formats
@@ -82,6 +90,7 @@ class ExportRequest:
     float_share: float | None = None
     keep_real: tuple[str, ...] = ()
     formats: Asked = field(default_factory=Asked)
+    budgets: Budgets = field(default_factory=Budgets)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     raw_head: bool = False
     out: Path | None = None
@@ -112,11 +121,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
     graph = decompose(head.trunk if head else whole, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     recipe = Recipe(
         _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
     )
     recipe, format_notes = with_formats(recipe, request.formats, graph, target)
-    graph = with_narrow_copies(graph, recipe)
     report = Report("export", target.name)
     report.rows += _costs(graph)
     report.notes += format_notes + _coverage_notes(graph, target, recipe)
@@ -127,12 +136,17 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    calibration = _calibration(request, target, rule, task)
-    if calibration is not None:
-        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
-        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
-        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
+    trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+    calibration = _calibration(request, trial, rule, task, model, report, progress)
     report.notes += _data_notes(calibration, data)
+    if request.budgets.is_wanted and calibration is not None:
+        recipe, notes, report.manifest["allocation"] = within_budgets(
+            graph, target, recipe, calibration, request.budgets, model.digest, progress,
+            use_cache=not request.no_cache,
+            is_good=_accuracy_gate(request, whole, graph, target, model, rule, calibration, data, head, progress),
+        )  # fmt: skip
+        report.notes += notes
+    graph = with_narrow_copies(graph, recipe)
 
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
@@ -151,7 +165,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
+    report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
         lowered,
         target,
@@ -208,26 +222,70 @@ def _check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
     if request.training is not None and not target.is_integer:
         raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
+        raise UsageError(
+            "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
+        )
     if request.calibration.mode == AUTO and not target.is_integer:
         raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
 
-def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not (target.is_integer or target.stored_weights):
+def _calibration(
+    request: ExportRequest,
+    trial: ModeTrial,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet | None:
+    """The images as the calibration mode asks for them, or None where none are needed."""
+    if request.calib is None or not (trial.target.is_integer or trial.target.stored_weights):
         return None
-    return calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = replace(images, weigh=weigh_for_task(task, model, trial.graph))
+    return apply_mode(request.calibration, images, trial, report.notes, progress)
 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
     names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
-    found = {name: getattr(request, name) for name in names} | {
-        "formats": vars(request.formats),
-        "calibration": vars(request.calibration),
-    }
+    found = {name: getattr(request, name) for name in names}
+    found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
+
+
+def _accuracy_gate(
+    request: ExportRequest,
+    whole: Graph,
+    graph: Graph,
+    target: Target,
+    model: Model,
+    rule: InputRule,
+    calibration: CalibrationSet,
+    data: Dataset | None,
+    head: SplitHead | None,
+    progress: Progress,
+) -> IsGood | None:
+    """Whether `graph` under a recipe keeps --max-drop in the reference; None where that is not asked."""
+    if data is None or not request.max_drop:
+        return None
+
+    def is_good(recipe: Recipe) -> bool:
+        split = with_narrow_copies(graph, recipe)
+        found = quantize(split, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        lowered = lower(split, found.plan)
+        run = interpreter_run(lowered)
+        if head is not None:
+            run = decoded_run(run, head.decode, [lowered.types[value] for value in lowered.outputs])
+        runs: dict[str, Run] = {FP32: runtime_run(float_runtime(whole, request.threads)), REFERENCE: run}
+        trial = Report("trial", rows=measure(data, rule, model.metadata, runs, progress))
+        apply_accuracy_budget(trial, request.max_drop)
+        return trial.exit == 0
+
+    return is_good
 
 
 def _estimator(request: ExportRequest, target: Target) -> str:
@@ -319,7 +377,9 @@ def _check(
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
+        report.rows += accuracy(
+            graph, lowered, artifact, target, model, rule, data, head, request.threads, progress, report.pictures
+        )
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)

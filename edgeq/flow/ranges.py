@@ -40,6 +40,7 @@ AUTO = "auto"
 AUTO_IMAGES = 16
 NOISE_IMAGES = 12
 BIAS_IMAGES = 16
+NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
 
@@ -62,7 +63,7 @@ class ChosenRange:
         return dict(vars(self))
 
 
-def _inputs(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
+def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
     (name,) = graph.inputs
     for tensor in calibration.tensors():
         yield {name: tensor}
@@ -107,7 +108,7 @@ def _observed(
         return known
     total = len(calibration.images)
     found = observe(
-        graph, _inputs(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
+        graph, inputs_of(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
     )
     if use_cache:
         with suppress(OutputError):  # a cache that cannot be written costs time, not results
@@ -115,7 +116,7 @@ def _observed(
     return found
 
 
-def _class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
+def class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
     """One entry per class that has a computed member; constants among the sources count as well."""
     import torch
 
@@ -145,7 +146,7 @@ def choose_ranges(
 
     `only` limits the work to some classes.
     """
-    per_class = _class_statistics(structure, pooled(observed))
+    per_class = class_statistics(structure, pooled(observed))
     fixed = [
         ChosenRange(key, *grid, str(structure.formats[key]), "prescribed")
         for key, grid in structure.fixed.items()
@@ -156,7 +157,7 @@ def choose_ranges(
     if not sites:
         return fixed
     if estimator == AUTO:
-        parts = {name: _class_statistics(structure, part) for name, part in observed.items()}
+        parts = {name: class_statistics(structure, part) for name, part in observed.items()}
         chosen = _by_output_noise(structure, sites, per_class, calibration, progress, parts)
         return fixed + chosen
     named = parse_estimator(estimator)
@@ -178,7 +179,7 @@ def choose_ranges(
 def _site(structure: Structure, key: Value, target: Target) -> Site:
     format = structure.formats[key]
     assert isinstance(format, Int), format
-    return Site(format, target.symmetric, structure.through(key))
+    return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
 
 
 def _by_output_noise(
@@ -190,7 +191,7 @@ def _by_output_noise(
     parts: Observed,
 ) -> list[ChosenRange]:
     def counted() -> Iterator[Inputs]:
-        for done, inputs in enumerate(islice(_inputs(structure.graph, calibration), count)):
+        for done, inputs in enumerate(islice(inputs_of(structure.graph, calibration), count)):
             progress("choosing ranges", done, count)
             yield inputs
         progress("choosing ranges", count, count)
@@ -267,7 +268,7 @@ def quantize(
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected."""
     found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
     progress("correcting biases", 0, 0)
-    return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
+    return replace(found, plan=correct_biases(graph, found.plan, islice(inputs_of(graph, calibration), BIAS_IMAGES)))
 
 
 def store_weights(
@@ -278,7 +279,7 @@ def store_weights(
     if calibration is None:
         return stored
     progress("correcting biases", 0, 0)
-    return correct_stored_biases(graph, stored, islice(_inputs(graph, calibration), BIAS_IMAGES))
+    return correct_stored_biases(graph, stored, islice(inputs_of(graph, calibration), BIAS_IMAGES))
 
 
 def _lifted(
@@ -299,9 +300,9 @@ def _lifted(
     if not target.float_share:
         return Quantization(plan, chosen, [], shifts)
     progress("weighing the noise", 0, 0)
-    samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
+    samples = list(islice(inputs_of(graph, calibration), NOISE_IMAGES))
     noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
-    lifts = choose_lifts(graph, plan, noise, target.float_share, target.sufficient_db)
+    lifts = choose_lifts(graph, plan, noise, target)
     if not lifts:
         return Quantization(plan, chosen, [], shifts)
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
@@ -317,7 +318,7 @@ def range_shifts(structure: Structure, observed: Observed) -> dict[Value, float]
     """By class: the range of nearly all values over the degraded images, as a multiple of that over the clean ones."""
     if len(observed) < 2:
         return {}
-    clean, degraded = (_class_statistics(structure, observed[name]) for name in ("clean", "degraded"))
+    clean, degraded = (class_statistics(structure, observed[name]) for name in ("clean", "degraded"))
     return {key: central_width(degraded[key]) / max(central_width(clean[key]), 1e-30) for key in clean}
 
 

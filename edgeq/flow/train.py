@@ -12,7 +12,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -259,7 +259,7 @@ def _split(data: Dataset, run: TrainingRun) -> tuple[Batches, Batches]:
     return part([k for k in range(count) if k not in out]), part(sorted(out))
 
 
-def _groups(module: QatModule, options: Training) -> list[Mapping[str, Any]]:
+def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:
     """Weights decay; scales, biases and gains do not."""
     decayed = [p for p in module.trained.parameters() if p.dim() > 1]
     others = [p for p in module.parameters() if p.requires_grad and not any(p is known for known in decayed)]

@@ -72,7 +72,7 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     rule = choose_preprocess(request.preprocess, artifact)
     data = evaluation_set(request.data, request.data_images, rule, task_of(artifact))
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
-    report.rows += measure(data, rule, artifact.metadata, runs, progress)
+    report.rows += measure(data, rule, artifact.metadata, runs, progress, report.pictures)
     apply_accuracy_budget(report, request.max_drop)
     report.seconds = time.monotonic() - started
     write_beside(path, report)

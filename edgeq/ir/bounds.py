@@ -26,8 +26,8 @@ RESIZE_FACTOR = 1 << 20
 EXPONENTIAL_ONE = 1 << 15
 """The exponential of a row's largest element, in the unit of softmax's tables."""
 
-SHARE_UNIT = 1 << 16
-"""The shares of a softmax are multiples of 2^-16."""
+SHARE_UNIT = (1 << 15) - 1
+"""The shares of a softmax are multiples of 1 / SHARE_UNIT, so that 16-bit codes hold all of them, 1 included."""
 
 LONGEST_ROW = 1 << 16
 """Softmax's sums fit in 32 bits for rows of so many elements."""
@@ -204,6 +204,18 @@ def _looked_up(graph: Graph, op: o.Lookup, x: Interval) -> Interval:
     return int(levels.min()), int(levels.max())
 
 
+def _matmul(graph: Graph, op: o.MatMul, bound: Callable[[o.Value], Interval]) -> Interval:
+    count = graph.types[op.a].shape[-1]
+    if (maker := graph.producer.get(op.a)) and isinstance(maker, o.Softmax) and _is_last(graph, maker):
+        # Shares of one row, which are not negative, add up to 1 but for the rounding of each.
+        return products((0, SHARE_UNIT + count // 2), union([bound(op.b), (0, 0)]))
+    return _scaled(products(bound(op.a), bound(op.b)), count)
+
+
+def _is_last(graph: Graph, op: o.Softmax) -> bool:
+    return op.axis == len(graph.types[op.x].shape) - 1
+
+
 def normalized_count(op: o.LayerNorm, shape: tuple[int, ...]) -> int:
     """How many elements of a value of `shape` are normalized together."""
     return prod(shape[op.axis :])
@@ -258,7 +270,7 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return union(channel_bounds(graph, op, bound))
         case o.MatMul():
-            return _scaled(products(bound(op.a), bound(op.b)), types[op.a].shape[-1])
+            return _matmul(graph, op, bound)
         case o.Mul():
             return products(bound(op.a), bound(op.b))
         case o.Add():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Literal, TypeVar, get_args
 
 Value = str
@@ -165,7 +166,7 @@ class ChannelAffine:
 class Softmax:
     """out = e^(x - max) / sum e^(x - max) along `axis` (non-negative).
 
-    On levels e^-d is table[d] 2^-15 and the result is rounded to multiples of its scale, 2^-16
+    On levels e^-d is table[d] 2^-15 and the result is rounded to multiples of its scale, 1 / (2^15 - 1)
     (edgeq/reference/softmax.py); reals need no `table`.
     """
 
@@ -457,14 +458,19 @@ OPS: tuple[type[Op], ...] = get_args(Op)
 _VALUE_TYPES = ("Value", "Value | None", "tuple[Value, ...]")
 
 
+@cache
+def _value_fields(kind: type[Op], *, results: bool) -> tuple[str, ...]:
+    found = (field for field in fields(kind) if field.type in _VALUE_TYPES)
+    return tuple(field.name for field in found if field.name.startswith("out") == results)
+
+
 def _values(op: Op, *, results: bool) -> Iterator[Value]:
-    for field in fields(op):
-        if field.type in _VALUE_TYPES and field.name.startswith("out") == results:
-            content = getattr(op, field.name)
-            if isinstance(content, tuple):
-                yield from content
-            elif content is not None:
-                yield content
+    for name in _value_fields(type(op), results=results):  # type: ignore[arg-type]  # a class is hashable
+        content = getattr(op, name)
+        if isinstance(content, tuple):
+            yield from content
+        elif content is not None:
+            yield content
 
 
 def operands(op: Op) -> tuple[Value, ...]:

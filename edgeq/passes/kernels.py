@@ -1,8 +1,9 @@
-"""Kernels: a lowered graph regrouped into steps that read 8-bit codes and write 8-bit codes.
+"""Kernels: a lowered graph regrouped into steps that read codes of 8 bits, or all of 16, and write such codes.
 
 A device has no room for accumulators, so none is ever stored: an operator that accumulates takes along the
 requantization after it, then a table of a function, then (a convolution) the addition of a residual. A requantization
 that widens codes for an addition becomes a table of 32-bit terms. Values between kernels are all that memory holds.
+Tables over 16-bit codes would be too large: functions then stay kernels of their own, and terms are computed.
 
 Everything that has no such form is refused at once, by name.
 """
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Int, IntArray, code_range, decode
+from edgeq.formats import INT16, Int, IntArray, code_range, decode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
 from edgeq.reference.arithmetic import requantize
 
-CODE_BITS = 8
+WEIGHT_BITS = 8
 Weighted = o.Conv | o.ConvTranspose | o.Linear
 Binary = o.Add | o.Sub | o.Mul
 Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Gather | o.Pad | o.Concat
@@ -32,10 +33,16 @@ Settling = o.Requantize | o.DivideCodes
 
 @dataclass(frozen=True)
 class Term:
-    """An operand of a sum: its codes, and the 32-bit term that each code stands for (int64 [256], lowest code first)."""
+    """An operand of a sum: its codes, and the 32-bit term that each code stands for.
+
+    8-bit codes have a `table` of them (int64 [256], lowest code first); for others a term is the `sign` times the code
+    requantized by `ratio`, or the level itself.
+    """
 
     value: o.Value
-    table: IntArray
+    table: IntArray | None
+    sign: int = 1
+    ratio: o.Requantize | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,14 @@ class Program:
     """`kernels` in execution order over the codes of `graph`.
 
     `inputs` and `outputs` are pairs (name in the model, value of codes): a real input is its quantized codes, a real
-    output the codes that it dequantizes.
+    output the codes that it dequantizes. Codes between kernels have `bits`, 8 or 16.
     """
 
     graph: Graph
     kernels: tuple[Kernel, ...]
     inputs: tuple[tuple[o.Value, o.Value], ...]
     outputs: tuple[tuple[o.Value, o.Value], ...]
+    bits: int = 8
 
     def type(self, value: o.Value) -> Type:
         """Type of a value."""
@@ -105,14 +113,18 @@ def program(graph: Graph) -> Program:
     return _Grouping(graph).run()
 
 
-def _is_narrow(type_: Type) -> bool:
-    return is_codes(type_) and type_.format in (Int(8), Int(8, narrow=True))
+def _code_bits(graph: Graph) -> int:
+    """Bits of the codes that enter: 16 if an input has so many, else 8."""
+    readers = [op for name in graph.inputs for op in graph.consumers.get(name, ())]
+    entering = [*graph.inputs, *(op.out for op in readers if isinstance(op, o.Quantize))]
+    return 16 if any(graph.types[value].format == INT16 for value in entering) else 8
 
 
 class _Grouping:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.bounds = level_bounds(graph)
+        self.bits = _code_bits(graph)
         self.absorbed: set[int] = set()
         self.problems: list[str] = []
 
@@ -131,7 +143,11 @@ class _Grouping:
                 value="; ".join(dict.fromkeys(self.problems)),
                 next_step="Cut a detector's decode off with --raw-head, or choose another target.",
             )
-        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs))
+        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits)
+
+    def _is_stored(self, type_: Type) -> bool:
+        """Whether values of this type are codes that memory holds between kernels."""
+        return is_codes(type_) and type_.format in (Int(self.bits), Int(self.bits, narrow=True))
 
     # --- ports ------------------------------------------------------------------------------------------------
 
@@ -139,7 +155,7 @@ class _Grouping:
         found = []
         for name in self.graph.inputs:
             readers = self.graph.consumers.get(name, ())
-            if _is_narrow(self.graph.types[name]):
+            if self._is_stored(self.graph.types[name]):
                 found.append((name, name))
             elif len(readers) == 1 and isinstance(readers[0], o.Quantize) and name not in self.graph.outputs:
                 found.append((name, readers[0].out))
@@ -152,12 +168,12 @@ class _Grouping:
         for name in self.graph.outputs:
             maker = self.graph.producer.get(name)
             codes = maker.x if isinstance(maker, o.Dequantize) else name
-            if _is_narrow(self.graph.types[codes]):
+            if self._is_stored(self.graph.types[codes]):
                 found.append((name, codes))
             elif maker is None or not is_codes(self.graph.types[codes]):
                 self.problems.append(f"output {name!r} is a real number that {_kind(maker)} computes")
             else:
-                self.problems.append(f"output {name!r} is {self.graph.types[codes].format}, not int8")
+                self.problems.append(f"output {name!r} is {self.graph.types[codes].format}, not int{self.bits}")
         return found
 
     # --- grouping ---------------------------------------------------------------------------------------------
@@ -172,15 +188,17 @@ class _Grouping:
         if not isinstance(op, o.Requantize) or op.out in self.graph.outputs or len(op.multiplier) > 1:
             return False
         maker = self.graph.producer.get(op.x)
-        if not _is_narrow(self.graph.types[op.x]) and not (isinstance(maker, o.Requantize) and self._widens(maker)):
+        if not self._is_stored(self.graph.types[op.x]) and not (
+            self.bits == 8 and isinstance(maker, o.Requantize) and self._widens(maker)
+        ):
             return False
         readers = self.graph.consumers.get(op.out, ())
-        return not _is_narrow(self.graph.types[op.out]) and all(
+        return not self._is_stored(self.graph.types[op.out]) and all(
             isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers
         )
 
     def _widens(self, op: o.Requantize) -> bool:
-        return _is_narrow(self.graph.types[op.x]) and not _is_narrow(self.graph.types[op.out])
+        return self._is_stored(self.graph.types[op.x]) and not self._is_stored(self.graph.types[op.out])
 
     def _kernel(self, op: o.Op) -> Kernel | None:
         if problem := self._problem(op):
@@ -192,9 +210,13 @@ class _Grouping:
         assert isinstance(op, Anchor)
         kernel = Kernel(op, o.results(op)[0])
         if isinstance(op, o.Requantize | o.Lookup):
+            if self.bits > 8:
+                return replace(kernel, settling=op if isinstance(op, o.Requantize) else None)
             return self._with_tables(replace(kernel, table=self._table(op)))
         if not accumulates(op):
             return kernel
+        if self.bits > 8:
+            return self._settled(kernel)
         return self._with_residual(self._with_tables(self._settled(kernel)))
 
     def _settled(self, kernel: Kernel) -> Kernel:
@@ -214,7 +236,7 @@ class _Grouping:
         """Absorb functions of the codes, one after another, into one table."""
         follower = self._next(kernel.out)
         while isinstance(follower, o.Lookup | o.Requantize) and not self._problem(follower):
-            if not _is_narrow(self.graph.types[follower.out]):
+            if not self._is_stored(self.graph.types[follower.out]):
                 break
             table = self._table(follower)
             kernel = replace(
@@ -240,6 +262,7 @@ class _Grouping:
         summed = self._settled(Kernel(add, add.out))
         assert isinstance(summed.settling, o.Requantize)
         self.absorbed.add(id(add))
+        assert own.table is not None
         residual = Residual(own.table, other, summed.settling, summed.sums)
         return replace(kernel, out=summed.out, residual=residual)
 
@@ -254,8 +277,13 @@ class _Grouping:
 
     def _term(self, value: o.Value, sign: int = 1) -> Term:
         maker = self.graph.producer.get(value)
+        if self.bits > 8:
+            if isinstance(maker, o.Requantize) and self._is_term(maker):
+                return Term(maker.x, None, sign, maker)
+            return Term(value, None, sign)
         if isinstance(maker, o.Requantize) and self._is_term(maker):
             source = self._term(maker.x)
+            assert source.table is not None
             return Term(source.value, sign * self._requantized(maker, source.table))
         type_ = self.graph.types[value]
         low, high = code_range(type_.format)
@@ -296,7 +324,7 @@ class _Grouping:
         for value in _activations(op):
             maker = self.graph.producer.get(value)
             widened = isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker)
-            if not _is_narrow(types[value]) and not widened:
+            if not self._is_stored(types[value]) and not widened:
                 yield f"{kind} reads {types[value].format}"
         if isinstance(op, Weighted):
             yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
@@ -311,16 +339,16 @@ class _Grouping:
             yield f"{kind} has computed indices"
         if accumulates(op):
             follower = self._next(result)
-            if not isinstance(follower, Settling) or not _is_narrow(types[follower.out]):
-                yield f"{kind} gives {types[result].format} that no int8 requantization reads"
+            if not isinstance(follower, Settling) or not self._is_stored(types[follower.out]):
+                yield f"{kind} gives {types[result].format} that no int{self.bits} requantization reads"
             elif isinstance(follower, o.DivideCodes):
                 if not isinstance(op, o.AveragePool | o.Resize):
                     yield f"{kind} is divided"
             elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
                 yield f"{kind} has several scales"
-            elif follower.rounding not in ("single", "gemmlowp2"):
+            elif follower.rounding not in (("single", "gemmlowp2") if self.bits == 8 else ("single", "single15")):
                 yield f"{kind} rounds by the rule {follower.rounding}, which needs floating point"
-        elif not _is_narrow(types[result]):
+        elif not self._is_stored(types[result]):
             yield f"{kind} gives {types[result].format}"
 
     def _weight_problems(self, op: Weighted) -> Iterator[str]:
@@ -328,7 +356,7 @@ class _Grouping:
         constants = [v for v in (op.weight, op.bias) if v is not None]
         if not all(v in self.graph.constants for v in constants):
             yield "weight and bias must be constants"
-        if not isinstance(type_.format, Int) or type_.format.bits > CODE_BITS or not type_.format.signed:
+        if not isinstance(type_.format, Int) or type_.format.bits > WEIGHT_BITS or not type_.format.signed:
             yield f"weights of format {type_.format}"
         elif type_.zero_point:
             yield "weights with a zero point"

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, code_range, decode, encode
+from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, bits_of, code_range, decode, encode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import (
     EXPONENTIAL_ONE,
@@ -31,6 +31,7 @@ from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
+from edgeq.reference.samples import interpolated, sample_codes
 from edgeq.reference.softmax import exponentials
 
 # Operands of an addition meet at this many bits below the result's step, which leaves its rounding as the only one.
@@ -184,7 +185,7 @@ class _Lowering:
 
     def _weighted(self, op: o.Conv | o.ConvTranspose | o.Linear) -> None:
         x, weight_type = self.code(op.x), self.plan.weights[op.out]
-        weight = self._weight(op.weight, weight_type)
+        weight = self._weight(op.weight, weight_type, self.plan.weight_codes(op.out, self.graph.constants[op.weight]))
         (x_scale,) = self.type(x).scale
         scale = tuple(x_scale * s for s in weight_type.scale)
         axis = (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1) if len(scale) > 1 else None
@@ -195,8 +196,7 @@ class _Lowering:
             bias = self._constant(f"{op.bias}.q", codes, bias_type)
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 
-    def _weight(self, name: o.Value, type_: Type) -> o.Value:
-        codes = quantize_weight(self.graph.constants[name], type_)
+    def _weight(self, name: o.Value, type_: Type, codes: Array) -> o.Value:
         for known in (f"{name}.q", *(f"{name}.q.{k}" for k in range(1, 9))):
             if self.editor.types.get(known) == type_ and np.array_equal(self.editor.constants[known], codes):
                 return known
@@ -243,7 +243,12 @@ class _Lowering:
         low, high = code_range(self.type(x).format)
         entries = exponentials(self.type(x).scale[0], high - low + 1)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, UINT16, (1 / EXPONENTIAL_ONE,)))
-        self._accumulate(replace(op, x=x, table=table), (1 / SHARE_UNIT,))
+        op = replace(op, x=x, table=table)
+        planned = self.plan.types.get(op.out)
+        if planned is not None and (planned.format, planned.scale) == (INT16, (1 / SHARE_UNIT,)):
+            self.codes[op.out] = self.editor.append(op, planned)
+        else:
+            self._accumulate(op, (1 / SHARE_UNIT,))
 
     def _layer_norm(self, op: o.LayerNorm) -> None:
         """Gamma as 16-bit codes, or coarser where a large beta would not leave room for the products."""
@@ -276,7 +281,13 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
-        entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+            self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
+            return
+        rule = tflite_tables.tabulate if self.tflite else tabulate
+        if self.plan.interpolates and bits_of(self.type(x).format) == 16:
+            rule = tabulate_samples
+        entries = rule(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
 
@@ -341,6 +352,14 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
     levels = decode(from_type.format, np.arange(low, high + 1), from_type.zero_point)
     reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
     table: Array = encode(to.format, reals.numpy() / to.scale[0], to.zero_point)
+    return table
+
+
+def tabulate_samples(function: o.Function, from_type: Type, to: Type) -> Array:
+    """Table of `function` from 16-bit codes, interpolated between samples evaluated in float64 (int64 [65536])."""
+    levels = sample_codes() - from_type.zero_point
+    reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
+    table: Array = interpolated(encode(to.format, reals.numpy() / to.scale[0], to.zero_point))
     return table
 
 

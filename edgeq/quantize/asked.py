@@ -38,16 +38,19 @@ def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> 
         activation_format(asked.activations) if asked.activations else None,
     )
     own = replace(every, weight=target.weight) if every.weight is None and target.is_integer else every
-    spared = _spared(own, target)
-    kept = [value for value in ends(graph) if spared != own and replace(recipe, rules=named).formats_of(value) is None]
-    rules = (
-        *named,
-        *(Rule(escape(value), spared) for value in kept),
-        *([Rule("*", every)] if every != Formats() else []),
-    )
-    found = replace(recipe, rules=(*recipe.rules, *rules))
+    found, notes = with_spared_ends(replace(recipe, rules=(*recipe.rules, *named)), own, graph, target)
+    if every != Formats():
+        found = replace(found, rules=(*found.rules, Rule("*", every)))
     check_formats(graph, target, found)
-    return found, _notes(kept, spared)
+    return found, notes
+
+
+def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
+    """`recipe` followed by rules for first and last layers that it does not name, where `formats` have few bits."""
+    spared = _spared(formats, target)
+    kept = [value for value in ends(graph) if spared != formats and recipe.formats_of(value) is None]
+    rules = (Rule(escape(value), spared) for value in kept)
+    return replace(recipe, rules=(*recipe.rules, *rules)), _notes(kept, spared)
 
 
 def _notes(kept: list[o.Value], spared: Formats) -> list[str]:
@@ -87,7 +90,7 @@ def _counts(op: o.Op, graph: Graph) -> bool:
 
 def holds_weight(target: Target, format_: Format) -> bool:
     """Whether files of `target` hold weights of this format; the reference takes all."""
-    return target.emitter == "graph" or format_ in (target.weight, *target.more_weights)
+    return target.emitter == "graph" or format_ in weight_formats(target)
 
 
 def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
@@ -100,23 +103,33 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
         if asked is None or recipe.keeps_real(o.results(op)[0]) or (structure and not structure.runs_on_codes(op)):
             continue
         if asked.weight is not None and weight_of(op) and not holds_weight(target, asked.weight):
-            _refuse(target, "weights", o.results(op)[0], asked.weight, weight_formats(target))
+            _refuse(
+                target,
+                "weights",
+                o.results(op)[0],
+                asked.weight,
+                ", ".join(map(_short, weight_formats(target))) or "none",
+            )
         if isinstance(asked.activation, Int) and (structure is None or asked.activation.bits != target.narrow.bits):
             allowed = str(target.narrow) if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 
 
-def weight_formats(target: Target) -> str:
-    """The formats of weights that files of `target` hold, for people."""
+def weight_formats(target: Target) -> tuple[Format, ...]:
+    """The formats of weights that files of `target` hold."""
     own = (target.weight,) if target.is_integer else ()
-    return ", ".join(str(format_).split(":")[0].removesuffix("n") for format_ in (*own, *target.more_weights)) or "none"
+    return tuple(dict.fromkeys((*own, *target.more_weights)))
 
 
 def _refuse(target: Target, what: str, where: o.Value, format_: Format, allowed: str) -> None:
     raise UnsupportedError(
         f"{target.name} holds no {what} of this format",
         where=where,
-        value=str(format_).split(":")[0].removesuffix("n"),
+        value=_short(format_),
         allowed=allowed,
         next_step="edgeq quantize takes every format and measures it in the reference.",
     )
+
+
+def _short(format_: Format) -> str:
+    return str(format_).split(":")[0].removesuffix("n")

@@ -129,4 +129,5 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
-    return Plan(structure, types, weights, biases, target.rounding, target.kernels)
+    interpolates = target.interpolates
+    return Plan(structure, types, weights, biases, target.rounding, target.kernels, interpolates=interpolates)

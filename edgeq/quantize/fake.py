@@ -53,7 +53,7 @@ class Grid(nn.Module):
 
     def __init__(self, type_: Type, elements: int, *, learned: bool = True) -> None:
         super().__init__()
-        self.type = type_
+        self.planned = type_
         self.register_buffer("start", torch.tensor(type_.scale, dtype=torch.float32))
         learned = learned and not isinstance(type_.format, Fixed)
         self.growth = nn.Parameter(torch.zeros(len(type_.scale)), requires_grad=learned)
@@ -73,8 +73,8 @@ class Grid(nn.Module):
         """`x` rounded to the grid."""
         scale = self.scale.to(x.dtype)
         spread = scale[0] if len(scale) == 1 else scale[self.index]
-        return fake_quantize(x, spread, self.type.format, self.type.zero_point)
+        return fake_quantize(x, spread, self.planned.format, self.planned.zero_point)
 
     def learned_type(self) -> Type:
         """The type with the scales learned so far, as float32 numbers."""
-        return replace(self.type, scale=tuple(self.scale.detach().cpu().double().tolist()))
+        return replace(self.planned, scale=tuple(self.scale.detach().cpu().double().tolist()))

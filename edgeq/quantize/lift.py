@@ -1,23 +1,43 @@
 """Keeping the few most disturbed operators in float, where the runtime can mix: the most noise for the least work.
 
 A class of values stops being rounded when every weighted operator that reads it is lifted, or, where nothing weighted
-reads it, the one that computes it. Lifting goes on while it removes a worthwhile share of the noise and the lifted
-work stays within the budget.
+reads it, the one that computes it. What a step costs is what the runtime then pays: the lifted work, that of operators
+which have no integer kernel any more because nobody rounds their result (they are lifted too, as it costs nothing
+further), and the conversions between codes and reals. Lifting goes on while a step is a good bargain and the cost
+stays within the budget.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import log10
 
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs, total_macs
 from edgeq.ir.graph import Graph
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Noise
-from edgeq.quantize.structure import Structure, accumulates, is_weighted
+from edgeq.quantize.structure import (
+    Structure,
+    accumulates,
+    integer_part,
+    is_matrix_product,
+    is_weighted,
+    read_as_codes,
+)
+from edgeq.target import Target
 
 LEAST_SHARE = 0.03
 """A step must remove at least this share of the noise that is left."""
+LEAST_DB = 20.0
+"""And lower it by this many decibels for all of the work, so 0.2 dB for a hundredth of it: less is a worse bargain than
+
+the whole network in float, which takes some 20 dB of noise to where no accuracy shows it.
+"""
+
+Values = frozenset[o.Value]
 
 
 @dataclass(frozen=True)
@@ -29,44 +49,113 @@ class Lift:
     work_share: float
 
 
-def choose_lifts(graph: Graph, plan: Plan, noise: Noise, budget: float, sufficient_db: float) -> list[Lift]:
-    """Steps that keep at most `budget` (a share) of the multiply-accumulates in float, the best bargain first.
+@dataclass(frozen=True)
+class _Step:
+    lifted: Values
+    gain: float
+    cost: float
 
-    They end once the noise that is left lies `sufficient_db` below the signal.
-    """
+
+def choose_lifts(graph: Graph, plan: Plan, noise: Noise, target: Target) -> list[Lift]:
+    """Steps that cost at most `target.float_share` of the multiply-accumulates, the best bargain first."""
+    costs, total = _Costs(graph, plan.structure.integer, target), max(total_macs(graph), 1)
     groups = {key: _operators_of(plan.structure, key) for key in noise.activations}
-    work = {o.results(op)[0]: macs(op, graph) for op in graph.ops if is_weighted(op)}
-    total = max(total_macs(graph), 1)
-    lifted: set[o.Value] = set()
-    chosen: list[Lift] = []
-    left, initial, spent = noise.total, max(noise.total, 1e-300), 0
-    while left > 10 ** (-sufficient_db / 10):
-        best: tuple[float, frozenset[o.Value], float, int] | None = None
-        for group in groups.values():
-            fresh = group - lifted
-            if not fresh:
-                continue
-            gain = _removed(groups, noise, lifted | group) - _removed(groups, noise, lifted)
-            cost = sum(work.get(value, 0) for value in fresh)
-            if gain < LEAST_SHARE * left or spent + cost > budget * total:
-                continue
-            if best is None or gain / max(cost, 1) > best[0]:
-                best = (gain / max(cost, 1), fresh, gain, cost)
-        if best is None:
+    now, left, chosen = _Step(frozenset(), 0.0, 0.0), noise.total, list[Lift]()
+    while left > 0.0:
+        steps = (
+            _step(costs, groups, noise, now, group) for group in dict.fromkeys(groups.values()) if group - now.lifted
+        )
+        bargains = [step for step in steps if _pays(step, now, left, total, target)]
+        if not bargains:
             break
-        _, fresh, gain, cost = best
-        lifted |= fresh
-        left, spent = left - gain, spent + cost
-        chosen.append(Lift(tuple(sorted(fresh)), gain / initial, cost / total))
+        best = max(bargains, key=lambda step: step.gain / max(step.cost - now.cost, 1.0))
+        fresh = tuple(sorted(best.lifted - now.lifted))
+        chosen.append(Lift(fresh, best.gain / noise.total, (best.cost - now.cost) / total))
+        now, left = best, left - best.gain
     return chosen
 
 
-def _removed(groups: dict[o.Value, frozenset[o.Value]], noise: Noise, lifted: set[o.Value]) -> float:
+def _step(costs: _Costs, groups: Mapping[o.Value, Values], noise: Noise, now: _Step, group: Values) -> _Step:
+    lifted = costs.closure(now.lifted | group)
+    return _Step(lifted, _removed(groups, noise, lifted) - _removed(groups, noise, now.lifted), costs.of(lifted))
+
+
+def _pays(step: _Step, now: _Step, left: float, total: int, target: Target) -> bool:
+    share = (step.cost - now.cost) / total
+    decibels = 10 * log10(left / max(left - step.gain, 1e-9 * left))
+    return step.gain >= LEAST_SHARE * left and decibels >= LEAST_DB * share and step.cost <= target.float_share * total
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What a runtime pays for operators in float, in multiply-accumulates; `integer` are those on codes without lifts."""
+
+    graph: Graph
+    integer: Values
+    target: Target
+
+    @cached_property
+    def work(self) -> dict[o.Value, int]:
+        """Multiply-accumulates of each weighted operator by its result."""
+        return {o.results(op)[0]: macs(op, self.graph) for op in self.graph.ops if is_weighted(op)}
+
+    @cached_property
+    def _stuck_anyway(self) -> Values:
+        return self._stuck(self.integer)
+
+    @cached_property
+    def _conversions_anyway(self) -> int:
+        return self._conversions(self.integer)
+
+    def closure(self, lifted: Values) -> Values:
+        """`lifted` and the operators that run in float because of it."""
+        while fresh := self._stuck(self._integer_without(lifted)) - self._stuck_anyway - lifted:
+            lifted = lifted | fresh
+        return lifted
+
+    def of(self, lifted: Values) -> float:
+        """The cost of `lifted`, which is a closure."""
+        conversions = self._conversions(self._integer_without(lifted)) - self._conversions_anyway
+        return sum(self.work.get(value, 0) for value in lifted) + self.target.conversion_macs * conversions
+
+    @cached_property
+    def _parts(self) -> dict[Values, Values]:
+        return {}
+
+    def _integer_without(self, lifted: Values) -> Values:
+        if lifted not in self._parts:
+            self._parts[lifted] = integer_part(self.graph, self.target, self.integer - lifted)
+        return self._parts[lifted]
+
+    def _stuck(self, integer: Values) -> Values:
+        """Operators on codes whose result nobody rounds, though their kernel can only give codes."""
+        if self.target.real_results:
+            return frozenset()
+        return frozenset(
+            result
+            for op in self.graph.ops
+            if (result := o.results(op)[0]) in integer and is_weighted(op)
+            if not is_matrix_product(op, self.graph) and not read_as_codes(op, self.graph, integer)
+        )
+
+    def _conversions(self, integer: Values) -> int:
+        """Elements that are read as codes, and are computed as reals or read as reals too."""
+        if not self.target.conversion_macs:
+            return 0
+        found = 0
+        for value, readers in self.graph.consumers.items():
+            on_codes = {o.results(reader)[0] in integer for reader in readers}
+            mixed = True in on_codes and (value not in integer or False in on_codes)
+            found += self.graph.types[value].size if mixed and value not in self.graph.constants else 0
+        return found
+
+
+def _removed(groups: Mapping[o.Value, Values], noise: Noise, lifted: Values) -> float:
     freed = sum(noise.activations[key] for key, group in groups.items() if group and group <= lifted)
     return freed + sum(noise.weights.get(value, 0.0) for value in lifted)
 
 
-def _operators_of(structure: Structure, key: o.Value) -> frozenset[o.Value]:
+def _operators_of(structure: Structure, key: o.Value) -> Values:
     """Results of the operators whose lifting frees the class `key` from rounding."""
     graph, members = structure.graph, structure.members[key]
     readers = {

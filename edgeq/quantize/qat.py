@@ -27,6 +27,9 @@ from edgeq.quantize.structure import is_expectation, moves_codes, weight_of
 from edgeq.reference.interpret import Interpreter
 from edgeq.reference.meaning import evaluate
 
+_LEARNING = (o.Conv, o.ConvTranspose, o.Linear, o.LayerNorm, o.GroupNorm, o.ChannelAffine)
+"""Operators whose constant operands are learned."""
+
 Outputs = Tensor | tuple[Tensor, ...]
 
 
@@ -34,16 +37,8 @@ def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
     """Constants that training may change: weights, biases, and the gains of normalizations."""
     found: dict[o.Value, None] = {}
     for op in graph.ops:
-        match op:
-            case o.Conv() | o.ConvTranspose() | o.Linear():
-                fields = () if is_expectation(op, graph) else (op.weight, op.bias)
-            case o.LayerNorm() | o.GroupNorm():
-                fields = (op.gamma, op.beta)
-            case o.ChannelAffine():
-                fields = (op.scale, op.shift)
-            case _:
-                fields = ()
-        found.update(dict.fromkeys(value for value in fields if value in graph.constants))
+        if isinstance(op, _LEARNING) and not is_expectation(op, graph):
+            found.update(dict.fromkeys(value for value in o.operands(op) if value in graph.constants))
     return tuple(value for value in found if graph.types[value].is_real)
 
 
@@ -165,7 +160,7 @@ class QatModule(nn.Module):
         types = dict(self.plan.types)
         for key, members in self.plan.structure.members.items():
             if (field := self._fields[key]) in self.values:
-                scale = self.values[field].learned_type().scale  # type: ignore[operator, union-attr]
+                scale = self.values[field].learned_type().scale  # type: ignore[operator]
                 types.update({value: replace(types[value], scale=scale) for value in members})
         weights, biases = dict(self.plan.weights), dict(self.plan.biases)
         for op in graph.ops:

@@ -18,7 +18,7 @@ from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import dequantize_weight, quantize_weight
+from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure, weight_of
 from edgeq.reference.interpret import Interpreter
 
@@ -59,7 +59,8 @@ def power_by_channel(gradient: Tensor, error: Tensor) -> float:
     return float(product.sum(axes).square().sum())
 
 
-def _trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
+def trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
+    """`graph` with other outputs, and without what they do not need."""
     editor = Editor.like(graph)
     for op in graph.ops:
         editor.append(op, *(graph.types[value] for value in o.results(op)))
@@ -96,7 +97,7 @@ def backward_passes(
 
     `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
-    interpreter = Interpreter(_trimmed(graph, objective.outputs))
+    interpreter = Interpreter(trimmed(graph, objective.outputs))
     leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
@@ -166,8 +167,9 @@ def _weight_errors(graph: Graph, plan: Plan) -> dict[o.Value, Tensor]:
     for op in graph.ops:
         weight = weight_of(op)
         if weight is not None and o.results(op)[0] in plan.weights:
-            type_, exact = plan.weights[o.results(op)[0]], graph.constants[weight].astype(np.float32)
-            errors[weight] = torch.from_numpy(dequantize_weight(quantize_weight(exact, type_), type_) - exact)
+            out, exact = o.results(op)[0], graph.constants[weight].astype(np.float32)
+            rounded = dequantize_weight(plan.weight_codes(out, exact), plan.weights[out])
+            errors[weight] = torch.from_numpy(rounded - exact)
     return errors
 
 

@@ -7,14 +7,15 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import Format, Int
+from edgeq.formats import INT16, Format, Int
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
 from edgeq.reference.tflite import fixed_range, keeps_type
@@ -35,6 +36,14 @@ def is_weighted(op: o.Op) -> bool:
 def weight_of(op: o.Op) -> o.Value | None:
     """The weight operand of a weighted operator with learned weights."""
     return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
+
+
+def is_matrix_product(op: o.Op, graph: Graph) -> bool:
+    """Whether `op` with learned weights is a matrix product of rows, as a 1x1 convolution is."""
+    if not isinstance(op, o.Conv):
+        return isinstance(op, o.Linear)
+    kernel = graph.types[op.weight].shape[2:]
+    return (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
 
 
 def is_expectation(op: o.Op, graph: Graph) -> bool:
@@ -168,20 +177,30 @@ def gated_function(readers: list[o.Op]) -> o.Function | None:
 
 
 def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
+    able = {
+        o.results(op)[0]
+        for op in graph.ops
+        if _fits_integers(op, graph, target) and not recipe.keeps_real(o.results(op)[0])
+    }
+    return integer_part(graph, target, able)
+
+
+def integer_part(graph: Graph, target: Target, able: Collection[o.Value]) -> frozenset[o.Value]:
+    """Results of the operators that run on codes, out of those that could."""
     found: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
+        if result not in able:
+            continue
         leaves_as_codes = target.ports == "codes" and result in graph.outputs and not _mixes_kinds(result, graph)
-        wanted = (
-            leaves_as_codes
-            or isinstance(op, _WEIGHTED)
-            or any(
-                o.results(reader)[0] in found for value in o.results(op) for reader in graph.consumers.get(value, ())
-            )
-        )
-        if wanted and _fits_integers(op, graph, target) and not recipe.keeps_real(result):
+        if leaves_as_codes or isinstance(op, _WEIGHTED) or read_as_codes(op, graph, found):
             found.add(result)
     return frozenset(_without_real_arithmetic(graph, found))
+
+
+def read_as_codes(op: o.Op, graph: Graph, integer: Collection[o.Value]) -> bool:
+    """Whether an operator on codes, by its result in `integer`, reads a result of `op`."""
+    return any(o.results(reader)[0] in integer for value in o.results(op) for reader in graph.consumers.get(value, ()))
 
 
 def _mixes_kinds(value: o.Value, graph: Graph) -> bool:
@@ -203,18 +222,52 @@ def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value
     return kept
 
 
-def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:
-    held: set[o.Value] = set()
+def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
+    """What reads a value, directly or moved to other places; None stands for the caller."""
+    if value in graph.outputs:
+        yield None
+    for op in graph.consumers.get(value, ()):
+        if moves_codes(op):
+            yield from _readers(graph, o.results(op)[0])
+        else:
+            yield op
+
+
+def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
+    """Sums that only normalizations and other sums read: the residual stream of a transformer, which has 16 bits.
+
+    A few channels of it grow far beyond the others, which eight bits would round away, and normalization would then
+    enlarge what the rounding left of them.
+    """
+    found = set()
     for op in graph.ops:
+        if isinstance(op, o.Add | o.Sub) and op.out in integer:
+            readers = list(_readers(graph, op.out))
+            sums = (isinstance(reader, o.LayerNorm | o.Add | o.Sub) for reader in readers)
+            normalized = (isinstance(reader, o.LayerNorm) and reader.out in integer for reader in readers)
+            if all(sums) and any(normalized):
+                found.add(op.out)
+    return frozenset(found)
+
+
+def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]) -> frozenset[o.Value]:
+    held: set[o.Value] = set()
+    for op in reversed(graph.ops):
         result = o.results(op)[0]
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
         if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
             continue
-        if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
+        joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
+        if o.results(reader)[0] in integer and (joins or _takes_accumulator(reader, target)):
             held.add(result)
     return frozenset(held)
+
+
+def _joins_stream(reader: o.Add, streams: frozenset[o.Value], held: set[o.Value]) -> bool:
+    """Whether a layer adds its sums to a stream, which takes one such operand: the last computed."""
+    return reader.out in streams and reader.a != reader.b and held.isdisjoint((reader.a, reader.b))
 
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
@@ -236,13 +289,13 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
 def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
     integer = _integer_results(graph, target, recipe)
-    held = _held(graph, target, integer)
+    streams = _streams(graph, integer)
+    held = _held(graph, target, integer, streams)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
-        read_as_codes = any(o.results(reader)[0] in integer for reader in graph.consumers.get(o.results(op)[0], ()))
-        if read_as_codes or target.kernels == "tflite":  # whose accumulators nobody else can read
+        if read_as_codes(op, graph, integer) or target.kernels == "tflite":  # whose accumulators nobody else can read
             quantized[o.results(op)[0]] = None
     leave_as_codes = recipe.output_codes or target.ports == "codes"
     outputs = {value for value in graph.outputs if value in integer} if leave_as_codes else set()
@@ -261,7 +314,10 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     formats: dict[o.Value, Format] = {
         key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
     }
-    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
+    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
+    if target.kernels == "exact":
+        sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
+        formats |= dict.fromkeys(sixteen, INT16)
     weights = {o.results(op)[0]: _weight_format(op, target, recipe) for op in integer_ops if weight_of(op)}
     return Structure(
         graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
@@ -278,6 +334,24 @@ def _fixed(
         if known := [item for item in ranges if item is not None]:
             found[key] = known[0]
     return found
+
+
+def _shares(
+    members: dict[o.Value, list[o.Value]], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes of softmax's shares that only matrix products read, which take them as they are."""
+
+    def is_softmax(value: o.Value) -> bool:
+        return value in integer and isinstance(graph.producer[value], o.Softmax)
+
+    def only_multiplied(value: o.Value) -> bool:
+        return all(isinstance(reader, o.MatMul) for reader in _readers(graph, value))
+
+    return {
+        key: (1 / SHARE_UNIT, 0)
+        for key, group in members.items()
+        if any(map(is_softmax, group)) and all(map(only_multiplied, group))
+    }
 
 
 def _join_concats(integer_ops: list[o.Op], classes: _Classes, target: Target) -> None:

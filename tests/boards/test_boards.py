@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 
 from edgeq.boards import qemu, sim
 from edgeq.boards.bench import measure
-from edgeq.boards.board import BOARDS, Board, find_board
+from edgeq.boards.board import BOARDS, Simulated, find_board
 from edgeq.boards.build import build
+from edgeq.boards.simulated import ARENA, COUNTS, RESULT, result_of
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
@@ -32,8 +34,8 @@ TARGET_OF = {
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",
-    "rv64gcv-sim": "c-int8",
-    "aarch64-sim": "c-int8",
+    "rv64gcv-sim": "rv64gcv-int8",
+    "aarch64-sim": "aarch64-int8",
 }
 
 
@@ -47,16 +49,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def installed(board: Board) -> Board:
+def installed(board: Simulated) -> Simulated:
     if not (shutil.which(board.compiler) and qemu.is_available(board)):
         pytest.skip(f"needs Debian's {board.debian}")
     return board
 
 
+def simulated(
+    run: Callable[[Simulated, Path, Path], None], board: Simulated, program: Path, arena: bytes
+) -> tuple[bytes, list[int], int]:
+    """What one simulator makes of an arena: the arena afterwards, the counts and the stack's depth."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / ARENA).write_bytes(arena)
+        run(board, program, folder)
+        return result_of((folder / RESULT).read_bytes(), (folder / COUNTS).read_bytes())
+
+
 def golden(folder: Path) -> dict[str, np.ndarray]:
     document = read_folder(folder)
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
-    return golden_codes(shapes, document["golden"]["seed"])
+    return golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
 
 
 @pytest.mark.parametrize("name", [board.name for board in BOARDS])
@@ -97,8 +110,9 @@ def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> Non
     arena = bytes(np.random.default_rng(0).integers(0, 256, document["arena_bytes"], dtype=np.uint8))
     with tempfile.TemporaryDirectory() as temporary:
         built = build(board, folders[name], document, Path(temporary))
-        after, counts, depth = qemu.run(board, built, arena, Path(temporary))
-        other, marks, other_depth = sim.run(board, built, arena)
+        (after, counts, depth), (other, marks, other_depth) = (
+            simulated(simulator.run, board, built.program, arena) for simulator in (qemu, sim)
+        )
     assert np.diff(counts).tolist() == np.diff(marks).tolist()
     assert depth == other_depth
     for port in document["outputs"]:
