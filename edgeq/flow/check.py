@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.flow.pictures import picture_rows
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
@@ -228,14 +230,22 @@ def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
 
 
 def measure(
-    data: Dataset, rule: InputRule, metadata: Mapping[str, str], runs: Mapping[str, Run], progress: Progress
+    data: Dataset,
+    rule: InputRule,
+    metadata: Mapping[str, str],
+    runs: Mapping[str, Run],
+    progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
-    """One pass over the images: every metric at every place."""
+    """One pass over the images: every metric at every place. What was seen in one of them is added to `pictures`."""
     evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
     total = len(data.samples)
     for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
         evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
         progress("measuring accuracy", done, total)
+    if pictures is not None and (outcomes := evaluation.outcomes()):
+        seen = {(where, "clean"): outcome for where, outcome in outcomes.items()}
+        pictures += picture_rows(data, {"clean": [None] * total}, list(outcomes), seen, 0)
     return [
         metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
     ]
@@ -257,6 +267,7 @@ def accuracy(
     head: SplitHead | None,
     threads: int | None,
     progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
@@ -267,7 +278,7 @@ def accuracy(
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]
         runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
-    return measure(data, rule, model.metadata, runs, progress)
+    return measure(data, rule, model.metadata, runs, progress, pictures)
 
 
 def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:

@@ -133,11 +133,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    calibration = _calibration(request, target, rule, task)
+    trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+    calibration = _calibration(request, trial, rule, task, model, report, progress)
     if calibration is not None:
-        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
-        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
-        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
         graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
@@ -262,10 +260,21 @@ def _check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
 
-def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not (target.is_integer or target.stored_weights):
+def _calibration(
+    request: ExportRequest,
+    trial: ModeTrial,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet | None:
+    """The images as the calibration mode asks for them, or None where none are needed."""
+    if request.calib is None or not (trial.target.is_integer or trial.target.stored_weights):
         return None
-    return calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = replace(images, weigh=weigh_for_task(task, model, trial.graph))
+    return apply_mode(request.calibration, images, trial, report.notes, progress)
 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
@@ -397,7 +406,9 @@ def _check(
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
+        report.rows += accuracy(
+            graph, lowered, artifact, target, model, rule, data, head, request.threads, progress, report.pictures
+        )
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)

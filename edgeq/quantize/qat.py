@@ -209,7 +209,7 @@ class QatModule(nn.Module):
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
         structure = replace(self.plan.structure, graph=graph)
-        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases)
+        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases, codes={})
 
     def convert(self) -> Graph:
         """The exact integer graph of what has been learned so far, ready for every emitter."""
