@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgeq.boards import qemu, sim
-from edgeq.boards.board import Board, Codes, Measurement
-from edgeq.boards.build import build
+from edgeq.boards.board import Codes, Measurement, Simulated
+from edgeq.boards.build import Built, build
+from edgeq.boards.simulated import ARENA, COUNTS, RESULT, SimulatedBoard, result_of
 from edgeq.emit.c_layout import from_memory, to_memory
-from edgeq.errors import BoardError, MissingDependencyError
-from edgeq.runtimes.native import read_folder
+from edgeq.errors import BoardError
+from edgeq.runtimes.native import code_type, read_folder
 
 
-def measure(board: Board, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:
-    """Run the model of `folder` once on `codes` (by input name, channels first). Raises BoardError."""
+def measure(row: Simulated, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:
+    """One run, for callers without an event loop; see `count`."""
+    return asyncio.run(count(row, folder, [codes], optimize))[0]
+
+
+async def count(
+    row: Simulated, folder: Path, samples: Sequence[Mapping[str, Codes]], optimize: str = "-O2"
+) -> list[Measurement]:
+    """Run the model of `folder` once on each of `samples` (codes by input name, channels first). Raises BoardError."""
     document = read_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="edgeq-build-") as temporary:
+        built = await asyncio.to_thread(build, row, folder, document, Path(temporary), optimize)
+        async with SimulatedBoard(row) as board:
+            await board.put({"bench.elf": built.program})
+            return [await _run(board, built, document, codes) for codes in samples]
+
+
+async def _run(
+    board: SimulatedBoard, built: Built, document: Mapping[str, Any], codes: Mapping[str, Codes]
+) -> Measurement:
     arena = np.zeros(document["arena_bytes"], dtype=np.int8)
     for port in document["inputs"]:
-        arena[port["offset"] : port["offset"] + port["bytes"]] = to_memory(codes[port["name"]])
-    with tempfile.TemporaryDirectory(prefix="edgeq-board-") as temporary:
-        place = Path(temporary)
-        built = build(board, folder, document, place, optimize)
-        if qemu.is_available(board):
-            after, counts, stack = qemu.run(board, built, arena.tobytes(), place)
-            how = f"{board.qemu[0]}, instructions counted by a plugin"
-        elif sim.is_available(board):
-            after, counts, stack = sim.run(board, built, arena.tobytes())
-            how = "unicorn, instructions counted by block"
-        else:
-            raise MissingDependencyError("unicorn", "mcu", needed_for=f"Running {board.name} (or: {board.debian})")
+        flat = np.ascontiguousarray(to_memory(codes[port["name"]]))
+        arena[port["offset"] : port["offset"] + port["bytes"]] = flat.view(np.int8)
+    await board.put({ARENA: arena.tobytes()})
+    await board.run(["bench.elf"])
+    after, counts, stack = result_of(await board.get(RESULT), await board.get(COUNTS))
     if len(counts) != len(document["layers"]) + 2:
         raise BoardError("the program did not run every layer", where=board.name, value=len(counts))
-    memory = np.frombuffer(after, dtype=np.int8)
+    memory, code = np.frombuffer(after, dtype=np.int8), code_type(document["code_bits"] // 8)
     outputs = {
-        port["name"]: from_memory(memory[port["offset"] : port["offset"] + port["bytes"]], tuple(port["shape"]))
+        port["name"]: from_memory(
+            memory[port["offset"] : port["offset"] + port["bytes"]].copy().view(code), tuple(port["shape"])
+        )
         for port in document["outputs"]
     }
-    layers = tuple(int(n) for n in np.diff(counts[:-1]))
-    return Measurement(outputs, layers, stack, built.code_bytes, built.constant_bytes, document["arena_bytes"], how)  # type: ignore[arg-type]
+    return Measurement(
+        outputs,  # type: ignore[arg-type]
+        tuple(int(n) for n in np.diff(counts[:-1])), stack, built.code_bytes, built.constant_bytes,
+        document["arena_bytes"], board.how,
+    )  # fmt: skip

@@ -1,27 +1,84 @@
-"""Simulated boards: what each is, and what a run of a generated model on it measures.
+"""What a board is: a work folder on a machine that takes files, runs programs on them and gives files back.
 
-A board builds a folder of generated C together with a small program (boards/firmware), runs it once on given codes, and
-tells the result, the instructions of every layer and how deep the stack went. Instruction counts do not depend on the
-machine that simulates.
+This machine (local.py), a machine behind SSH (ssh.py) and a simulated processor (simulated.py) are boards alike. A
+simulated one runs the test program of a folder of generated C (firmware/), and with it counts the instructions of every
+layer and how deep the stack went; counts do not depend on the machine that simulates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeq.boards.probe import Facts
 from edgeq.errors import UsageError, did_you_mean
 
-Codes = NDArray[np.int8]
+Codes = NDArray[np.signedinteger[Any]]
+Content = bytes | Path
+"""What a file holds, or the file here that holds it."""
 
 
 @dataclass(frozen=True)
-class Board:
-    """One simulated board.
+class Finished:
+    """How a program ended: its exit status and what it printed."""
+
+    exit: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """The last line it printed on stderr, else on stdout, else its exit status."""
+        lines = [*self.stdout.splitlines(), *self.stderr.splitlines()]
+        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {self.exit}")
+
+
+class Board(Protocol):
+    """A machine with a work folder of its own, made when the board is entered and gone when it is left, however.
+
+    Names of files are relative to that folder. Every method raises BoardError when the machine or the way to it fails.
+    """
+
+    @property
+    def name(self) -> str:
+        """The board, as people call it."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None:
+        """`clean`."""
+        ...
+
+    async def probe(self) -> Facts:
+        """What the machine is and has."""
+        ...
+
+    async def put(self, files: Mapping[str, Content]) -> None:
+        """Store `files` by name, each whole and with its digest checked, or fail."""
+        ...
+
+    async def run(self, command: Sequence[str], *, timeout_s: float = ...) -> Finished:
+        """Run a program in the work folder; it is ended when it takes too long or when the caller is interrupted."""
+        ...
+
+    async def get(self, name: str) -> bytes:
+        """The content of a file."""
+        ...
+
+    async def clean(self) -> None:
+        """End what still runs and remove the work folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One simulated board: a row of BOARDS.
 
     `compiler` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
     lie at `flash`, data and stack at `ram`, with room for so many bytes each. `qemu` runs it; `unicorn` (architecture, processor) if that can.
@@ -72,21 +129,13 @@ class Measurement:
         return self.arena_bytes + self.stack_bytes
 
 
-class Runner(Protocol):
-    """A simulator: runs a linked program once."""
-
-    def run(self, program: bytes, arena: bytes) -> tuple[bytes, Sequence[int], int]:
-        """The arena afterwards, instruction counts at the marks, and the stack's depth in bytes."""
-        ...
-
-
 _RISCV = ("-machine", "virt", "-m", "64M", "-bios", "none", "-cpu")
 _NO_RELAX = ("-mno-relax",)  # relaxing crashes lld 16 on some programs
 _CLANG = ("-fuse-ld=lld-16", "-Wno-unused-command-line-argument")
 
 
-def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str, unicorn: str | None) -> Board:
-    return Board(
+def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str, unicorn: str | None) -> Simulated:
+    return Simulated(
         f"{name}-sim",
         f"ARM {name.title()} ({machine.removeprefix('mps2-').removeprefix('mps3-').upper()})",
         "arm-none-eabi-gcc",
@@ -102,8 +151,8 @@ def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str
     )
 
 
-BOARDS: tuple[Board, ...] = (
-    Board(
+BOARDS: tuple[Simulated, ...] = (
+    Simulated(
         "rv32imc-sim",
         "RISC-V RV32IMC",
         "riscv64-unknown-elf-gcc",
@@ -120,7 +169,7 @@ BOARDS: tuple[Board, ...] = (
     _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, "cortex_m4", "cortex-m4"),
     _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, "cortex_m7", "cortex-m7"),
     _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", 512 << 10, "cortex_m55", None),
-    Board(
+    Simulated(
         "rv64gcv-sim",
         "RISC-V RV64GCV with vectors of 128 bits",
         "clang-16",
@@ -132,23 +181,23 @@ BOARDS: tuple[Board, ...] = (
         qemu=("qemu-system-riscv64", *_RISCV, "rv64,v=true,vext_spec=v1.0,vlen=128"),
         debian="clang-16 lld-16 qemu-system-misc",
     ),
-    Board(
+    Simulated(
         "aarch64-sim",
-        "ARM Cortex-A72, as in the Raspberry Pi 4, without an operating system",
+        "ARM Cortex-A76, as in the Raspberry Pi 5, without an operating system",
         "clang-16",
-        ("--target=aarch64-none-elf", "-mcpu=cortex-a72", *_CLANG),
+        ("--target=aarch64-none-elf", "-mcpu=cortex-a76", *_CLANG),
         flash=0x40000000,
         ram=0x42000000,
         flash_bytes=32 << 20,
         ram_bytes=32 << 20,
-        qemu=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72", "-m", "64M", "-nic", "none"),
+        qemu=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a76", "-m", "64M", "-nic", "none"),
         debian="clang-16 lld-16 qemu-system-arm",
     ),
 )
 
 
-def find_board(name: str) -> Board:
-    """The board called `name`; raises UsageError with the closest name otherwise."""
+def find_board(name: str) -> Simulated:
+    """The simulated board called `name`; raises UsageError with the closest name otherwise."""
     for board in BOARDS:
         if board.name == name:
             return board

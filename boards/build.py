@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeq.boards.board import Board
+from edgeq.boards.board import Simulated
 from edgeq.boards.elf import Elf
 from edgeq.errors import BoardError, MissingDependencyError
 
@@ -30,7 +30,7 @@ class Built:
     constant_bytes: int
 
 
-def compiler_of(board: Board) -> tuple[str, ...]:
+def compiler_of(board: Simulated) -> tuple[str, ...]:
     """The command that compiles for `board`: its own where installed, else zig.
 
     Raises MissingDependencyError if there is neither.
@@ -42,7 +42,7 @@ def compiler_of(board: Board) -> tuple[str, ...]:
     raise MissingDependencyError("ziglang", "mcu", needed_for=f"Building for {board.name} (or: {board.debian})")
 
 
-def build(board: Board, folder: Path, document: dict[str, Any], into: Path, optimize: str = "-O2") -> Built:
+def build(board: Simulated, folder: Path, document: dict[str, Any], into: Path, optimize: str = "-O2") -> Built:
     """Compile the model of `folder` for `board`. Raises BoardError with the compiler's first complaint."""
     compiler, prefix = compiler_of(board), document["prefix"]
     own = folder.absolute()
@@ -69,7 +69,7 @@ def build(board: Board, folder: Path, document: dict[str, Any], into: Path, opti
     return Built(program, linked, _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
 
 
-def _check_room(board: Board, linked: Elf) -> None:
+def _check_room(board: Simulated, linked: Elf) -> None:
     """RAM lies above flash on every board, and the stack above all data."""
     ends = [s.address + s.size for s in linked.sections if s.address < board.ram]
     needs = {

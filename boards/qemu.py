@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
-from edgeq.boards.board import Board
-from edgeq.boards.build import FIRMWARE, Built
+from edgeq.boards.board import Simulated
+from edgeq.boards.build import FIRMWARE
+from edgeq.boards.elf import Elf
 from edgeq.errors import BoardError
 
 TIMEOUT_SECONDS = 600
@@ -16,26 +16,22 @@ _QUIET = ("-display", "none", "-monitor", "none", "-serial", "none")
 _HOST = ("-semihosting-config", "enable=on,target=native")
 
 
-def is_available(board: Board) -> bool:
+def is_available(board: Simulated) -> bool:
     """Whether QEMU for `board` and a compiler for the plugin are installed."""
     return shutil.which(board.qemu[0]) is not None and shutil.which("cc") is not None
 
 
-def run(board: Board, built: Built, arena: bytes, folder: Path) -> tuple[bytes, list[int], int]:
-    """The arena afterwards, instruction counts at the marks, and the stack's depth. Raises BoardError."""
+def run(board: Simulated, program: Path, folder: Path) -> None:
+    """Run `program` on the arena.bin of `folder`; writes result.bin and counts.txt there. Raises BoardError."""
     plugin = folder / "count.so"
-    _checked(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(FIRMWARE / "count.c")], folder)
-    (folder / "arena.bin").write_bytes(arena)
-    mark = built.elf.symbols["bench_mark"] & ~1
+    if not plugin.exists():
+        _checked(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(FIRMWARE / "count.c")], folder)
+    (folder / "result.bin").unlink(missing_ok=True)
+    mark = Elf(program).symbols["bench_mark"] & ~1
     counting = f"{plugin},mark={mark:x},out={folder / 'counts.txt'}"
-    command = [*board.qemu, *_QUIET, *_HOST, "-plugin", counting, "-kernel", str(built.program)]
-    _checked(command, folder)
-    result = folder / "result.bin"
-    if not result.exists():
+    _checked([*board.qemu, *_QUIET, *_HOST, "-plugin", counting, "-kernel", str(program)], folder)
+    if not (folder / "result.bin").exists():
         raise BoardError("the program wrote no result", where=board.name)
-    content = result.read_bytes()
-    counts = [int(line) for line in (folder / "counts.txt").read_text().split()]
-    return content[4:], counts, struct.unpack("<I", content[:4])[0]
 
 
 def _checked(command: list[str], folder: Path) -> None:

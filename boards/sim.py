@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
-from edgeq.boards.board import Board
-from edgeq.boards.build import Built
+from edgeq.boards.board import Simulated
+from edgeq.boards.elf import Elf
 from edgeq.errors import BoardError
 
 PAGE = 0x1000
@@ -16,7 +17,7 @@ _RETURN = 0x70000000
 """An address outside the program: reaching it ends the run."""
 
 
-def is_available(board: Board) -> bool:
+def is_available(board: Simulated) -> bool:
     """Whether unicorn is installed and knows the processor of `board`."""
     return board.unicorn is not None and importlib.util.find_spec("unicorn") is not None
 
@@ -26,22 +27,22 @@ def _unicorn() -> Any:
     return importlib.import_module("unicorn")
 
 
-def run(board: Board, built: Built, arena: bytes) -> tuple[bytes, list[int], int]:
-    """The arena afterwards, instruction counts at the marks, and the stack's depth. Raises BoardError."""
+def run(board: Simulated, program: Path, folder: Path) -> None:
+    """Run `program` on the arena.bin of `folder`; writes result.bin and counts.txt there. Raises BoardError."""
     u = _unicorn()
 
-    symbols = built.elf.symbols
-    machine, thumb = _machine(board, symbols["bench_stack_top"])
-    _load(machine, built, board)
-    machine.mem_write(symbols["bench_arena"], arena)
-    marks = _count(machine, symbols["bench_mark"] & ~1, bool(thumb))
+    elf, arena = Elf(program), (folder / "arena.bin").read_bytes()
+    machine, thumb = _machine(board, elf.symbols["bench_stack_top"])
+    _load(machine, elf, board)
+    machine.mem_write(elf.symbols["bench_arena"], arena)
+    marks = _count(machine, elf.symbols["bench_mark"] & ~1, bool(thumb))
     try:
-        machine.emu_start(symbols["bench_run"] | thumb, _RETURN)
+        machine.emu_start(elf.symbols["bench_run"] | thumb, _RETURN)
     except u.UcError as error:
         raise BoardError("the program failed in the simulator", where=board.name, value=error) from error
-    after = bytes(machine.mem_read(symbols["bench_arena"], len(arena)))
-    depth = int.from_bytes(machine.mem_read(symbols["bench_stack_bytes"], 4), "little")
-    return after, marks, depth
+    depth = bytes(machine.mem_read(elf.symbols["bench_stack_bytes"], 4))
+    (folder / "result.bin").write_bytes(depth + bytes(machine.mem_read(elf.symbols["bench_arena"], len(arena))))
+    (folder / "counts.txt").write_text("\n".join(map(str, marks)))
 
 
 def _count(machine: Any, mark: int, thumb: bool) -> list[int]:
@@ -77,7 +78,7 @@ def _instructions(code: bytes, thumb: bool) -> int:
     return count
 
 
-def _machine(board: Board, stack: int) -> tuple[Any, int]:
+def _machine(board: Simulated, stack: int) -> tuple[Any, int]:
     u = _unicorn()
     from unicorn import arm_const, riscv_const
 
@@ -96,10 +97,10 @@ def _machine(board: Board, stack: int) -> tuple[Any, int]:
     return machine, int(architecture == "arm")
 
 
-def _load(machine: Any, built: Built, board: Board) -> None:
+def _load(machine: Any, elf: Elf, board: Simulated) -> None:
     for start in (board.flash, board.ram):
         machine.mem_map(start, RAM_BYTES)
     machine.mem_map(_RETURN, PAGE)
-    for section in built.elf.sections:
+    for section in elf.sections:
         if section.is_loaded:
             machine.mem_write(section.address, section.content)

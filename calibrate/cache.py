@@ -74,6 +74,20 @@ def key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def state_file(
+    *,
+    model: str,
+    preprocess: Mapping[str, object],
+    images: Iterable[str],
+    settings: Mapping[str, object],
+    kind: str = "training",
+    suffix: str = ".pt",
+) -> Path:
+    """Where the state of a long computation over the same things is kept, so that it can go on; see `key`."""
+    name = key(model=model, preprocess=preprocess, images=images, settings=settings)
+    return cache_folder().parent / kind / f"{name}{suffix}"
+
+
 def _path(key: str) -> Path:
     if not _KEY.fullmatch(key):
         raise UsageError("not a key of the calibration cache", value=key, allowed="64 hexadecimal digits")

@@ -84,6 +84,12 @@ def quantiles(statistics: Statistics, shares: list[float], *, magnitude: bool) -
     return result
 
 
+def central_width(statistics: Statistics) -> float:
+    """The length of the range that holds 99.9 % of all elements and 0."""
+    low, high = _percentile_range(statistics, False, 99.9)
+    return high - low
+
+
 def _percentile_range(statistics: Statistics, symmetric: bool, percent: float) -> Range:
     share = percent / 100
     if symmetric:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile
+from edgeq.calibrate.robust import MEAN, Risk
 from edgeq.calibrate.statistics import Statistics
 from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
@@ -61,11 +62,13 @@ def _never_clipped(structure: Structure, key: o.Value, site: Site) -> bool:
     return site.format.bits >= WIDE_BITS or not set(structure.graph.inputs).isdisjoint(structure.members[key])
 
 
-def _candidates(site: Site, statistics: Statistics, estimators: Sequence[Estimator]) -> dict[Grid, str]:
+def _candidates(site: Site, statistics: Mapping[str, Statistics], estimators: Sequence[Estimator]) -> dict[Grid, str]:
+    """Grids by every estimator from the statistics of all images, then from each part of them."""
     found: dict[Grid, str] = {}
-    for estimator in estimators:
-        grid = choose(statistics, site.format, symmetric=site.symmetric, estimator=estimator, through=site.through)
-        found.setdefault(grid, str(estimator))
+    for part, seen in statistics.items():
+        for estimator in estimators:
+            grid = choose(seen, site.format, symmetric=site.symmetric, estimator=estimator, through=site.through)
+            found.setdefault(grid, f"{estimator} ({part})" if part else str(estimator))
     return found
 
 
@@ -104,17 +107,21 @@ def choose_by_output_noise(
     samples: Iterable[Mapping[o.Value, Array]],
     *,
     estimators: Sequence[Estimator] = CANDIDATES,
+    parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
+    risk: Risk = MEAN,
 ) -> dict[o.Value, Choice]:
     """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
 
     `statistics` has an entry per site, over all its members. `samples` are some of the calibration inputs (about a
     dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the first of `estimators`,
-    which gains are measured against. Raises DataError if there is no sample.
+    which gains are measured against. `parts` are statistics of some of the images (clean, degraded), whose grids
+    compete too; `risk` weighs the images. Raises DataError if there is no sample.
     """
-    grids = {
-        key: _candidates(site, statistics[key], estimators[: 1 if _never_clipped(structure, key, site) else None])
-        for key, site in sites.items()
-    }
+    grids = {}
+    for key, site in sites.items():
+        fixed = _never_clipped(structure, key, site)
+        known = {"": statistics[key]} | {name: part[key] for name, part in ({} if fixed else parts or {}).items()}
+        grids[key] = _candidates(site, known, estimators[: 1 if fixed else None])
     contested = {
         value: key
         for key, found in grids.items()
@@ -123,16 +130,17 @@ def choose_by_output_noise(
     }
     probes = {value: _probes(structure.graph, value) for value in contested}
     kept = {*probes, *(probe for group in probes.values() for probe, _ in group)}
-    noise, count = {key: np.zeros(len(found)) for key, found in grids.items()}, 0
+    noise: dict[o.Value, list[FloatArray]] = {key: [] for key in grids}
     for values, gradients in backward_passes(structure.graph, objective, kept, samples):
-        count += 1
+        for key, found in grids.items():
+            noise[key].append(np.zeros(len(found)))
         with torch.no_grad():
             for value, key in contested.items():
                 if value in values:
-                    noise[key] += _noise_of(values[value], probes[value], grids[key], sites[key].format, gradients)
-    if sites and not count:
+                    noise[key][-1] += _noise_of(values[value], probes[value], grids[key], sites[key].format, gradients)
+    if not all(noise.values()):
         raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
-    return {key: _choice(found, noise[key] / count) for key, found in grids.items()}
+    return {key: _choice(found, risk.of(np.array(noise[key]))) for key, found in grids.items()}
 
 
 def _choice(grids: Mapping[Grid, str], noise: FloatArray) -> Choice:

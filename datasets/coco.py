@@ -97,26 +97,33 @@ class BoxMeter:
 
     def __init__(self, dataset: DetectionSet, reader: DetectionReader) -> None:
         self._dataset, self._reader = dataset, reader
-        self._truths: list[BoxLabels] = []
-        self._detections: list[Detections] = []
+        self._labels: list[BoxLabels] = []
+        self.detections: list[Detections] = []
 
     def add(self, index: int, placement: Placement, outputs: Outputs) -> None:
         """The raw outputs for sample `index`."""
         label = self._dataset.samples[index].label
-        self._detections.append(self._reader.read(placement, outputs))
-        self._truths.append(label.in_pixels(placement.image_height, placement.image_width))
+        self.detections.append(self._reader.read(placement, outputs))
+        self._labels.append(label.in_pixels(placement.image_height, placement.image_width))
 
     def metrics(self) -> list[Metric]:
         """map50-95 and map50 over the images added. Raises DataError when they hold no object."""
+        truths, classes = self.truths()
+        accuracy = evaluate(truths, self.detections, classes)
+        return [Metric(name, value, "fraction", len(truths)) for name, value in accuracy.items()]
+
+    def truths(self) -> tuple[list[BoxLabels], list[int]]:
+        """The true boxes of the images added, in pixels and in the model's classes; and the classes that count.
+
+        Raises DataError when no image was added or the classes are not the model's.
+        """
         head = self._reader.head
         if head is None:
             raise DataError("no image was evaluated", where=self._dataset.name)
         names = self._dataset.names
-        seen = 1 + max((int(c) for truth in self._truths for c in truth.classes), default=0)
+        seen = 1 + max((int(c) for truth in self._labels for c in truth.classes), default=0)
         to_model = class_map(names, head.names, head.nc or len(names) or seen)
-        truths = [_with_classes(truth, to_model, self._dataset.name) for truth in self._truths]
-        accuracy = evaluate(truths, self._detections, to_model.tolist())
-        return [Metric(name, value, "fraction", len(truths)) for name, value in accuracy.items()]
+        return [_with_classes(truth, to_model, self._dataset.name) for truth in self._labels], to_model.tolist()
 
 
 def evaluate(
@@ -126,6 +133,17 @@ def evaluate(
 
     Only `classes` count (default: those of the truths). Raises DataError when there is no true box.
     """
+    protocol = cocoeval(truths, detections, classes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        protocol.accumulate()
+    precision = protocol.eval["precision"]  # [iou, recall, class, area, detections]; -1 for a class without truth
+    return {"map50-95": _mean(precision), "map50": _mean(precision[:1])}
+
+
+def cocoeval(
+    truths: Sequence[BoxLabels], detections: Sequence[Detections], classes: Iterable[int] | None = None
+) -> Any:
+    """pycocotools' COCOeval of the arguments of `evaluate`, with every box matched. Raises DataError without truth."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -148,9 +166,7 @@ def evaluate(
         protocol.params.maxDets = [100]
         protocol.params.areaRng, protocol.params.areaRngLbl = [[0, 1e10]], ["all"]
         protocol.evaluate()
-        protocol.accumulate()
-    precision = protocol.eval["precision"]  # [iou, recall, class, area, detections]; -1 for a class without truth
-    return {"map50-95": _mean(precision), "map50": _mean(precision[:1])}
+    return protocol
 
 
 def class_map(labels: tuple[str, ...], model: tuple[str, ...], nc: int) -> npt.NDArray[np.int64]:

@@ -53,7 +53,7 @@ class DepthMeter:
 
     def __init__(self, dataset: DepthSet, preprocess: Preprocess) -> None:
         self._dataset, self._preprocess = dataset, preprocess
-        self._errors: list[tuple[float, float, float]] = []
+        self.errors: list[tuple[float, float, float]] = []
 
     def add(self, index: int, placement: Placement, outputs: Outputs) -> None:
         """The predicted map for sample `index`. Raises DataError when the true map has no valid pixel in
@@ -65,12 +65,12 @@ class DepthMeter:
         valid = seen & np.isfinite(truth) & (truth >= _NEAREST_M) & (truth <= self._dataset.farthest_m)
         if not valid.any():
             raise DataError("depth map has no valid pixel", where=path)
-        self._errors.append(depth_errors(predicted[valid], truth[valid], self._dataset))
+        self.errors.append(depth_errors(predicted[valid], truth[valid], self._dataset))
 
     def metrics(self) -> list[Metric]:
         """Over the images added."""
-        n = len(self._errors)
-        absrel, rmse, delta1 = np.mean(self._errors, axis=0) if n else (np.nan,) * 3
+        n = len(self.errors)
+        absrel, rmse, delta1 = np.mean(self.errors, axis=0) if n else (np.nan,) * 3
         return [
             Metric("absrel", float(absrel), "fraction", n),
             Metric("rmse", float(rmse), "m", n),

@@ -59,7 +59,9 @@ class ClassificationMeter:
 
     def __init__(self, dataset: ClassificationSet) -> None:
         self._dataset = dataset
-        self._ranks: list[int] = []
+        self.ranks: list[int] = []
+        self.answers: list[int] = []
+        self.confidences: list[float] = []
         self._classes = 0
 
     def add(self, index: int, placement: Placement, outputs: Outputs) -> None:
@@ -67,13 +69,15 @@ class ClassificationMeter:
         order = ranking(outputs)
         self._classes = len(order)
         wanted = self._dataset.output_index(self._dataset.samples[index].label, len(order))
-        self._ranks.append(order.index(wanted))
+        self.ranks.append(order.index(wanted))
+        self.answers.append(order[0])
+        self.confidences.append(confidence(outputs))
 
     def metrics(self) -> list[Metric]:
         """top1 and top5 over the images added."""
-        n = len(self._ranks)
+        n = len(self.ranks)
         depths = (1, 5) if self._classes > 5 else (1,)
-        return [Metric(f"top{k}", sum(r < k for r in self._ranks) / max(n, 1), "fraction", n) for k in depths]
+        return [Metric(f"top{k}", sum(r < k for r in self.ranks) / max(n, 1), "fraction", n) for k in depths]
 
 
 def ranking(outputs: Outputs) -> list[int]:
@@ -83,6 +87,16 @@ def ranking(outputs: Outputs) -> list[int]:
             scores = np.asarray(output, np.float64).ravel()
             return [int(i) for i in np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")]
     raise DataError("the model has no output with class scores", value=[list(o.shape) for o in outputs])
+
+
+def confidence(outputs: Outputs) -> float:
+    """The probability of the best class; logits, which are no probabilities, go through softmax first."""
+    scores = next(np.asarray(output, np.float64).ravel() for output in outputs if output.size > 1)
+    scores = np.nan_to_num(scores, nan=-np.inf)
+    if scores.min() >= 0 and abs(scores.sum() - 1) < 1e-2:
+        return float(scores.max())
+    finite = np.exp(np.clip(scores - scores.max(), -700, 0))
+    return float(1 / finite.sum())
 
 
 def open_labels(path: Path, limit: int | None = None) -> ClassificationSet:

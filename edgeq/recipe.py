@@ -1,29 +1,57 @@
 """Recipes: what the user asks of quantization beyond the target's own row.
 
-Rules are read from the top and the first whose pattern matches a value's name decides.
+Rules name operators by their results. They are read from the top and the first whose pattern matches decides. The
+format of an operator's activations is that of the values it reads; what no weighted operator reads follows the target.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import escape
 
-from edgeq.formats import REAL, Format
+from edgeq.errors import UsageError
+from edgeq.formats import POST4, POT4, REAL, Format, Int, Real, parse_format
+
+NAMED: dict[str, Format] = {"post4": POST4, "pot4": POT4}
+"""Formats with a short name, whose own name lists a table."""
+
+_SHORT = re.compile(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?")
+_ALLOWED = "w4a8, w4, a8, int4/int8, post4/int16, e2m1/int8, real"
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Of one operator: the format of its weights, and of the values that it reads. None leaves it to the target."""
+
+    weight: Format | None = None
+    activation: Format | None = None
+
+    def __str__(self) -> str:
+        if self == KEPT_REAL:
+            return "real"
+        if isinstance(self.weight, Int | None) and isinstance(self.activation, Int | None):
+            parts = (("w", self.weight), ("a", self.activation))
+            return "".join(f"{letter}{part.bits}" for letter, part in parts if part is not None)
+        return f"{self.weight or ''}/{self.activation or ''}"
+
+
+KEPT_REAL = Formats(REAL, REAL)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Values whose name matches `pattern` (shell wildcards) take `format`; `real` keeps the operator in float."""
+    """Operators whose result matches `pattern` (shell wildcards) take `formats`; KEPT_REAL keeps them in float."""
 
     pattern: str
-    format: Format
+    formats: Formats
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to quantize: the range estimator, exceptions by value name, and whether outputs are left as codes."""
+    """How to quantize: the range estimator, formats by operator, and whether outputs are left as codes."""
 
     estimator: str = "mse"
     rules: tuple[Rule, ...] = field(default=())
@@ -31,8 +59,77 @@ class Recipe:
 
     def with_real(self, values: Iterable[str]) -> Recipe:
         """This recipe with the operators that compute `values` kept real."""
-        return replace(self, rules=(*(Rule(escape(value), REAL) for value in values), *self.rules))
+        return self.with_rules(Rule(escape(value), KEPT_REAL) for value in values)
 
-    def format_of(self, value: str) -> Format | None:
-        """The format that the first matching rule gives to `value`, or None."""
-        return next((rule.format for rule in self.rules if fnmatchcase(value, rule.pattern)), None)
+    def with_rules(self, rules: Iterable[Rule]) -> Recipe:
+        """This recipe with `rules` before its own."""
+        return replace(self, rules=(*rules, *self.rules))
+
+    def formats_of(self, result: str) -> Formats | None:
+        """What the first rule that matches the operator of `result` says, or None."""
+        return next((rule.formats for rule in self.rules if fnmatchcase(result, rule.pattern)), None)
+
+    def keeps_real(self, result: str) -> bool:
+        """Whether the operator of `result` stays in float."""
+        return self.formats_of(result) == KEPT_REAL
+
+
+def keep_real(pattern: str) -> Rule:
+    """The rule of --keep-real."""
+    return Rule(pattern, KEPT_REAL)
+
+
+def parse_rule(text: str) -> Rule:
+    """`PATTERN=FORMATS` of --format; raises UsageError.
+
+    >>> parse_rule("stem*=w8a16")
+    Rule(pattern='stem*', formats=Formats(weight=Int(bits=8, signed=True, narrow=True), activation=Int(bits=16, signed=True, narrow=False)))
+    """
+    pattern, separator, formats = text.rpartition("=")
+    if not separator or not pattern:
+        raise UsageError("cannot read the rule", value=text, allowed="PATTERN=FORMATS such as 'stem*=w8a8'")
+    return Rule(pattern, parse_formats(formats))
+
+
+def parse_formats(text: str) -> Formats:
+    """`w4a8`, or w4 or a8 alone, or WEIGHT/ACTIVATION such as post4/int8, or real; raises UsageError.
+
+    >>> print(parse_formats("w4a8"), parse_formats("e2m1/int8"), parse_formats("real"))
+    w4a8 e2m1/int8 real
+    """
+    if text and (match := _SHORT.fullmatch(text)):
+        weight, activation = match.groups()
+        return Formats(
+            weight_format(f"int{weight}") if weight else None,
+            activation_format(f"int{activation}") if activation else None,
+        )
+    weight, separator, activation = text.partition("/")
+    if not separator and text != "real":
+        raise UsageError("unknown formats", value=text, allowed=_ALLOWED)
+    return Formats(weight_format(weight), activation_format(activation)) if separator else KEPT_REAL
+
+
+def weight_format(name: str) -> Format:
+    """The weight format called `name`; integers leave the most negative code unused. Raises UsageError.
+
+    >>> weight_format("int4"), weight_format("e2m1")
+    (Int(bits=4, signed=True, narrow=True), Float(exponent=2, mantissa=1, signed=True))
+    """
+    format_ = NAMED.get(name) or parse_format(name)
+    if isinstance(format_, Real):
+        raise UsageError(
+            "weights alone cannot stay real", value=name, next_step="PATTERN=real keeps operators in float."
+        )
+    if isinstance(format_, Int):
+        if not 2 <= format_.bits <= 16:
+            raise UsageError("no such weight format", value=name, allowed="int2 to int16")
+        return replace(format_, signed=True, narrow=True)
+    return format_
+
+
+def activation_format(name: str) -> Int:
+    """The activation format called `name`: integers of 2 to 16 bits, signed as the target has them. Raises UsageError."""
+    format_ = parse_format(name)
+    if not isinstance(format_, Int) or not 2 <= format_.bits <= 16:
+        raise UsageError("no such activation format", value=name, allowed="int2 to int16")
+    return Int(format_.bits)

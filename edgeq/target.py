@@ -13,12 +13,12 @@ from typing import Literal
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite", "coreml", "c"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native"]
+Emitter = Literal["onnx", "tflite", "coreml", "c", "graph"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
-Instructions = Literal["portable", "dsp", "mve"]
+Instructions = Literal["portable", "dsp", "mve", "rvv", "neon"]
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,18 @@ class Target:
     """One row of the table of targets.
 
     `narrow` is the format of values that weighted operators read, `wide` that of the others (the same where the
-    runtime keeps everything narrow). `same_scale_concat` gives the operands of a concatenation one scale.
+    runtime keeps everything narrow). `more_weights` are the formats that weights may take instead of `weight`, where a
+    recipe asks for them. `same_scale_concat` gives the operands of a concatenation one scale.
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
-    Functions in `decomposed` are split into a table of a bounded factor and a product. `float_share` is the share of
+    Functions in `decomposed` are split into a table of a bounded factor and a product. `separate_layers` splits the
+    joint layer of queries, keys and values, so that each has its own scale. `float_share` is the share of
     the work that may stay in float where rounding would hurt most. Without `real_results` an integer kernel gives
     reals only if it is a matrix product, so any other operator whose result nobody rounds runs in float as well.
     `conversion_macs` is what turning one element from codes into reals or back costs, in multiply-accumulates in float.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
     operator (`rounding`), or that of TFLite's kernels (edgeq/reference/tflite.py). `wide_functions` are computed on
-    codes of more than 8 bits, whose tables would be large; the others stay real. Functions in `tabulated` are stored as
+    codes of more than 8 bits, whose tables would be large; the others stay real. With `interpolates` those of 16 bits
+    are interpolated between samples (edgeq/reference/samples.py). Functions in `tabulated` are stored as
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
@@ -92,10 +95,12 @@ class Target:
     weight: Int = INT8_NARROW
     narrow: Int = INT8
     wide: Int = INT16
+    more_weights: tuple[Format, ...] = ()
     symmetric: bool = True
     same_scale_concat: bool = False
     least_channels: int = 1
     decomposed: tuple[o.FunctionName, ...] = ()
+    separate_layers: bool = False
     float_share: float = 0.0
     real_results: bool = True
     conversion_macs: int = 0
@@ -104,6 +109,7 @@ class Target:
     kernels: Kernels = "exact"
     ports: Ports = "real"
     wide_functions: tuple[o.FunctionName, ...] = ()
+    interpolates: bool = False
     tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
     integer_ops: frozenset[type[o.Op]] = frozenset()
@@ -127,7 +133,7 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime != "tensorrt" and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference") and (self.runtime != "coreml" or sys.platform == "darwin")
 
     @property
     def keeps_wide_values(self) -> bool:

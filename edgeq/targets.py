@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Int
 from edgeq.ir import ops as o
 from edgeq.target import Agreement, Instructions, KMeans, StoredWeights, Target
 
@@ -33,10 +33,19 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
         agreement=Agreement(real_layer_db=HALF_DB),
         stored_weights=weights,
         half_scales=True,
+        more_weights=(INT8_NARROW, *((INT4_NARROW, POST4, POT4) if ios >= 18 else ())),
         ios=ios,
         aliases=aliases,
     )
 
+
+# What generated C computes besides: attention and normalization, so that transformers need no reals.
+TRANSFORMER_OPS = INTEGER_OPS | {o.Softmax, o.LayerNorm}
+
+# Functions that linear interpolation between 513 samples of 16-bit codes computes well.
+SMOOTH: tuple[o.FunctionName, ...] = (
+    "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "mish", "softplus", "elu", "leaky_relu", "erf",
+)  # fmt: skip
 
 # LiteRT's SOFTMAX takes and gives codes, though it computes in single precision in between.
 TFLITE_OPS = INTEGER_OPS | {o.Softmax}
@@ -57,6 +66,7 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         kernels="tflite",
         rounding="gemmlowp2",
         decomposed=("silu",),
+        more_weights=(INT4_NARROW, INT8_NARROW),
         integer_ops=TFLITE_OPS,
     )
     return replace(common, **fields)
@@ -77,7 +87,9 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         rounding="single",
         ports="codes",
         instructions=instructions,
-        integer_ops=INTEGER_OPS,
+        separate_layers=True,
+        more_weights=(INT8_NARROW, INT4_NARROW, Int(4), Int(2)),
+        integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
 
@@ -125,6 +137,7 @@ TARGETS: tuple[Target, ...] = (
         real_results=False,
         conversion_macs=32,  # 0.7 ns an element with the change of layout, where float loses 0.02 ns on each product
         decomposed=("silu", "hardswish"),
+        more_weights=(INT4_NARROW,),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
     ),
@@ -213,11 +226,43 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    Target(
+        "reference",
+        "the exact integer network alone, in any formats, measured in the reference",
+        emitter="graph",
+        runtime="reference",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        symmetric=False,
+        rounding="single",
+        separate_layers=True,
+        integer_ops=TRANSFORMER_OPS,
+    ),
     c_target("c-int8", "any processor", aliases=("c",)),
     c_target("rv32imc-int8", "RISC-V RV32IMC"),
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
     c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
     c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
+    c_target(
+        "c-w8a16",
+        "any processor, with activations of 16 bits: nearly lossless",
+        narrow=INT16,
+        wide=INT16,
+        symmetric=True,
+        estimator="minmax",
+        wide_functions=SMOOTH,
+        interpolates=True,
+        integer_ops=INTEGER_OPS,
+    ),
+    c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
+    c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
+    c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
+    c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
+    c_target(
+        "cortex-m4-w4a8", "ARM Cortex-M4 and M33 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW
+    ),
+    c_target("cortex-m7-w4a8", "ARM Cortex-M7 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW),
+    c_target("cortex-m55-w4a8", "ARM Cortex-M55 and M85 (MVE), with weights of 4 bits", "mve", weight=INT4_NARROW),
 )
 
 
@@ -241,6 +286,7 @@ def describe(target: Target) -> dict[str, object]:
         "precision": target.precision,
         "aliases": list(target.aliases),
         "weight": _weight_of(target),
+        "more_weights": [str(format_) for format_ in target.more_weights],
         "narrow": str(target.narrow) if target.is_integer else target.precision,
         "wide": str(target.wide) if target.is_integer else target.precision,
         "symmetric": target.symmetric,

@@ -25,6 +25,7 @@ from edgeq.errors import UnsupportedError, UsageError
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 
 Array = NDArray[np.generic]
+Codes = NDArray[np.signedinteger[Any]]
 Port = Mapping[str, Any]
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -65,18 +66,24 @@ def compile_c(command: Sequence[str], folder: Path) -> None:
         raise UnsupportedError("the compiler refused the generated C", where=command[0], value=lines[0])
 
 
-def code_of(array: Array, port: Port) -> NDArray[np.int8]:
+def code_of(array: Array, port: Port) -> Codes:
     """The codes that enter for `array`: quantized if the port is real, saturating."""
+    dtype = code_type(port["bits"] // 8)
     if not port["real"]:
-        return np.asarray(array, dtype=np.int8)
+        return np.asarray(array, dtype=dtype)
     ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])
     whole = np.trunc(ratio)
     nearest = np.rint(ratio) if port["ties"] == "even" else whole + np.trunc(2 * (ratio - whole))
-    codes: NDArray[np.int8] = np.clip(nearest + port["zero_point"], -128, 127).astype(np.int8)
+    codes: Codes = np.clip(nearest + port["zero_point"], np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
     return codes
 
 
-def value_of(codes: NDArray[np.int8], port: Port) -> Array:
+def code_type(width: int) -> np.dtype[Any]:
+    """The type of codes of `width` bytes, as a little-endian machine holds them."""
+    return np.dtype(f"<i{width}")
+
+
+def value_of(codes: Codes, port: Port) -> Array:
     """What leaves for `codes`: float32 if the port is real, else the codes."""
     if not port["real"]:
         return codes
@@ -93,6 +100,7 @@ class NativeRuntime:
     def __init__(self, path: str | Path, watched: Iterable[str] = (), flags: Sequence[str] = FLAGS) -> None:
         self.path = Path(path)
         self._document = read_folder(self.path.parent)
+        self._code = code_type(self._document["code_bits"] // 8)
         self._layers = {layer["value"]: (n, layer) for n, layer in enumerate(self._document["layers"], start=1)}
         self._watched = tuple(dict.fromkeys(watched))
         if unknown := [name for name in self._watched if name not in self._layers]:
@@ -144,7 +152,7 @@ class NativeRuntime:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises UsageError if an input is missing, unknown, or has the wrong shape."""
-        seen: dict[int, NDArray[np.int8]] = {}
+        seen: dict[int, Codes] = {}
         wanted = {self._layers[name][0] for name in self._watched}
 
         def watch(number: int, codes: Any, count: int) -> None:
@@ -160,7 +168,8 @@ class NativeRuntime:
         for name in self._watched:
             number, layer = self._layers[name]
             if name not in found:
-                found[name] = from_memory(seen[number], tuple(layer["shape"]))
+                flat = seen[number].view(code_type(layer["bits"] // 8))
+                found[name] = from_memory(flat, tuple(layer["shape"]), tuple(layer["axes"]))
         return found
 
     def _run(self) -> None:
@@ -168,13 +177,14 @@ class NativeRuntime:
 
     def _fill(self, codes: Mapping[str, Array]) -> None:
         for port in self._document["inputs"]:
-            self._arena[port["offset"] : port["offset"] + port["bytes"]] = to_memory(codes[port["name"]])
+            flat = np.ascontiguousarray(to_memory(codes[port["name"]]), dtype=self._code)
+            self._arena[port["offset"] : port["offset"] + port["bytes"]] = flat.view(np.int8)
 
-    def _codes(self, port: Port) -> NDArray[np.int8]:
-        flat = self._arena[port["offset"] : port["offset"] + port["bytes"]].copy()
-        return np.asarray(from_memory(flat, tuple(port["shape"])), dtype=np.int8)
+    def _codes(self, port: Port) -> Codes:
+        flat = self._arena[port["offset"] : port["offset"] + port["bytes"]].copy().view(self._code)
+        return np.asarray(from_memory(flat, tuple(port["shape"])), dtype=self._code)
 
-    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.int8]]:
+    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Codes]:
         shapes = self.input_shapes
         if set(inputs) != set(shapes):
             raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(shapes))

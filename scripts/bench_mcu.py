@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,9 +28,21 @@ CORES = (
     ("cortex-m4-int8", "cortex-m4-sim"),
     ("cortex-m7-int8", "cortex-m7-sim"),
     ("cortex-m55-int8", "cortex-m55-sim"),
+    ("rv64gcv-int8", "rv64gcv-sim"),
     ("c-int8", "rv64gcv-sim"),
+    ("aarch64-int8", "aarch64-sim"),
     ("c-int8", "aarch64-sim"),
 )
+
+LIMITS = {
+    "rv32imc-sim": (2.0, "mul and add"),
+    "cortex-m4-sim": (1 / 2, "SMLAD: two products"),
+    "cortex-m7-sim": (1 / 2, "SMLAD: two products"),
+    "cortex-m55-sim": (1 / 16, "VMLADAVA: sixteen products"),
+    "rv64gcv-sim": (1 / 32, "VWMACC of two registers: 32 products"),
+    "aarch64-sim": (1 / 16, "SDOT: sixteen products"),
+}
+"""Instructions per multiplication if nothing but the widest multiplication of the instruction set were needed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,9 @@ PEERS = {
             {"ic": 55020, "vww": 100716, "kws": 22828, "ad": 2684},
         ),
     ],
+    "rv64gcv-sim": [
+        Peer("muRISCV-NN on RV32 with Zve32x", {"ic": 15.28e6, "vww": 13.72e6, "kws": 4.25e6, "ad": 0.691e6}, {}),
+    ],
     "cortex-m4-sim": [
         Peer(
             "TFLM + CMSIS-NN",
@@ -74,13 +90,24 @@ PEERS = {
 }
 
 
-def measured(model: Path, target: str, board: str) -> tuple[dict[str, float], int]:
-    """Figures of one model on one core, and the exit code."""
+def measured(model: Path, target: str, board: str) -> tuple[dict[str, float], list[dict[str, Any]], int]:
+    """Figures of one model on one core, those of its layers, and the exit code."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "out"
         exported = export_model(ExportRequest(str(model), target, out=folder))
         report = bench_artifact(BenchRequest(folder, (board,)))
-    return {row.metric: row.value for row in report.rows}, max(exported.exit, report.exit)
+    return {row.metric: row.value for row in report.rows}, report.layers, max(exported.exit, report.exit)
+
+
+def by_kind(layers: list[dict[str, Any]], target: str, board: str) -> list[list[str]]:
+    """Rows: what each kind of layer that multiplies needs per multiplication, and how far that is from the limit."""
+    limit, why = LIMITS[board]
+    rows = []
+    for kind in dict.fromkeys(layer["kind"] for layer in layers if layer["macs"]):
+        same = [layer for layer in layers if layer["kind"] == kind]
+        each = sum(layer["instructions"] for layer in same) / sum(layer["macs"] for layer in same)
+        rows.append([target, kind, f"{each:.3f}", f"{limit:.4g} ({why})", f"{each / limit:.1f}"])
+    return rows
 
 
 def main(arguments: list[str]) -> int:
@@ -93,13 +120,16 @@ def main(arguments: list[str]) -> int:
     table = Table(
         "core", "model", "runtime", "instructions", "per MAC", "of peer", "code B", "constants B", "arena B", "stack B"
     )
+    kinds = Table("kernels", "kind of layer, all models", "instructions per MAC", "multiply limit", "times the limit")
     code = 0
     for target, board in CORES:
+        every: list[dict[str, Any]] = []
         for name, file in MODELS.items():
-            found, exit_code = measured(root / file, target, board)
+            found, layers, exit_code = measured(root / file, target, board)
             code = max(code, exit_code)
+            every += layers
             table.add_row(
-                board, name, "edgeq", f"{found['instructions']:,.0f}", f"{found['instructions_per_mac']:.3f}", "",
+                board, name, f"edgeq, {target}", f"{found['instructions']:,.0f}", f"{found['instructions_per_mac']:.3f}", "",
                 *(f"{found[metric]:,.0f}" for metric in ("code_bytes", "constant_bytes", "arena_bytes", "stack_bytes")),
             )  # fmt: skip
             for peer in PEERS.get(board, []):
@@ -108,8 +138,11 @@ def main(arguments: list[str]) -> int:
                     "", "", peer.name, f"{count:,.0f}", f"{count / found['macs']:.3f}",
                     f"{found['instructions'] / count:.2f}", "", "", f"{arena:,}" if arena else "", "",
                 )  # fmt: skip
-            print(json.dumps({"core": board, "model": name, **found}), file=sys.stderr)
-    Console(width=140).print(table)
+            print(json.dumps({"core": board, "target": target, "model": name, **found}), file=sys.stderr)
+        for row in by_kind(every, target, board):
+            kinds.add_row(*row)
+    Console(width=150).print(table)
+    Console(width=150).print(kinds)
     return code
 
 

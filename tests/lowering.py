@@ -13,6 +13,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.decompose import decompose
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.quantize.assign import Range, assign
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe
@@ -23,6 +24,7 @@ from edgeq.target import Target
 def lowered(graph: Graph, target: Target, inputs: Mapping[o.Value, Array]) -> Graph:
     """`graph` lowered for `target` with the ranges that its values have on `inputs`."""
     graph = decompose(graph, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     structure = analyse(graph, target, Recipe("auto", ()))
     result = lower(graph, assign(structure, ranges_on(structure, target, inputs), target))
     verify(result)

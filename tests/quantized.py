@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.formats import REAL
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.passes.decompose import decompose
+from edgeq.passes.separate import separate
 from edgeq.quantize.assign import assign
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.structure import Structure, analyse
-from edgeq.recipe import Recipe, Rule
+from edgeq.recipe import Recipe, keep_real
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -65,7 +65,7 @@ class Net:
 
 def recipe(*kept: str) -> Recipe:
     """Keep the operators that match `kept` real."""
-    return Recipe("minmax", tuple(Rule(pattern, REAL) for pattern in kept))
+    return Recipe("minmax", tuple(map(keep_real, kept)))
 
 
 def inputs_of(graph: Graph, seed: int = 0) -> dict[o.Value, Array]:
@@ -77,6 +77,7 @@ def inputs_of(graph: Graph, seed: int = 0) -> dict[o.Value, Array]:
 def planned(graph: Graph, target: Target, inputs: Mapping[o.Value, Array], *kept: str) -> tuple[Graph, Structure, Plan]:
     """The decomposed graph, its structure and the plan with the ranges seen on `inputs`."""
     graph = decompose(graph, target.decomposed)
+    graph = separate(graph) if target.separate_layers else graph
     structure = analyse(graph, target, recipe(*kept))
     return graph, structure, assign(structure, ranges_on(structure, target, inputs), target)
 

@@ -55,11 +55,6 @@ class Artifact:
             for name, digest in self.files.items()
         ]
 
-    def write_report(self, document: Mapping[str, object]) -> Path:
-        """Add `report.json` to the folder. Raises OutputError."""
-        write_files(self.folder, {"report.json": to_json(document)})
-        return self.folder / "report.json"
-
 
 def to_json(document: Mapping[str, object]) -> bytes:
     """`document` as readable JSON, the same bytes for the same content."""
@@ -98,18 +93,27 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, executable: frozens
 
     Other files of an existing folder stay. Raises OutputError (read-only place, full disk, a file in the way).
     """
-    with _made_parents(folder), _temporary_sibling(folder) as temporary:
+    with filling(folder) as temporary:
         for name, content in files.items():
-            _write(temporary / name, content, 0o755 if name in executable else 0o644)
-        if folder.is_dir():
-            for name in files:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).replace(folder / name)
-        else:
+            write_file(temporary / name, content, 0o755 if name in executable else 0o644)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into; when the work inside ends well its files become those of `folder`."""
+    with _made_parents(folder), _temporary_sibling(folder) as temporary:
+        yield temporary
+        if not folder.is_dir():
             temporary.rename(folder)
+            return
+        for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file and make the folders above it; what is written is on the disk then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(content)

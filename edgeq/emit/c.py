@@ -25,6 +25,7 @@ from edgeq.emit.c_layer import LayerContext, comment
 from edgeq.emit.c_layers import print_layer
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.c_pixels import pixel_tables
+from edgeq.emit.c_plan import plan_picture
 from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
@@ -33,9 +34,12 @@ from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 
-Codes = npt.NDArray[np.int8]
+Codes = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
+INCLUDED_FIRST = ("edgeq_dot_w4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_long.h")
+"""What kernels look for when they are included, so that a model that has no use for it has no code for it."""
+
 GOLDEN_SEED = 1
 FIRST_CODES = 16
 _C_WORDS = frozenset(
@@ -104,15 +108,18 @@ def emit(
         "Makefile": c_project.makefile(source),
         "CMakeLists.txt": c_project.cmake_lists(source),
         "README.md": c_project.readme(source),
+        "plan.svg": plan_picture(source.title, placed, found),
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= kernel_files(source.headers, target.instructions)
+    files["MISRA.md"] = (KERNELS / "MISRA.md").read_bytes()
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
     write_files(folder, files)
     tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
-    board = target.name.replace("-int8", "-sim") if target.name != "c-int8" else "rv64gcv-sim"
+    processor = target.name.rpartition("-")[0]
+    board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
     return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
 
@@ -133,23 +140,25 @@ def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str
 def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, object]) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
-    placed = place(found)
+    placed = place(found, target.instructions)
     prefix = identifier(stem)
     bank = Bank(prefix)
     layers = [
         print_layer(LayerContext(found, placed, bank, target.instructions, number, step, kernel))
         for number, (step, kernel) in enumerate(placed.kernels, start=1)
     ]
-    headers = tuple(dict.fromkeys(["edgeq.h", *(h for layer in layers for h in layer.headers)]))
+    needed = dict.fromkeys(h for layer in layers for h in layer.headers)
+    headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
     inputs = _ports(found, placed, found.inputs, "input")
     outputs = _ports(found, placed, found.outputs, "output")
     values = [kernel.out for _, kernel in placed.kernels]
     pixels = pixel_tables(metadata, bank, inputs[0].type, inputs[0].ties) if len(inputs) == 1 else []
+    width = found.bits // 8
     source = Source(
         prefix, comment(stem), inputs, outputs, layers,
-        [(placed.offset(v), found.type(v).size) for v in values],
-        bank, _golden(graph, found, values), placed.memory.arena_bytes, placed.memory.lower_bound,
-        placed.plain_bytes, total_macs(graph), target.name, _profile(found), headers, pixels,
+        [(placed.offset(v), found.size(v)) for v in values],
+        bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels,
     )  # fmt: skip
     return source, placed, found
 
@@ -167,7 +176,7 @@ def identifier(text: str) -> str:
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
     symbols = [kind] if len(ports) == 1 else [f"{kind}_{k}" for k in range(len(ports))]
     return [
-        Port(name, symbol, found.type(value), placed.offset(value), name != value, _ties(found, value))
+        Port(name, symbol, found.type(value), placed.offset(value), found.bits, name != value, _ties(found, value))
         for (name, value), symbol in zip(ports, symbols, strict=True)
     ]
 
@@ -182,21 +191,21 @@ def _profile(found: Program) -> str:
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
 
 
-def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int) -> dict[o.Value, Codes]:
-    """Codes of inputs of these shapes, one after another: the stream of the self-test."""
+def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int, bits: int = 8) -> dict[o.Value, Codes]:
+    """Codes of inputs of these shapes, one after another: the stream of the self-test, byte by byte."""
     codes: dict[o.Value, Codes] = {}
     x = seed
     for name, shape in ports.items():
-        flat = np.empty(int(np.prod(shape)), dtype=np.int8)
+        flat = np.empty(int(np.prod(shape)) * bits // 8, dtype=np.int8)
         for k in range(len(flat)):
             x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
             flat[k] = (x >> 24) - (256 if x >> 31 else 0)
-        codes[name] = np.asarray(from_memory(flat, shape), dtype=np.int8)
+        codes[name] = from_memory(flat.view(f"<i{bits // 8}"), shape)  # type: ignore[assignment]
     return codes
 
 
 def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
-    codes = golden_codes({name: found.type(value).shape for name, value in found.inputs}, GOLDEN_SEED)
+    codes = golden_codes({name: found.type(value).shape for name, value in found.inputs}, GOLDEN_SEED, found.bits)
     given = {value: torch.from_numpy(np.ascontiguousarray(codes[name])) for name, value in found.inputs}
     seen: dict[o.Value, Array] = {}
     watched = {*values, *(value for _, value in found.outputs)}
@@ -204,7 +213,7 @@ def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
     def watch(name: o.Value, tensor: torch.Tensor) -> torch.Tensor | None:
         tensor = given.get(name, tensor)
         if name in watched:
-            seen[name] = to_memory(tensor.numpy().astype(np.int8))
+            seen[name] = to_memory(tensor.numpy().astype(f"<i{found.bits_of(name) // 8}"), found.axes(name))
         return given.get(name)
 
     with torch.no_grad():
@@ -225,14 +234,17 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
             {
                 "value": kernel.out,
                 "shape": list(found.type(kernel.out).shape),
+                "axes": list(found.axes(kernel.out)),
+                "bits": found.bits_of(kernel.out),
                 "kind": layer.kind,
                 "macs": layer.macs,
-                "memory_bytes": need,
+                "memory_bytes": found.bits // 8 * need,
             }
             for layer, (_, kernel), need in zip(source.layers, placed.kernels, placed.needs, strict=True)
         ],
         "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
         "macs": source.macs,
+        "code_bits": found.bits,
         "arena_bytes": source.arena_bytes,
         "lower_bound_bytes": source.lower_bound,
         "constant_bytes": source.bank.size,

@@ -12,8 +12,9 @@ import numpy as np
 from edgeq.emit.c_numbers import Channel
 from edgeq.ir.graph import Array
 
-Kind = Literal["int8_t", "int32_t", "edgeq_channel", "edgeq_mix"]
-_BYTES: dict[Kind, int] = {"int8_t": 1, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
+Kind = Literal["int8_t", "int16_t", "uint16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
+_BYTES: dict[Kind, int] = {"int8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
+_DTYPES: dict[Kind, str] = {"int8_t": "<i1", "int16_t": "<i2", "uint16_t": "<u2"}
 _LINE = 112
 
 
@@ -33,7 +34,7 @@ class Entry:
 
     def in_memory(self) -> bytes:
         """Its bytes on a little-endian machine."""
-        return np.asarray(self.rows, dtype="<i1" if self.kind == "int8_t" else "<i4").tobytes()
+        return np.asarray(self.rows, dtype=_DTYPES.get(self.kind, "<i4")).tobytes()
 
 
 class Bank:
@@ -56,6 +57,14 @@ class Bank:
     def codes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes."""
         return self._add(name, "int8_t", array.reshape(-1, 1).tolist(), comment)
+
+    def halves(self, name: str, array: Array, comment: str) -> str:
+        """An array of 16-bit integers."""
+        return self._add(name, "int16_t", array.reshape(-1, 1).tolist(), comment)
+
+    def unsigned_halves(self, name: str, array: Array, comment: str) -> str:
+        """An array of 16-bit integers without sign."""
+        return self._add(name, "uint16_t", array.reshape(-1, 1).tolist(), comment)
 
     def words(self, name: str, array: Array, comment: str) -> str:
         """An array of 32-bit integers."""
@@ -91,7 +100,7 @@ class Bank:
 
 
 def _definition(entry: Entry) -> str:
-    if entry.kind in ("int8_t", "int32_t"):
+    if not entry.kind.startswith("edgeq"):
         items = [_number(row[0]) for row in entry.rows]
     else:
         items = ["{" + ", ".join(map(_number, row)) + "}" for row in entry.rows]

@@ -13,17 +13,23 @@ from edgeq.ir.graph import Type
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its name in the model, its name in C, where its codes lie, and what they mean.
+    """An input or output: its name in the model, its name in C, where its codes of `bits` lie, and what they mean.
 
-    A real input is quantized by the caller, ties as `ties` says.
+    `offset` counts codes. A real input is quantized by the caller, ties as `ties` says.
     """
 
     name: str
     symbol: str
     type: Type
     offset: int
+    bits: int
     is_real: bool
     ties: o.Ties
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its codes."""
+        return self.type.size * self.bits // 8
 
     @property
     def memory(self) -> str:
@@ -39,8 +45,9 @@ class Port:
             "name": self.name,
             "symbol": self.symbol,
             "shape": list(self.type.shape),
-            "offset": self.offset,
-            "bytes": self.type.size,
+            "offset": self.offset * self.bits // 8,
+            "bytes": self.bytes,
+            "bits": self.bits,
             "scale": self.type.scale[0],
             "zero_point": self.type.zero_point,
             "real": self.is_real,
@@ -60,7 +67,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `extents` are (offset, bytes) of each layer's result.
+    """All that the text of one model needs. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -76,11 +83,22 @@ class Source:
     arena_bytes: int
     lower_bound: int
     plain_bytes: int
+    code_bits: int
     macs: int
     target: str
     profile: str
     headers: Sequence[str]
     pixels: Sequence[tuple[str, int]]
+
+    @property
+    def code(self) -> str:
+        """The type of a code in C."""
+        return f"int{self.code_bits}_t"
+
+    @property
+    def codes_member(self) -> str:
+        """The member of the arena's union that holds codes."""
+        return "bytes" if self.code_bits == 8 else "codes"
 
     @property
     def ports(self) -> list[tuple[str, Port]]:
@@ -95,7 +113,7 @@ def model_header(s: Source) -> str:
     return f"""/* {s.title}: integers only, one arena, no allocation.
  *
  * Fill the input, call {s.prefix}_run, read the output before the next run: inputs and outputs share the arena's memory.
- * An activation is a code of 8 bits: real = scale * (code - zero point).
+ * An activation is a code of {s.code_bits} bits: real = scale * (code - zero point).
  */
 #ifndef {guard}
 #define {guard}
@@ -107,7 +125,7 @@ def model_header(s: Source) -> str:
 
 typedef union {{
     int8_t bytes[{s.prefix.upper()}_ARENA_BYTES];
-    uint32_t aligned[{s.prefix.upper()}_ARENA_BYTES / 4];
+{_codes_member(s)}    uint32_t aligned[{s.prefix.upper()}_ARENA_BYTES / 4];
 }} {s.prefix}_arena;
 
 EDGEQ_STATIC_ASSERT({s.prefix}_arena, sizeof({s.prefix}_arena) == {s.prefix.upper()}_ARENA_BYTES);
@@ -117,6 +135,10 @@ void {s.prefix}_run({s.prefix}_arena *arena);
 {_pixels_declaration(s)}
 #endif
 """
+
+
+def _codes_member(s: Source) -> str:
+    return "" if s.code_bits == 8 else f"    int16_t codes[{s.prefix.upper()}_ARENA_BYTES / 2];\n"
 
 
 def _pixels_declaration(s: Source) -> str:
@@ -137,7 +159,7 @@ def _pixels_definition(s: Source) -> str:
     return f"""
 void {s.prefix}_input_from_rgb({s.prefix}_arena *arena, const uint8_t *rgb)
 {{
-    int8_t *to = {s.prefix}_input(arena);
+    {s.code} *to = {s.prefix}_input(arena);
     for (int32_t i = 0; i < {height * width}; i++, rgb += 3, to += 3) {{
 {lines}    }}
 }}
@@ -148,14 +170,14 @@ def _accessor(s: Source, direction: str, port: Port) -> str:
     upper = f"{s.prefix}_{port.symbol}".upper()
     constant = "" if direction == "input" else "const "
     return f"""/* {direction.capitalize()} "{comment(port.name)}": codes {port.memory}. */
-#define {upper}_BYTES {port.type.size}
+#define {upper}_BYTES {port.bytes}
 #define {upper}_SCALE {float(port.type.scale[0])!r}
 #define {upper}_ZERO_POINT ({port.type.zero_point})
-EDGEQ_STATIC_ASSERT({s.prefix}_{port.symbol}, {port.offset} + {upper}_BYTES <= {s.prefix.upper()}_ARENA_BYTES);
+EDGEQ_STATIC_ASSERT({s.prefix}_{port.symbol}, {port.offset * port.bits // 8} + {upper}_BYTES <= {s.prefix.upper()}_ARENA_BYTES);
 
-EDGEQ_INLINE {constant}int8_t *{s.prefix}_{port.symbol}({constant}{s.prefix}_arena *arena)
+EDGEQ_INLINE {constant}{s.code} *{s.prefix}_{port.symbol}({constant}{s.prefix}_arena *arena)
 {{
-    return arena->bytes + {port.offset};
+    return arena->{s.codes_member} + {port.offset};
 }}
 """
 
@@ -164,13 +186,14 @@ def model_source(s: Source) -> str:
     """<prefix>_model.c: the layers and the function that runs them."""
     includes = "".join(f'#include "{header}"\n' for header in s.headers if header != "edgeq.h")
     descriptors = "\n".join(_descriptor(n, layer) for n, layer in enumerate(s.layers, start=1))
-    calls = "\n".join(_calls(n, layer, s.extents[n - 1]) for n, layer in enumerate(s.layers, start=1))
-    rounding = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
+    calls = "\n".join(_calls(n, layer, s.extents[n - 1], s.code_bits) for n, layer in enumerate(s.layers, start=1))
+    choice = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
+    choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */
-{rounding}#include "{s.prefix}_model.h"
+{choice}#include "{s.prefix}_model.h"
 #include "{s.prefix}_weights.h"
 {includes}
-/* A hook after each layer, for tests and profiles: its number (from 1), its codes and how many they are. */
+/* A hook after each layer, for tests and profiles: its number (from 1), its codes' first byte and how many bytes they are. */
 #ifndef EDGEQ_LAYER_DONE
 #define EDGEQ_LAYER_DONE(number, codes, count)
 #endif
@@ -178,7 +201,7 @@ def model_source(s: Source) -> str:
 {descriptors}
 void {s.prefix}_run({s.prefix}_arena *memory)
 {{
-    int8_t *const arena = memory->bytes;
+    {s.code} *const arena = memory->{s.codes_member};
 {calls}
 }}
 {_pixels_definition(s)}"""
@@ -190,8 +213,11 @@ def _descriptor(number: int, layer: Layer) -> str:
     return f"{title}{layer.descriptor}" if layer.descriptor else title
 
 
-def _calls(number: int, layer: Layer, extent: tuple[int, int]) -> str:
+def _calls(number: int, layer: Layer, extent: tuple[int, int], bits: int) -> str:
     lines = "".join(f"    {call};\n" for call in layer.calls)
+    if bits > 8:
+        at, size = extent[0], extent[1] * bits // 8
+        return f"{lines}    EDGEQ_LAYER_DONE({number}, (const int8_t *)(arena + {at}), {size});"
     return f"{lines}    EDGEQ_LAYER_DONE({number}, arena + {extent[0]}, {extent[1]});"
 
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
-from edgeq.emit.c_numbers import Scaling, scaling
-from edgeq.emit.c_pack import packed
+from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
+from edgeq.emit.c_pack import CHANNEL_VECTORS, in_order, packed, padded_to, stored_bits
 from edgeq.emit.c_steps import Placed
 from edgeq.errors import UnsupportedError
-from edgeq.formats import IntArray
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Type
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernels import Kernel, Program, Term
 from edgeq.target import Instructions
 
 Fields = dict[str, object]
@@ -61,18 +61,31 @@ class LayerContext:
     def read(self, value: o.Value) -> str:
         """The address of an operand."""
         if value in self.program.graph.constants:
-            codes = to_memory(self.program.graph.constants[value])
-            return self.bank.codes(f"constant_{self.number}", codes, f"constant {comment(value)}")
+            codes = to_memory(self.program.graph.constants[value], self.program.axes(value))
+            add = self.bank.codes if self.program.bits == 8 else self.bank.halves
+            return add(f"constant_{self.number}", codes, f"constant {comment(value)}")
         return f"arena + {self.placed.offset(value)}"
+
+    def read_wide(self, value: o.Value) -> str:
+        """The address of an operand of 16-bit codes among 8-bit ones."""
+        return f"(const int16_t *)(const void *)({self.read(value)})"
 
     def written(self) -> str:
         """The address of the result."""
         return f"arena + {self.placed.offset(self.kernel.out)}"
 
+    def written_wide(self) -> str:
+        """The address of a result of 16-bit codes among 8-bit ones."""
+        return f"(int16_t *)(void *)({self.written()})"
+
     def scratch(self) -> str:
         """The address of the layer's scratch memory."""
         offset = self.placed.memory.scratch.get(self.step)
         return "NULL" if offset is None else f"arena + {offset}"
+
+    def takes_wide(self) -> bool:
+        """Whether an operand or the result has 16-bit codes among 8-bit ones."""
+        return any(self.program.bits_of(v) > self.program.bits for v in (*self.kernel.reads, self.kernel.out))
 
     def table(self) -> str:
         """The table of the function that follows, or NULL."""
@@ -87,7 +100,29 @@ class LayerContext:
         """The numbers of the requantization, one channel per bias."""
         op = self.kernel.settling
         assert isinstance(op, o.Requantize)
-        return scaling(op, self.types[op.out].zero_point, biases, self.kernel.sums)
+        rule = scaling if self.program.bits == 8 else long_scaling
+        return rule(op, self.types[op.out].zero_point, biases, self.kernel.sums)
+
+    def rescaling(self, op: o.Requantize) -> Channel:
+        """The numbers of a requantization from codes to codes, on 16 bits."""
+        reach = (1 << self.program.bits) + abs(self.zero(op.x))
+        numbers = long_scaling(op, self.zero(op.out), [-self.zero(op.x)], [(-reach, reach)])
+        return numbers.channels[0]
+
+    def ratio(self, term: Term) -> list[int]:
+        """What makes a 32-bit term of a sum from a 16-bit code: sign, multiplier, zero point, shift."""
+        if term.ratio is None:
+            return [term.sign, 2, self.zero(term.value), 1]
+        _, q, _, shift = self.rescaling(term.ratio)
+        reach = (1 << (self.program.bits - 1)) + abs(self.zero(term.value))
+        if reach * q >> shift >= (1 << 30) or self.zero(term.ratio.out):
+            raise UnsupportedError("a term of a sum may exceed 32 bits", where=term.value)
+        return [term.sign, q, self.zero(term.value), shift]
+
+    def check_sum(self) -> None:
+        """Raise UnsupportedError if a plain sum of codes may exceed 32 bits."""
+        if any(max(-low, high) >= 1 << 31 for low, high in self.kernel.sums):
+            raise UnsupportedError("a sum over codes may exceed 32 bits", where=self.kernel.out)
 
     def averaged(self, x: o.Value, weight: int) -> Fields:
         """The fields of a layer with one scale, whose sums of codes carry `weight` times the input's zero point."""
@@ -116,30 +151,59 @@ class LayerContext:
     def folded(self, op: o.Conv | o.Linear) -> tuple[IntArray, list[int]]:
         """Weights, and biases that take the input's zero point out of sums over codes."""
         weight, bias = self.weights(op)
-        flat = weight.reshape(len(weight), -1)
-        folded = [b - self.zero(op.x) * int(w) for b, w in zip(bias, flat.sum(1), strict=True)]
-        for b, reach in zip(folded, 128 * np.abs(flat).sum(1), strict=True):
-            if abs(b) + int(reach) >= 1 << 31:
-                raise UnsupportedError("a sum over codes may exceed 32 bits", where=op.out)
-        return weight, folded
+        sums = weight.reshape(len(weight), -1).sum(1)
+        return weight, [b - self.zero(op.x) * int(w) for b, w in zip(bias, sums, strict=True)]
+
+    def is_long(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> bool:
+        """Whether sums need more care: over 16-bit codes they may exceed 32 bits, in any order; over 8-bit codes two
+        products with weights of -128 exceed 16. Raises UnsupportedError if sums over 8-bit codes may exceed 32 bits.
+        """
+        reach = (1 << (self.program.bits - 1)) * np.abs(weight.reshape(len(weight), -1)).sum(1)
+        found = any(abs(b) + int(r) >= 1 << 31 for b, r in zip(folded, reach, strict=True))
+        if found and self.program.bits == 8:
+            raise UnsupportedError("a sum over codes may exceed 32 bits", where=where)
+        return found or (self.instructions == "rvv" and bool((weight == -128).any()))
 
     def channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
         """Channels of each group, padded to whole blocks."""
-        padded = []
+        padded, block = [], padded_to(block, self.instructions)
         each = outputs // groups
         for g in range(groups):
             padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
         return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
 
-    def packed(self, rows: IntArray, groups: int, block: int) -> str:
+    def bits(self, op: o.Conv | o.ConvTranspose | o.Linear, longest: int = 0) -> int:
+        """Bits that a weight of `op` takes in memory, in sums of `longest` products of codes."""
+        if self.program.bits > 8:
+            return 8
+        return stored_bits(bits_of(self.types[op.weight].format), longest, self.instructions)
+
+    def packed(self, rows: IntArray, groups: int, block: int, bits: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions)
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits)
+        return self._weights(codes)
+
+    def packed_in_fours(self, rows: IntArray, bits: int) -> str:
+        """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
+        order: Instructions = "portable" if self.instructions in CHANNEL_VECTORS else self.instructions
+        return self._weights(packed(rows[None], 4, order, bits))
+
+    def channels_in_fours(self, numbers: Scaling) -> str:
+        """Channels, padded to a multiple of four."""
+        padded = [*numbers.channels, *[(0, 0, 0, 1)] * (-len(numbers.channels) % 4)]
+        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+
+    def in_order(self, weight: IntArray, bits: int) -> str:
+        """Weights one after another, as edgeq_unpack.h reads them."""
+        return self._weights(in_order(weight, bits))
+
+    def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
         """The finished layer; `note` says what it is."""
         kind = note.split(",", maxsplit=1)[0]
-        work = macs(self.kernel.op, self.program.graph)
+        work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
 
     def described(self, type_name: str, fields: Fields) -> str:

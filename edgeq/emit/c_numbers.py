@@ -5,6 +5,8 @@ so it is (high(sum q) + 2^(t - 33)) >> (t - 32); a smaller t is raised by multip
 factor. The output zero point is added before the shift. `gemmlowp2` is the same with its two roundings.
 
 A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code.
+
+Codes of 16 bits are requantized in 64 bits, floor((sum q + 2^(t - 1)) / 2^t) as it stands; the offset is the zero point.
 """
 
 from __future__ import annotations
@@ -62,6 +64,23 @@ def scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequ
     factor, found = (_single if op.rounding == "single" else _gemmlowp2)(live, zero_point, op.out)
     numbers = {**found, **{k: (0, code, 0) for k, code in constant.items()}}
     return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high)
+
+
+def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequence[Interval]) -> Scaling:
+    """The numbers of `op` for codes of 16 bits: of each channel q, the zero point and t = 31 - e.
+
+    Raises UnsupportedError if 64 bits cannot hold an intermediate.
+    """
+    pairs = list(zip(op.multiplier, op.shift, strict=True))
+    pairs = pairs * len(biases) if len(pairs) == 1 else pairs
+    largest = max(max(-low, high) for low, high in sums)
+    channels = []
+    for bias, (multiplier, e) in zip(biases, pairs, strict=True):
+        q = min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1) << 16 if op.rounding == "single15" else multiplier
+        if (largest * q >> (31 - e)) >= 1 << 62 or not -WORD <= bias < WORD or largest >= 1 << 60:
+            raise UnsupportedError("a scale ratio is too large for 64-bit requantization", where=op.out, value=e)
+        channels.append((bias, q, zero_point, 31 - e))
+    return Scaling(tuple(channels), 1, op.low, op.high)
 
 
 def _code(op: o.Requantize, zero_point: int, level: int, q: int, e: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgeq.emit.c_bank import Bank
-from edgeq.formats import IntArray
+from edgeq.formats import IntArray, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 
@@ -26,7 +26,8 @@ def pixel_tables(metadata: Mapping[str, object], bank: Bank, type_: Type, ties: 
         return []
     codes = [_codes(rule["scale"], _of(rule["mean"], c), _of(rule["std"], c), type_, ties) for c in range(3)]
     order = (0, 1, 2) if rule["color"] == "RGB" else (2, 1, 0)
-    return [(bank.codes(f"pixels_{c}", table, "input code by pixel value"), order[c]) for c, table in enumerate(codes)]
+    add = bank.codes if bits_of(type_.format) == 8 else bank.halves
+    return [(add(f"pixels_{c}", table, "input code by pixel value"), order[c]) for c, table in enumerate(codes)]
 
 
 def _of(values: Sequence[float], channel: int) -> float:
@@ -39,4 +40,4 @@ def _codes(scale: float, mean: float, std: float, type_: Type, ties: o.Ties) -> 
     ratio = value / np.float32(type_.scale[0])
     whole = np.trunc(ratio)
     nearest = np.rint(ratio) if ties == "even" else whole + np.trunc(2 * (ratio - whole))
-    return np.asarray(np.clip(nearest + type_.zero_point, -128, 127), dtype=np.int64)
+    return np.asarray(np.clip(nearest + type_.zero_point, *code_range(type_.format)), dtype=np.int64)

@@ -10,29 +10,50 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.reference.meaning import interpolation_matrix
+from edgeq.reference.samples import interpolated_from
 
 
 def lookup(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
     """A function of codes by its table."""
+    if this.program.bits > 8:
+        return _wide_function(this, op)
     call = f"edgeq_lookup({this.table()}, {this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
     return this.layer("edgeq_elementwise.h", "", [call], "table of a function")
+
+
+def _wide_function(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
+    """A function of 16-bit codes: interpolated where that is what its table says, or the whole table; or a rescaling."""
+    tail = f"{this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
+    if isinstance(op, o.Requantize):
+        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1]}
+        described = this.described("edgeq_rescale_layer", fields)
+        return this.layer("edgeq_wide.h", described, [f"edgeq_rescale(&{this.name}, {tail}"], "codes rescaled")
+    table = np.asarray(this.program.graph.constants[op.table], dtype=np.int64).reshape(-1)
+    table = table if len(table) == 1 << 16 else np.concatenate([table[:1], table])
+    samples = interpolated_from(table)
+    if samples is None:
+        whole = this.bank.halves(f"table_{this.number}", table, "codes by code")
+        return this.layer("edgeq_wide.h", "", [f"edgeq_lookup_wide({whole}, {tail}"], "table of a function")
+    named = this.bank.halves(f"samples_{this.number}", samples, "codes of every 128th code")
+    return this.layer("edgeq_wide.h", "", [f"edgeq_interpolate({named}, {tail}"], "interpolated function")
 
 
 def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Layer:
     """A sum or product of two operands, one of which may broadcast."""
     a, b = (this.kernel.terms[k].value for k in (0, 1)) if this.kernel.terms else (op.a, op.b)
-    shape = this.types[this.kernel.out].shape
-    loops = nest([_broadcast_places(this.types[v].shape, shape) for v in (a, b)])
+    loops = nest([_broadcast_places(this, v) for v in (a, b)])
     if loops is None or len(loops) > 3:
         raise UnsupportedError(
             "this broadcast is not written for C", where=op.out, value=(this.types[a].shape, this.types[b].shape)
         )
     loops = [(1, (0, 0))] * (3 - len(loops)) + loops
     fields: Fields = {}
-    if this.kernel.terms:
-        tables = [term.table for term in this.kernel.terms]
-        fields["a_table"] = this.bank.words(f"a_{this.number}", tables[0], "terms by code")
-        fields["b_table"] = this.bank.words(f"b_{this.number}", tables[1], "terms by code")
+    if this.kernel.terms and this.program.bits > 8:
+        fields["a_ratio"], fields["b_ratio"] = map(this.ratio, this.kernel.terms)
+    elif this.kernel.terms:
+        for side, term in zip("ab", this.kernel.terms, strict=True):
+            assert term.table is not None
+            fields[f"{side}_table"] = this.bank.words(f"{side}_{this.number}", term.table, "terms by code")
     else:
         fields |= {"a_zero": this.zero(a), "b_zero": this.zero(b)}
     fields |= this.shared(this.scaling([0]))
@@ -47,6 +68,7 @@ def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dila
     """The largest or the mean code of each window."""
     fields: Fields = {}
     if isinstance(op, o.AveragePool):
+        this.check_sum()
         fields = this.averaged(op.x, kernel[0] * kernel[1])
     fields |= this.window(op.x, kernel, op.stride, op.padding, dilation)
     fields["zero"] = this.zero(op.x)
@@ -57,13 +79,11 @@ def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dila
 
 def mean(this: LayerContext, op: o.Mean) -> Layer:
     """A mean over axes that are neighbours in memory."""
-    shape = this.types[op.x].shape
-    summed = np.broadcast_to(places(tuple(1 if k in op.axes else s for k, s in enumerate(shape))), shape)
-    loops = nest([np.asarray(to_memory(summed), dtype=np.int64)])
-    sizes = _outer_count_inner(loops or [])
-    if loops is None or sizes is None:
+    sizes = outer_count_inner(this, op.x, op.axes)
+    if sizes is None:
         raise UnsupportedError("a mean over these axes is not written for C", where=op.out, value=op.axes)
     count = this.types[op.x].size // this.types[op.out].size
+    this.check_sum()
     fields = this.shared(this.scaling([-this.zero(op.x) * count]))
     fields |= dict(zip(("outer", "count", "inner"), sizes, strict=True))
     call = f"edgeq_mean(&{this.name}, {this.read(op.x)}, {this.written()})"
@@ -91,13 +111,20 @@ def resize(this: LayerContext, op: o.Resize) -> Layer:
     return this.layer("edgeq_resize.h", described, [call], "linear interpolation")
 
 
-def _broadcast_places(shape: tuple[int, ...], out: tuple[int, ...]) -> IntArray:
-    """For every byte of a result of shape `out`, in memory order: the byte of an operand of `shape` that it reads."""
-    return np.asarray(to_memory(np.broadcast_to(places(shape), out)), dtype=np.int64)
+def _broadcast_places(this: LayerContext, value: o.Value) -> IntArray:
+    """For every code of the result, in memory order: the code of an operand that it reads."""
+    out = this.kernel.out
+    found = np.broadcast_to(places(this.types[value].shape, this.program.axes(value)), this.types[out].shape)
+    return np.asarray(to_memory(found, this.program.axes(out)), dtype=np.int64)
 
 
-def _outer_count_inner(loops: list[tuple[int, tuple[int, ...]]]) -> tuple[int, int, int] | None:
-    """Loops of a mean as (outer, summed, inner) sizes; the summed loop has stride 0."""
+def outer_count_inner(this: LayerContext, value: o.Value, axes: o.Ints) -> tuple[int, int, int] | None:
+    """The sizes before, of and behind some axes of a value in memory; None unless they lie side by side there."""
+    shape, order = this.types[value].shape, this.program.axes(value)
+    joined = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    loops = nest([np.asarray(to_memory(np.broadcast_to(places(joined, order), shape), order), dtype=np.int64)])
+    if loops is None:
+        return None
     summed = [k for k, (_, (stride,)) in enumerate(loops) if stride == 0]
     if not summed:
         return int(np.prod([count for count, _ in loops])), 1, 1

@@ -34,7 +34,7 @@ static const uint32_t golden_outputs[] = {{
 {wrapped([f"UINT32_C({crc})" for crc in g.outputs])}}};
 
 /* The first codes of the first output, to compare by eye. */
-static const int8_t golden_first_codes[] = {{
+static const {s.code} golden_first_codes[] = {{
 {wrapped([str(code) for code in g.first_codes])}}};
 
 #endif
@@ -43,10 +43,11 @@ static const int8_t golden_first_codes[] = {{
 
 def self_test(s: Source) -> str:
     """selftest.c: a program that checks the constants, every layer and the outputs."""
-    fills = "".join(f"    x = fill({s.prefix}_{p.symbol}(&arena), {p.type.size}, x);\n" for p in s.inputs)
+    bytes_of = "" if s.code_bits == 8 else "(int8_t *)"
+    fills = "".join(f"    x = fill({bytes_of}{s.prefix}_{p.symbol}(&arena), {p.bytes}, x);\n" for p in s.inputs)
     checks = "".join(
         f'    failed |= differs("{p.symbol}", 0, '
-        f"crc32(0, {s.prefix}_{p.symbol}(&arena), {p.type.size}), golden_outputs[{k}]);\n"
+        f"crc32(0, {s.prefix}_{p.symbol}(&arena), {p.bytes}), golden_outputs[{k}]);\n"
         for k, p in enumerate(s.outputs)
     )
     return f"""/* Self-test: constants, every layer and the outputs against the reference. Exit status 0 if all are equal. */
@@ -117,7 +118,7 @@ def _filling(s: Source) -> str:
     if s.pixels:
         return f"{s.prefix}_input_from_rgb(&arena, pixels); /* uint8 RGB of the input's size */\n"
     port = s.inputs[0]
-    return f"int8_t *input = {s.prefix}_{port.symbol}(&arena);\n/* fill {port.type.size} codes {port.memory} */\n"
+    return f"{s.code} *input = {s.prefix}_{port.symbol}(&arena);\n/* fill {port.type.size} codes {port.memory} */\n"
 
 
 def makefile(s: Source) -> str:
@@ -201,7 +202,7 @@ make size    # flash and RAM with your compiler
 static {p}_arena arena;
 
 {_filling(s)}{p}_run(&arena);
-const int8_t *output = {p}_{s.outputs[0].symbol}(&arena);
+const {s.code} *output = {p}_{s.outputs[0].symbol}(&arena);
 ```
 
 Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` stands for `scale * (q - zero point)`:
@@ -218,12 +219,13 @@ Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` 
 | lower bound of any memory plan that runs these layers in this order | {s.lower_bound:,} |
 | a plan that never lets a result overlap an operand would need | {s.plain_bytes:,} |
 
-Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
+`plan.svg` shows where each value lies and when. Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
 
 ## Files
 
 `{p}_model.h` is the interface, `{p}_model.c` the layers, `{p}_weights.c` the constants, `edgeq_*.h` the kernels (one
 operator each, in plain C), `{p}_golden.h` and `selftest.c` the self-test. Rounding: `{s.profile}`.
+`MISRA.md` lists the deviations from MISRA C:2012 and why they stay.
 
 ## Layers
 

@@ -11,13 +11,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.emit.c_layout import image, source_places
-from edgeq.formats import IntArray
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Type
+from edgeq.ir.graph import Graph, Type
 from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
+from edgeq.target import Instructions
 
 PIXELS_AT_ONCE = 2
+COLUMNS, PACKED = 4, 16
+"""Columns of a matrix that are gathered together, and how many elements of one may lie side by side."""
+
 SPARE_BYTES = 3
 """Kernels that load words may read so far beyond the plane of a depthwise convolution."""
 
@@ -42,8 +47,8 @@ class Placed:
         return self.memory.offsets[self.root.get(value, value)]
 
 
-def place(program: Program) -> Placed:
-    """The memory plan of `program`."""
+def place(program: Program, instructions: Instructions) -> Placed:
+    """The memory plan of `program` for a set of kernels."""
     root: dict[o.Value, o.Value] = {}
     kernels = []
     for kernel in program.kernels:
@@ -54,11 +59,14 @@ def place(program: Program) -> Placed:
             kernels.append(kernel)
     values = {v for k in kernels for v in (*k.reads, k.out)} | {v for _, v in (*program.inputs, *program.outputs)}
     names = {root.get(v, v) for v in values} - program.graph.constants.keys()
-    sizes = {name: program.type(name).size for name in names}
+    sizes = {name: program.size(name) for name in names}
     inputs = list(dict.fromkeys(v for _, v in program.inputs))
     outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
-    overlapping = [_rooted(step_of(kernel, program, direct=False), root) for kernel in kernels]
-    straight = [_rooted(step_of(kernel, program, direct=is_pointwise(kernel, program)), root) for kernel in kernels]
+    overlapping = [_rooted(step_of(kernel, program, instructions, direct=False), root) for kernel in kernels]
+    straight = [
+        _rooted(step_of(kernel, program, instructions, direct=is_pointwise(kernel, program)), root)
+        for kernel in kernels
+    ]
     # A 1x1 convolution reads its input in place unless memory is the limit there.
     enough = max(map(min, needs(overlapping, sizes, inputs, outputs), needs(straight, sizes, inputs, outputs)))
     direct = frozenset(
@@ -98,10 +106,9 @@ def _larger(a: int | None, b: int | None) -> int | None:
 def _is_view(kernel: Kernel, program: Program) -> bool:
     match kernel.op:
         case o.Reshape() | o.Transpose() | o.Slice() | o.Expand():
-            if kernel.op.x in program.graph.constants:
+            if kernel.x in program.graph.constants:
                 return False
-            source = source_places(kernel.op, program.type(kernel.op.x).shape, None)
-            return np.array_equal(source, np.arange(program.type(kernel.op.x).size))
+            return np.array_equal(source_places(kernel, program), np.arange(program.type(kernel.x).size))
         case _:
             return False
 
@@ -120,15 +127,30 @@ def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
     return rows, columns
 
 
-def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
+def is_channelwise(op: o.Conv, graph: Graph, instructions: Instructions) -> bool:
+    """Whether a depthwise convolution runs on vectors of channels."""
+    one_each = is_depthwise(op, graph) and graph.types[op.weight].shape[0] == op.groups
+    return one_each and instructions in CHANNEL_VECTORS
+
+
+def is_planewise(op: o.Conv, graph: Graph, instructions: Instructions) -> bool:
+    """Whether a depthwise convolution runs channel by channel; the others are convolutions in groups."""
+    return is_depthwise(op, graph) and instructions not in CHANNEL_VECTORS
+
+
+def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, direct: bool) -> Step:
     """The needs of one kernel; `direct` if a 1x1 convolution reads its input in place."""
     types, op = program.graph.types, kernel.op
     scratch = 0
     overlaps: tuple[Overlap, ...] = ()
     match op:
-        case o.Conv() if is_depthwise(op, program.graph):
+        case o.Conv() if is_channelwise(op, program.graph, instructions):
+            scratch, taps = LANES, types[op.weight].shape[2:4]
+            overlaps = (_channels_overlap(op, taps, op.dilation, types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
+        case o.Conv() if is_planewise(op, program.graph, instructions):
             plane = plane_of(op, types[op.weight].shape[2:4], types[kernel.out])  # type: ignore[arg-type]
-            scratch = plane[0] * plane[1] + SPARE_BYTES
+            unpacked = 0 if bits_of(types[op.weight].format) > 4 else int(np.prod(types[op.weight].shape[2:]))
+            scratch = plane[0] * plane[1] + SPARE_BYTES + unpacked
             if types[op.x].shape[1] == types[kernel.out].shape[1]:
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():
@@ -141,14 +163,42 @@ def step_of(kernel: Kernel, program: Program, *, direct: bool) -> Step:
             if kernel.residual:
                 overlaps = (*overlaps, Overlap(kernel.residual.other.value, 0, 0))
         case o.MaxPool() | o.AveragePool():
-            overlaps = (_pool_overlap(op, types[op.x], types[kernel.out]),)
+            dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
+            overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
+            scratch = PIXELS_AT_ONCE * types[op.weight].shape[0]
+        case o.MatMul() | o.Softmax() | o.LayerNorm():
+            scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
-            same = [v for v in kernel.reads if types[v].shape == types[kernel.out].shape]
+            same = [v for v in kernel.reads if v != _layer_input(kernel)]
+            same = [v for v in same if types[v].shape == types[kernel.out].shape]
+            same = [v for v in same if program.bits_of(v) == program.bits_of(kernel.out)]
             overlaps = tuple(Overlap(v, 0) for v in dict.fromkeys(same))
     overlaps = tuple(v for v in overlaps if v.operand not in program.graph.constants)
     return Step(kernel.reads, kernel.out, scratch, overlaps)
+
+
+def _attention_scratch(kernel: Kernel, program: Program) -> int:
+    """Bytes of the layouts that edgeq_attention.h and edgeq_matmul.h describe."""
+    shapes = [program.type(value).shape for value in kernel.reads]
+    if kernel.scoring:
+        (depth, keys), width = shapes[1][-2:], shapes[2][-1]
+        blocks = _up(keys, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + _up(keys, PACKED) * _up(width, COLUMNS)
+    if isinstance(kernel.op, o.MatMul):
+        return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
+    return 0
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _layer_input(kernel: Kernel) -> o.Value | None:
+    """What the layer reads whose sums an addition takes: all of it is needed for every row."""
+    return kernel.joining.layer.x if kernel.joining else None
 
 
 def _window_ends(
@@ -181,9 +231,10 @@ def _conv_overlap(op: o.Conv, kernel: tuple[int, int], x: Type, out: Type) -> Ov
     return Overlap(op.x, forward, reverse)
 
 
-def _pool_overlap(op: o.MaxPool | o.AveragePool, x: Type, out: Type) -> Overlap:
+def _channels_overlap(
+    op: o.MaxPool | o.AveragePool | o.Conv, kernel: tuple[int, int], dilation: o.Pair, x: Type, out: Type
+) -> Overlap:
     """Channel by channel, a code is written after its own window was read."""
-    dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
-    low, _ = _window_ends(op.kernel, op.stride, op.padding, dilation, x, out)
+    low, _ = _window_ends(kernel, op.stride, op.padding, dilation, x, out)
     needed_from = np.minimum.accumulate(low[::-1])[::-1]
     return Overlap(op.x, int(np.max(np.arange(len(low)) * out.shape[1] - needed_from)))

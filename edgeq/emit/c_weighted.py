@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
-from edgeq.emit.c_numbers import scaling
+from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of
+from edgeq.errors import UnsupportedError
+from edgeq.formats import IntArray
 from edgeq.ir import ops as o
+
+# Headers of packed weights, by their bits.
+SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}
+UNPACKING = {8: "", 4: "edgeq_unpack.h", 2: "edgeq_unpack.h"}
+
+
+def _long(this: LayerContext, is_long: bool) -> str:
+    return "edgeq_long.h" if is_long and this.program.bits > 8 else ""
 
 
 def conv(this: LayerContext, op: o.Conv) -> Layer:
@@ -15,12 +25,14 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     outputs = len(weight)
     numbers = this.scaling(bias)
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
+    bits, is_long = this.bits(op, weight[0].size), this.is_long(weight, bias, op.out)
     residual, summed = this.kernel.residual, "NULL"
     descriptor = ""
     if residual:
         descriptor, summed = sum_descriptor(this)
     fields: Fields = {
-        "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block),
+        "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
+        "bits": bits,
         "channels": this.channels(numbers, outputs, op.groups, block),
         "output": output_fields(numbers),
         "table": this.table(),
@@ -29,19 +41,26 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         "out_c": outputs,
         "groups": op.groups,
         "zero": this.zero(op.x),
+        "is_long": int(is_long),
         "direct": int(this.step in this.placed.direct),
         "reverse": int(this.step in this.placed.memory.reverse),
     }
     addend = this.read(residual.other.value) if residual else "NULL"
     call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, {addend}, {this.written()}, {this.scratch()})"
-    note = f"convolution, {sizes_text(kernel)}" + (", with a residual" if residual else "")
-    return this.layer("edgeq_conv.h", descriptor + this.described("edgeq_conv_layer", fields), [call], note)
+    kind = "pointwise convolution" if kernel == (1, 1) else f"convolution, {sizes_text(kernel)}"
+    note = kind + (", with a residual" if residual else "")
+    return this.layer(
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_conv.h",
+        descriptor + this.described("edgeq_conv_layer", fields),
+        [call],
+        note,
+    )
 
 
 def sum_descriptor(this: LayerContext) -> tuple[str, str]:
     """The descriptor of a residual and the expression that points to it."""
     residual = this.kernel.residual
-    assert residual is not None
+    assert residual is not None and residual.other.table is not None
     op = residual.requantize
     numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
     name = f"sum_{this.number}"
@@ -57,12 +76,15 @@ def sum_descriptor(this: LayerContext) -> tuple[str, str]:
 def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     """A convolution whose input channels each have outputs of their own."""
     weight, bias = this.folded(op)
+    if this.is_long(weight, bias, op.out):
+        raise UnsupportedError("a sum over codes of a depthwise convolution may exceed 32 bits", where=op.out)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
     plane = plane_of(op, kernel, this.types[this.kernel.out])
-    title = comment(this.kernel.out)
+    title, bits = comment(this.kernel.out), this.bits(op)
     fields: Fields = {
-        "weights": this.bank.codes(f"weights_{this.number}", weight, f"weights of {title}"),
+        "weights": this.in_order(weight, bits),
+        "bits": bits,
         "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
         "output": output_fields(numbers),
         "table": this.table(),
@@ -75,7 +97,28 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     }
     call = f"edgeq_depthwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
     described = this.described("edgeq_depthwise_layer", fields)
-    return this.layer("edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}")
+    return this.layer(
+        f"{UNPACKING[bits]} edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}"
+    )
+
+
+def channelwise(this: LayerContext, op: o.Conv) -> Layer:
+    """A depthwise convolution with one output channel per input channel, on vectors of channels."""
+    weight, bias = this.folded(op)
+    this.is_long(weight, bias, op.out)
+    numbers = this.scaling(bias)
+    kernel = (weight.shape[2], weight.shape[3])
+    fields: Fields = {
+        "weights": this.in_order(weight[:, 0].transpose(1, 2, 0), 8),
+        "channels": this.channels(numbers, len(weight), 1, PIXEL_BLOCK[this.instructions]),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
+        "zero": this.zero(op.x),
+    }
+    call = f"edgeq_channelwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
+    described = this.described("edgeq_channelwise_layer", fields)
+    return this.layer("edgeq_channelwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}")
 
 
 def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
@@ -83,9 +126,10 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     weight, bias = this.weights(op)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
-    title = comment(this.kernel.out)
+    title, bits = comment(this.kernel.out), this.bits(op)
     fields: Fields = {
-        "weights": this.bank.codes(f"weights_{this.number}", weight.transpose(0, 2, 3, 1), f"weights of {title}"),
+        "weights": this.in_order(weight.transpose(0, 2, 3, 1), bits),
+        "bits": bits,
         "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
         "output": output_fields(numbers),
         "table": this.table(),
@@ -96,22 +140,64 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     }
     call = f"edgeq_conv_transpose(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_conv_transpose_layer", fields)
-    return this.layer("edgeq_conv_transpose.h", described, [call], f"transposed convolution, {sizes_text(kernel)}")
+    return this.layer(
+        f"{UNPACKING[bits]} edgeq_conv_transpose.h", described, [call], f"transposed convolution, {sizes_text(kernel)}"
+    )
 
 
 def linear(this: LayerContext, op: o.Linear) -> Layer:
-    """A matrix product with constant weights."""
+    """A matrix product with constant weights; of several rows, a pointwise convolution over them."""
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
+    bits, is_long = this.bits(op, weight.shape[1]), this.is_long(weight, bias, op.out)
+    if this.types[op.x].size > weight.shape[1]:
+        return _rows(this, op, weight, numbers, bits, is_long)
+    block = ROW_BLOCK[this.instructions]
     fields: Fields = {
-        "weights": this.packed(weight, 1, ROW_BLOCK),
-        "channels": this.channels(numbers, len(weight), 1, ROW_BLOCK),
+        "weights": this.packed(weight, 1, block, bits),
+        "bits": bits,
+        "channels": this.channels(numbers, len(weight), 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "rows": this.types[op.x].size // weight.shape[1],
         "inputs": weight.shape[1],
         "outputs": len(weight),
+        "is_long": int(is_long),
     }
     call = f"edgeq_linear(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_linear_layer", fields)
-    return this.layer("edgeq_linear.h", described, [call], f"fully connected, {sizes_text(weight.shape)}")
+    return this.layer(
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_linear.h",
+        described,
+        [call],
+        f"fully connected, {sizes_text(weight.shape)}",
+    )
+
+
+def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, bits: int, is_long: bool) -> Layer:
+    """Rows of a matrix product two at a time, as pixels of a column."""
+    rows, block = this.types[op.x].size // weight.shape[1], PIXEL_BLOCK[this.instructions]
+    fields: Fields = {
+        "weights": this.packed(weight, 1, block, bits),
+        "bits": bits,
+        "channels": this.channels(numbers, len(weight), 1, block),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        "sum": "NULL",
+        "in_h": rows,
+        "in_w": 1,
+        "in_c": weight.shape[1],
+        "out_h": rows,
+        "out_w": 1,
+        "out_c": len(weight),
+        **dict.fromkeys(("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "groups"), 1),
+        "is_long": int(is_long),
+        "direct": 1,
+    }
+    call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, NULL, {this.written()}, {this.scratch()})"
+    return this.layer(
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_conv.h",
+        this.described("edgeq_conv_layer", fields),
+        [call],
+        f"fully connected, {sizes_text(weight.shape)}, {rows} rows",
+    )

@@ -29,7 +29,7 @@ from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.target import Target
 
-IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8}
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 21: 10}
 LARGEST_FILE_BYTES = (1 << 31) - 1
 
 

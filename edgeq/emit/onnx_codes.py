@@ -21,7 +21,7 @@ from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_num
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Fixed, Int, code_range, encode
 from edgeq.ir import ops as o
-from edgeq.quantize.structure import is_matrix_product
+from edgeq.quantize.structure import CLAMPS, is_matrix_product
 from edgeq.reference.meaning import nearest_sources
 
 
@@ -35,7 +35,7 @@ def write_op(op: o.Op, w: Writer) -> None:
             )
     match op:
         case o.Quantize() if is_narrow(w.type(op.out)):
-            w.quantize(w.real(op.x), op.out)
+            w.quantize(_kept_apart(op.x, w), op.out)
         case o.Quantize() | o.Dequantize():
             w.same_as(op.out, op.x)
         case o.Requantize() | o.DivideCodes():
@@ -46,6 +46,21 @@ def write_op(op: o.Op, w: Writer) -> None:
             _write_for_onnx_runtime(op, w)
         case _:
             write_reals(op, w)
+
+
+def _kept_apart(value: o.Value, w: Writer) -> Tensor:
+    """The reals of `value`, which a quantizer reads, out of reach of ONNX Runtime's own weight quantization.
+
+    From DequantizeLinear through a weighted operator on reals (and Relu or Clip) to QuantizeLinear it would round the
+    weights to one INT8 scale. A Max that changes nothing stands in the way.
+    """
+    maker = w.graph.producer.get(value)
+    while isinstance(maker, o.Apply) and maker.function.name in CLAMPS:
+        maker = w.graph.producer.get(maker.x)
+    if w.runtime != "onnxruntime" or not isinstance(maker, o.Conv | o.ConvTranspose | o.Linear):
+        return w.real(value)
+    lowest = w.scalar(float(np.finfo(np.float32).min), "lowest")
+    return w.node("Max", [w.real(value), lowest], w.fresh(f"{value}.apart"))
 
 
 def _requantize(op: o.Requantize | o.DivideCodes, w: Writer) -> None:
@@ -164,7 +179,7 @@ def _columns(weight: o.Value, w: Writer) -> Tensor:
     codes, type_ = w.stored(weight)
     matrix = codes.reshape(codes.shape[:2]).T
     turned = replace(type_, shape=matrix.shape, axis=None if type_.axis is None else 1 - type_.axis)
-    return w.dequantize(w.constant(matrix, f"{weight}.columns"), turned, f"{weight}.columns.dq")
+    return w.dequantize(w.stored_codes(matrix, turned, f"{weight}.columns"), turned, f"{weight}.columns.dq")
 
 
 def _linear(op: o.Linear, w: Writer) -> None:

@@ -70,7 +70,7 @@ def _write(op: o.Op, out: Tensor, others: list[Tensor], w: Writer) -> None:
         case o.Reduce() if op.function == "sum":
             w.node("ReduceSum", [w.real(op.x), w.integers(op.axes, f"{out}.axes")], out, keepdims=1)
         case o.Reduce():
-            w.node(_REDUCTIONS[op.function], [w.real(op.x)], out, axes=op.axes, keepdims=1)
+            _reduce(_REDUCTIONS[op.function], op.x, op.axes, out, w)
         case o.ArgMax():
             w.node("ArgMax", [w.real(op.x)], out, axis=op.axis, keepdims=1)
         case o.TopK():
@@ -222,7 +222,15 @@ def _mean(op: o.Mean, out: Tensor, w: Writer) -> None:
     if rank == 4 and sorted(op.axes) == [2, 3]:
         w.node("GlobalAveragePool", [w.real(op.x)], out)
     else:
-        w.node("ReduceMean", [w.real(op.x)], out, axes=op.axes, keepdims=1)
+        _reduce("ReduceMean", op.x, op.axes, out, w)
+
+
+def _reduce(kind: str, x: o.Value, axes: tuple[int, ...], out: Tensor, w: Writer) -> None:
+    """Axes became an input in operator set 18."""
+    if w.opset < 18:
+        w.node(kind, [w.real(x)], out, axes=axes, keepdims=1)
+    else:
+        w.node(kind, [w.real(x), w.integers(axes, f"{out}.axes")], out, keepdims=1)
 
 
 def _slice(op: o.Slice, out: Tensor, x: Tensor, w: Writer) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeq.formats import INT8, INT32, Fixed, Int, code_range, decode, level_range
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT32, Fixed, Int, code_range, decode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 
@@ -24,6 +24,9 @@ AttributeValue = int | float | str | Sequence[int]
 
 FIRST_OPSET = 13
 """The first with per-channel QuantizeLinear; operators that came later are in SINCE."""
+
+INT4_OPSET = 21
+"""The first with 4-bit integers; from 18 on, reductions take their axes as an input."""
 
 SINCE = {"LayerNormalization": 17}
 
@@ -36,6 +39,10 @@ def is_codes(type_: Type) -> bool:
 def is_narrow(type_: Type) -> bool:
     """Whether a value of this type is printed as 8-bit codes."""
     return is_codes(type_) and isinstance(type_.format, Int | Fixed) and type_.format.bits <= 8
+
+
+def _is_int4(type_: Type) -> bool:
+    return is_codes(type_) and type_.format in (INT4, INT4_NARROW) and type_.zero_point == 0
 
 
 def same_numbers(a: Type, b: Type) -> bool:
@@ -61,7 +68,8 @@ class Writer:
         self.graph, self.runtime = graph, runtime
         self.nodes: list[NodeProto] = []
         self.initializers: dict[Tensor, TensorProto] = {}
-        self.opset = FIRST_OPSET
+        packs = runtime == "onnxruntime" and any(_is_int4(graph.types[name]) for name in graph.constants)
+        self.opset = INT4_OPSET if packs else FIRST_OPSET
         self.tensors: dict[o.Value, Tensor] = {name: name for name in graph.inputs}
         self._names = set(graph.types)
         self._stored: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
@@ -155,9 +163,25 @@ class Writer:
         """The 8-bit tensor of a value."""
         value = self.source(value)
         if value in self.graph.constants:
-            codes, _ = self.stored(value)
-            return self.constant(codes, value)
+            return self.stored_codes(*self.stored(value), value)
         return self.tensors[value]
+
+    def stored_codes(self, codes: Array, type_: Type, hint: str) -> Tensor:
+        """The 8-bit tensor of constant codes, of which four bits are stored in pairs.
+
+        ONNX Runtime folds the Cast of those and then has integer kernels, which it has not for INT4 itself.
+        """
+        if self.opset < INT4_OPSET or not _is_int4(type_):
+            return self.constant(codes, hint)
+        return self.node("Cast", [self._packed(codes, hint)], self.fresh(f"{hint}.cast"), to=TensorProto.INT8)
+
+    def _packed(self, codes: Array, hint: str) -> Tensor:
+        """An INT4 initializer, the first of each pair in the low bits."""
+        name = self.fresh(hint)
+        pairs = np.append(codes.reshape(-1), [0] * (codes.size % 2)).astype(np.uint8).reshape(-1, 2) & 15
+        content = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
+        self.initializers[name] = helper.make_tensor(name, TensorProto.INT4, codes.shape, content, raw=True)
+        return name
 
     def stored(self, value: o.Value) -> tuple[Array, Type]:
         """The 8-bit array, and its type, by which the file holds a constant whose levels fit; see `is_storable`."""
@@ -202,7 +226,8 @@ class Writer:
             return self.constant(reals.T, f"{value}.transposed")
         codes, type_ = self.stored(value)
         turned = replace(type_, shape=type_.shape[::-1], axis=None if type_.axis is None else 1 - type_.axis)
-        return self.dequantize(self.constant(codes.T, f"{value}.transposed"), turned, f"{value}.transposed.dq")
+        stored = self.stored_codes(codes.T, turned, f"{value}.transposed")
+        return self.dequantize(stored, turned, f"{value}.transposed.dq")
 
     def fold(self, value: o.Value) -> None:
         """From here on view constant codes so that ONNX Runtime folds them, which it does not do to DequantizeLinear.
@@ -216,7 +241,10 @@ class Writer:
         shape = [-1 if axis == type_.axis else 1 for axis in range(codes.ndim)]
         levels = decode(type_.format, codes, type_.zero_point)
         fits = levels.size == 0 or (levels.min() >= INT8.low and levels.max() <= INT8.high)
-        stored = self.constant(levels.astype(np.int8 if fits else np.int16), value)
+        packs = self.opset >= INT4_OPSET and _is_int4(type_)
+        stored = (
+            self._packed(codes, value) if packs else self.constant(levels.astype(np.int8 if fits else np.int16), value)
+        )
         scale = self.constant(np.array(type_.scale, dtype=np.float32).reshape(shape), f"{value}.scale")
         cast = self.node("Cast", [stored], self.fresh(f"{value}.cast"), to=TensorProto.FLOAT)
         self._float_views[value] = self.node("Mul", [cast, scale], self.fresh(f"{value}.folded"))

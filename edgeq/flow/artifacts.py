@@ -24,6 +24,8 @@ def emitter_of(target: Target) -> Emit:
             from edgeq.emit.tflite import emit
         case "c":
             from edgeq.emit.c import emit
+        case "graph":
+            from edgeq.emit.graph import emit
     return emit
 
 
@@ -57,6 +59,8 @@ _RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
     ".tflite": _litert,
     ".c": _native,
 }
+RUNNABLE = tuple(_RUNTIMES)
+"""Suffixes of what runs here."""
 
 
 def open_runtime(path: Path, threads: int | None = None, *, exact: bool = False) -> Runtime:

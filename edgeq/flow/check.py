@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.flow.pictures import picture_rows
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
@@ -40,6 +42,8 @@ EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
 FP32, REFERENCE, ARTIFACT = "fp32", "reference", "artifact"
+UNTRAINED = "before training"
+"""Places where figures are measured."""
 
 Float32Array = npt.NDArray[np.float32]
 Run = Callable[[Float32Array], list[Float32Array]]
@@ -118,6 +122,18 @@ def agreement(
         *(_agreement(name, "output", d) for name, d in outputs.items()),
         *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),
     ]
+
+
+def output_agreement(
+    types: Mapping[Value, Type], wanted: Sequence[Mapping[Value, Array]], found: Sequence[Mapping[Value, Array]]
+) -> list[OutputAgreement]:
+    """Outputs of several runs beside those that were wanted; see `agreement`."""
+    outputs: dict[Value, _Difference] = {}
+    for expected, given in zip(wanted, found, strict=True):
+        for name, array in expected.items():
+            step = _step(types[name], torch.as_tensor(array))
+            outputs.setdefault(name, _Difference(step)).add(np.asarray(array), given[name])
+    return [_agreement(name, "output", d) for name, d in outputs.items()]
 
 
 def _compare_layers(
@@ -214,18 +230,29 @@ def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
 
 
 def measure(
-    data: Dataset, rule: InputRule, metadata: Mapping[str, str], runs: Mapping[str, Run], progress: Progress
+    data: Dataset,
+    rule: InputRule,
+    metadata: Mapping[str, str],
+    runs: Mapping[str, Run],
+    progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
-    """One pass over the images: every metric at every place."""
+    """One pass over the images: every metric at every place. What was seen in one of them is added to `pictures`."""
     evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
     total = len(data.samples)
     for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
         evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
         progress("measuring accuracy", done, total)
-    return [_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics]
+    if pictures is not None and (outcomes := evaluation.outcomes()):
+        seen = {(where, "clean"): outcome for where, outcome in outcomes.items()}
+        pictures += picture_rows(data, {"clean": [None] * total}, list(outcomes), seen, 0)
+    return [
+        metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
+    ]
 
 
-def _row(metric: Metric, where: str, data: str) -> Row:
+def metric_row(metric: Metric, where: str, data: str) -> Row:
+    """A metric of `data` at a place."""
     return Row(metric.name, metric.value, metric.unit, metric.n, where, f"on {data}")
 
 
@@ -240,16 +267,18 @@ def accuracy(
     head: SplitHead | None,
     threads: int | None,
     progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
     if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
         runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
-    runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
+    if target.emitter != "graph":
+        runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]
         runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
-    return measure(data, rule, model.metadata, runs, progress)
+    return measure(data, rule, model.metadata, runs, progress, pictures)
 
 
 def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:
@@ -294,16 +323,21 @@ def loss_in_points(metric: str, base: float, value: float) -> float:
     return 100 * ((value - base) if metric in LOWER_IS_BETTER else (base - value))
 
 
-def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None:
-    """Set the report's exit code to 4 when a metric of the artifact lies further below fp32 than allowed."""
-    for metric, allowed in max_drop.items():
-        base, value = report.value(metric, FP32), report.value(metric, ARTIFACT)
+def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float], boards: Sequence[str] = ()) -> None:
+    """Set the report's exit code to 4 when a metric of the artifact, here or on a board, lies too far below fp32.
+
+    Where the graph itself is the artifact, the reference's figures count.
+    """
+    own = ARTIFACT if any(row.where == ARTIFACT and row.metric in max_drop for row in report.rows) else REFERENCE
+    for metric, place in product(max_drop, (own, *boards)):
+        base, value, allowed = report.value(metric, FP32), report.value(metric, place), max_drop[metric]
+        there = "" if place == own else f" on {place}"
         if base is None or value is None:
-            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == ARTIFACT))
-            report.notes.append(f"budget missed: {metric} was not measured (measured: {known})")
+            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == place))
+            report.notes.append(f"budget missed: {metric} was not measured{there} (measured: {known})")
             report.exit = EXIT_BUDGET
         elif not (lost := loss_in_points(metric, base, value)) <= allowed:  # so that NaN misses it
-            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points, allowed {allowed:g}")
+            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points{there}, allowed {allowed:g}")
             report.exit = EXIT_BUDGET
 
 

@@ -5,22 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.errors import UsageError
+from edgeq.flow.allocation import Budgets, IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.calib_mode import AUTO, ModeRequest, ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
+    FP32,
+    REFERENCE,
+    UNTRAINED,
+    Run,
     accuracy,
     agreement,
     apply_accuracy_budget,
     apply_agreement_promise,
+    decoded_run,
     equal_codes_row,
+    float_runtime,
+    interpreter_run,
     latency,
+    measure,
+    runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
+from edgeq.flow.effort import Effort, learned, migrated
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -29,25 +43,33 @@ from edgeq.flow.inputs import (
     evaluation_set,
     overlapping_images,
     task_of,
+    training_set,
     weigh_for_task,
 )
+from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
+from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize, store_weights
-from edgeq.formats import REAL
+from edgeq.flow.ranges import ChosenRange, Quantization, quantize, store_weights
+from edgeq.flow.run_files import write_report
+from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
-from edgeq.ir.file import to_bytes
+from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
 from edgeq.ir.verify import verify
+from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
+from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
-from edgeq.recipe import Recipe, Rule
+from edgeq.quantize.plan import Plan
+from edgeq.recipe import Recipe, keep_real
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report, Row
 from edgeq.target import Target
@@ -62,12 +84,16 @@ class ExportRequest:
     target: str
     calib: str | None = None
     calib_images: int = 128
+    calibration: ModeRequest = field(default_factory=ModeRequest)
     data: str | None = None
     data_images: int | None = None
     preprocess: str | None = None
     estimator: str | None = None
     float_share: float | None = None
+    effort: Effort | None = None
     keep_real: tuple[str, ...] = ()
+    formats: Asked = field(default_factory=Asked)
+    budgets: Budgets = field(default_factory=Budgets)
     max_drop: Mapping[str, float] = field(default_factory=dict)
     raw_head: bool = False
     out: Path | None = None
@@ -79,6 +105,8 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    training: Training | None = None
+    train_data: str | None = None
 
 
 def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
@@ -90,19 +118,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
-        return _finished(
-            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
-        )
+        report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
+        return _written(_finished(report, started), artifact)
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = decompose(head.trunk if head else whole, target.decomposed)
-    rules = tuple(Rule(pattern, REAL) for pattern in request.keep_real)
-    recipe = Recipe(_estimator(request, target), rules, output_codes=request.raw_head)
-    report = Report("export", target.name)
-    report.rows += _costs(graph)
-    if target.is_integer:
-        report.notes += _coverage_notes(graph, target, recipe)
+    graph = as_computed(head.trunk if head else whole, target)
+    recipe, notes = with_formats(_recipe(request, target), request.formats, graph, target)
+    report = Report("export", target.name, rows=_costs(graph), notes=notes + _coverage_notes(graph, target, recipe))
     if request.dry_run:
         return _finished(report, started)
 
@@ -110,31 +133,106 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    calibration = _calibration(request, target, rule, task)
+    trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+    calibration = _calibration(request, trial, rule, task, model, report, progress)
     if calibration is not None:
-        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
+        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
+    if request.budgets.is_wanted and calibration is not None:
+        recipe, notes, report.manifest["allocation"] = within_budgets(
+            graph, target, recipe, calibration, request.budgets, model.digest, progress,
+            use_cache=not request.no_cache,
+            is_good=_accuracy_gate(request, whole, graph, target, model, rule, calibration, data, head, progress),
+        )  # fmt: skip
+        report.notes += notes
+    graph = with_narrow_copies(graph, recipe)
 
-    lowered, chosen = graph, list[ChosenRange]()
+    lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
-        found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
-        lowered, chosen = lower(graph, found.plan), found.chosen
-        report.notes += _lift_notes(found.lifts)
+        found = _quantized(graph, target, recipe, calibration, request, model, task, progress)
+        lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
+        report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
+        if request.training is not None:
+            if data is not None:
+                report.rows += measure(data, rule, model.metadata, {UNTRAINED: interpreter_run(lowered)}, progress)
+            trained = _trained(graph, found.plan, request, calibration, rule, task, model, progress)
+            lowered = lower(trained.graph, trained.plan)
+            report.notes += trained.notes
+            more_files = {"training.csv": trained.log()}
     if target.stored_weights:
         report.notes += _stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     verify(lowered)
-    report.layers = [item.document() for item in chosen]
-    report.manifest = manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
+    report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, _options(request, target))
     artifact = emitter_of(target)(
-        lowered, target, folder, model.name, metadata_of(model, rule, task), report.manifest, _more_files(head, lowered)
+        lowered,
+        target,
+        folder,
+        model.name,
+        metadata_of(model, rule, task),
+        report.manifest,
+        {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
     report.rows += _sizes(lowered, artifact, target)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
-    artifact.write_report(report.document())
-    return _finished(report, started)
+    return _written(_finished(report, started), artifact)
+
+
+def _recipe(request: ExportRequest, target: Target) -> Recipe:
+    kept = tuple(map(keep_real, request.keep_real))
+    return Recipe(_estimator(request, target), kept, output_codes=request.raw_head)
+
+
+def _quantized(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    request: ExportRequest,
+    model: Model,
+    task: Task | None,
+    progress: Progress,
+) -> Quantization:
+    """Ranges and biases, and what --effort learns on top."""
+    use_cache = not request.no_cache
+    found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=use_cache)
+    return learned(
+        graph, found, target, calibration, request.effort, task, progress, seed=request.seed, use_cache=use_cache
+    )
+
+
+def _trained(
+    graph: Graph,
+    plan: Plan,
+    request: ExportRequest,
+    calibration: CalibrationSet,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    progress: Progress,
+) -> Trained:
+    """The graph and its plan after training on --train-data; a run of the same content goes on where it was."""
+    assert request.training is not None and request.train_data is not None
+    images = training_set(request.train_data, rule, task)
+    state = None
+    if not request.no_cache:
+        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
+        state = cache.state_file(
+            model=model.digest,
+            preprocess=rule.preprocess.to_dict(),
+            images=[str(sample.path) for sample in images.samples],
+            settings={**options, "plan": digest(lower(graph, plan))},
+        )
+    run = TrainingRun(request.training, rule.preprocess, state)
+    return train(graph, plan, images, calibration.weigh, run, progress)
+
+
+def as_computed(graph: Graph, target: Target) -> Graph:
+    """`graph` with the operators that the target computes."""
+    graph = decompose(graph, target.decomposed)
+    return separate(graph) if target.separate_layers else graph
 
 
 def _target(request: ExportRequest) -> Target:
@@ -148,21 +246,74 @@ def _check_options(request: ExportRequest, target: Target) -> None:
             f"{target.name} needs images to calibrate on",
             next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
         )
+    if (request.training is None) != (request.train_data is None):
+        raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
+    if request.training is not None and not target.is_integer:
+        raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
+        raise UsageError(
+            "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
+        )
+    if request.calibration.mode == AUTO and not target.is_integer:
+        raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
     if request.max_drop and request.data is None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
 
-def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not (target.is_integer or target.stored_weights):
+def _calibration(
+    request: ExportRequest,
+    trial: ModeTrial,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet | None:
+    """The images as the calibration mode asks for them, or None where none are needed."""
+    if request.calib is None or not (trial.target.is_integer or trial.target.stored_weights):
         return None
-    return calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = replace(images, weigh=weigh_for_task(task, model, trial.graph))
+    return apply_mode(request.calibration, images, trial, report.notes, progress)
 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    names = ("calib_images", "estimator", "float_share", "effort", "keep_real", "raw_head", "seed", "imgsz", "arch")
     found = {name: getattr(request, name) for name in names}
+    found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
+
+
+def _accuracy_gate(
+    request: ExportRequest,
+    whole: Graph,
+    graph: Graph,
+    target: Target,
+    model: Model,
+    rule: InputRule,
+    calibration: CalibrationSet,
+    data: Dataset | None,
+    head: SplitHead | None,
+    progress: Progress,
+) -> IsGood | None:
+    """Whether `graph` under a recipe keeps --max-drop in the reference; None where that is not asked."""
+    if data is None or not request.max_drop:
+        return None
+
+    def is_good(recipe: Recipe) -> bool:
+        split = with_narrow_copies(graph, recipe)
+        found = quantize(split, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        lowered = lower(split, found.plan)
+        run = interpreter_run(lowered)
+        if head is not None:
+            run = decoded_run(run, head.decode, [lowered.types[value] for value in lowered.outputs])
+        runs: dict[str, Run] = {FP32: runtime_run(float_runtime(whole, request.threads)), REFERENCE: run}
+        trial = Report("trial", rows=measure(data, rule, model.metadata, runs, progress))
+        apply_accuracy_budget(trial, request.max_drop)
+        return trial.exit == 0
+
+    return is_good
 
 
 def _estimator(request: ExportRequest, target: Target) -> str:
@@ -185,6 +336,8 @@ def _sizes(lowered: Graph, artifact: Artifact, target: Target) -> list[Row]:
 
 
 def _coverage_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    if not target.is_integer:
+        return []
     found = coverage(graph, target, recipe)
     share = found.integer_macs / max(found.all_macs, 1)
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.real.items())
@@ -238,10 +391,15 @@ def _check(
 ) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     samples = calibration if calibration is not None else rule
-    report.agreement = agreement(
-        lowered, artifact, samples, request.seed, request.threads, progress,
-        real_layers=target.agreement.real_layer_db is not None,
-    )  # fmt: skip
+    if target.emitter != "graph":  # which is the reference itself
+        report.agreement = agreement(
+            lowered, artifact, samples, request.seed, request.threads, progress,
+            real_layers=target.agreement.real_layer_db is not None,
+        )  # fmt: skip
+    if calibration is not None and report.layers:
+        inputs = ({graph.inputs[0]: tensor} for tensor in islice(calibration.tensors(), NOISE_IMAGES))
+        noise = signal_to_noise(graph, lowered, inputs)
+        report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = as_xnnpack(lowered)
         found = agreement(quick, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
@@ -249,7 +407,9 @@ def _check(
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
+        report.rows += accuracy(
+            graph, lowered, artifact, target, model, rule, data, head, request.threads, progress, report.pictures
+        )
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)
@@ -272,10 +432,17 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
     validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
     if target.emitter == "c":
         return [*artifact.next_commands, validate]
+    if target.emitter == "graph":
+        return []
     commands = [f"edgeq verify {artifact.primary}", validate]
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
+
+
+def _written(report: Report, artifact: Artifact) -> Report:
+    write_report(artifact.folder, report)
+    return report
 
 
 def _finished(report: Report, started: float) -> Report:

@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.importance import detection_importance
+from edgeq.calibrate.mixture import DegradedImage, Mixture, cover, mixed
+from edgeq.calibrate.robust import RiskKind
+from edgeq.datasets.coco import BoxLabels
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.datasets.detection_head import infer_head
 from edgeq.datasets.folder import ImageFile, Rejected, image_hashes, list_images, overlap, read_images, spread
@@ -27,7 +30,7 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
-_CALIBRATION_SEED, _EVALUATION_SEED = 1, 2
+_CALIBRATION_SEED, _EVALUATION_SEED, _TRAINING_SEED = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,19 @@ def task_of(model: Model) -> Task | None:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The images that ranges are chosen from; `weigh` tells how errors at the model's outputs count for its task."""
+    """The images that ranges are chosen from; `weigh` tells how errors at the model's outputs count for its task.
 
-    images: tuple[ImageFile, ...]
+    `mixture` says how the degraded ones among them came about. `guarded` chooses ranges by `risk`, so that hard images
+    do not fare badly; otherwise the mean over all images decides.
+    """
+
+    images: tuple[ImageFile | DegradedImage, ...]
     rejected: tuple[Rejected, ...]
     preprocess: Preprocess
     weigh: Weigh | None = None
+    mixture: Mixture | None = None
+    guarded: bool = False
+    risk: RiskKind = "cvar"
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
         """One input [1, C, H, W] per image, decoded as it is needed."""
@@ -112,8 +122,29 @@ class CalibrationSet:
 
     @property
     def hashes(self) -> dict[Path, str]:
-        """Pixel hash of every image."""
-        return {image.path: image.sha256 for image in self.images}
+        """Pixel hash of every image as it came, before degradation."""
+        sources = (image.source if isinstance(image, DegradedImage) else image for image in self.images)
+        return {image.path: image.sha256 for image in sources}
+
+    @property
+    def parts(self) -> dict[str, CalibrationSet]:
+        """The clean images and the degraded ones apart, where there are any."""
+        clean = tuple(image for image in self.images if not isinstance(image, DegradedImage))
+        other = tuple(image for image in self.images if isinstance(image, DegradedImage))
+        sets = {"clean": replace(self, images=clean, mixture=None), "degraded": replace(self, images=other)}
+        return {name: part for name, part in sets.items() if part.images}
+
+    def mixed(self, mixture: Mixture) -> CalibrationSet:
+        """The same images, a share of them degraded instead of clean."""
+        return replace(self, images=tuple(mixed(self._files, mixture)), mixture=mixture)
+
+    def guarded_mixed(self, mixture: Mixture) -> CalibrationSet:
+        """All the clean images, and degraded copies of a share of them."""
+        return replace(self, images=tuple(mixed(self._files, mixture, keep=True)), mixture=mixture, guarded=True)
+
+    @property
+    def _files(self) -> list[ImageFile]:
+        return [image for image in self.images if not isinstance(image, DegradedImage)]
 
 
 def weigh_for_task(task: Task | None, model: Model, graph: Graph) -> Weigh | None:
@@ -147,20 +178,27 @@ def _is_scenes(option: str) -> bool:
 
 
 def calibration_set(option: str, limit: int, rule: InputRule, task: Task | None) -> CalibrationSet:
-    """At most `limit` images, spread evenly over what `option` names: of a data.yaml, its training images.
+    """At most `limit` images, spread evenly over what `option` names.
 
-    Raises DataError if there are none.
+    Of a data.yaml they are training images, chosen so that they show as many of its classes as they can. Raises
+    DataError if there are none.
     """
     if _is_scenes(option):
         folder = _rendered(option, task, min(limit, 128), _CALIBRATION_SEED, rule.preprocess.size)
         paths = list_images(folder)
     elif Path(option).suffix.lower() in (".yaml", ".yml"):
-        paths = [sample.path for sample in open_dataset(Path(option), task, split="train").samples]
+        paths = _covering(open_dataset(Path(option), task, split="train"), limit)
     else:
         paths = list_images(Path(option))
     chosen = [paths[index] for index in spread(len(paths), limit)]
     images, rejected = read_images(chosen)
     return CalibrationSet(tuple(images), tuple(rejected), rule.preprocess)
+
+
+def _covering(data: Dataset, limit: int) -> list[Path]:
+    labels = (sample.label for sample in data.samples)
+    classes = [frozenset(label.classes.tolist() if isinstance(label, BoxLabels) else ()) for label in labels]
+    return [data.samples[index].path for index in cover(classes, limit)]
 
 
 def evaluation_set(option: str, limit: int | None, rule: InputRule, task: Task | None) -> Dataset:
@@ -172,6 +210,15 @@ def evaluation_set(option: str, limit: int | None, rule: InputRule, task: Task |
         hint = did_you_mean(option, [SCENES])
         raise UsageError("no such data", where=option, next_step=hint)
     return open_dataset(Path(option), task, limit)
+
+
+def training_set(option: str, rule: InputRule, task: Task | None) -> Dataset:
+    """The images that `option` names to train on: of a data.yaml the training ones; labels count for classifiers."""
+    if _is_scenes(option):
+        return open_dataset(_rendered(option, task, 1024, _TRAINING_SEED, rule.preprocess.size), task)
+    if not Path(option).exists():
+        raise UsageError("no such data", where=option, next_step=did_you_mean(option, [SCENES]))
+    return open_dataset(Path(option), task, split="train")
 
 
 def overlapping_images(calibration: CalibrationSet, evaluation: Dataset) -> int:

@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 
 from edgeq import __version__
+from edgeq.calibrate.mixture import entry
 from edgeq.datasets.dataset import Task
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import ChosenRange
@@ -45,7 +46,8 @@ def manifest_of(
         "calibration": None
         if calibration is None
         else {
-            "images": [{"name": image.path.name, "sha256": image.sha256} for image in calibration.images],
+            "images": [entry(image) for image in calibration.images],
+            "mixture": None if calibration.mixture is None else calibration.mixture.document(),
             "rejected": [item.path.name for item in calibration.rejected],
         },
         "ranges": {item.key: item.document() for item in chosen},

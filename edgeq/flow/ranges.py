@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
-from edgeq.calibrate.estimators import MinMax
+from edgeq.calibrate.estimators import MinMax, central_width
+from edgeq.calibrate.mixture import group_of
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, choose_by_output_noise
-from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
+from edgeq.calibrate.robust import MEAN, Risk
+from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
 from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.formats import Int
@@ -37,6 +40,7 @@ AUTO = "auto"
 AUTO_IMAGES = 16
 NOISE_IMAGES = 12
 BIAS_IMAGES = 16
+NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
 
@@ -59,16 +63,21 @@ class ChosenRange:
         return dict(vars(self))
 
 
-def _inputs(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
+def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
     (name,) = graph.inputs
     for tensor in calibration.tensors():
         yield {name: tensor}
 
 
-def _watched(structure: Structure) -> frozenset[Value]:
+def watched_values(structure: Structure) -> frozenset[Value]:
+    """Values whose statistics decide ranges: computed members of every class."""
     constants = structure.graph.constants
     chosen = structure.members.keys() - structure.fixed.keys()
     return frozenset(v for key in chosen for v in structure.sources(key) if v not in constants)
+
+
+Observed = dict[str, dict[Value, Statistics]]
+"""Statistics by value, of the clean and of the degraded images apart."""
 
 
 def collect_statistics(
@@ -79,19 +88,40 @@ def collect_statistics(
     progress: Progress,
     *,
     use_cache: bool,
-) -> dict[Value, Statistics]:
+) -> Observed:
     """Statistics of `values`, from the cache if these images were seen before."""
+    return {
+        name: _observed(graph, values, part, model_digest, progress, use_cache=use_cache)
+        for name, part in calibration.parts.items()
+    }
+
+
+def pooled(observed: Observed) -> dict[Value, Statistics]:
+    """Statistics over all images."""
+    return reduce(merge_maps, observed.values())
+
+
+def _observed(
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
+) -> dict[Value, Statistics]:
     key = cache.key(
         model=model_digest,
         preprocess=calibration.preprocess.to_dict(),
-        images=list(calibration.hashes.values()),
+        images=[image.sha256 for image in calibration.images],
         settings={"values": sorted(values)},
+        degradation=None if calibration.mixture is None else calibration.mixture.document(),
     )
     if use_cache and (known := cache.load(key)) is not None:
         return known
     total = len(calibration.images)
     found = observe(
-        graph, _inputs(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
+        graph, inputs_of(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
     )
     if use_cache:
         with suppress(OutputError):  # a cache that cannot be written costs time, not results
@@ -99,7 +129,7 @@ def collect_statistics(
     return found
 
 
-def _class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
+def class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
     """One entry per class that has a computed member; constants among the sources count as well."""
     import torch
 
@@ -117,7 +147,7 @@ def _class_statistics(structure: Structure, statistics: Mapping[Value, Statistic
 
 def choose_ranges(
     structure: Structure,
-    statistics: Mapping[Value, Statistics],
+    observed: Observed,
     target: Target,
     estimator: str,
     calibration: CalibrationSet,
@@ -129,25 +159,33 @@ def choose_ranges(
 
     `only` limits the work to some classes.
     """
-    per_class = _class_statistics(structure, statistics)
+    per_class = class_statistics(structure, pooled(observed))
     fixed = [
         ChosenRange(key, *grid, str(structure.formats[key]), "prescribed")
         for key, grid in structure.fixed.items()
         if only is None or key in only
     ]
     per_class = {key: item for key, item in per_class.items() if key not in structure.fixed}
-    sites = {key: _site(structure, key, target) for key in per_class if only is None or key in only}
+    sites = {key: site_of(structure, key, target) for key in per_class if only is None or key in only}
     if not sites:
         return fixed
     if estimator == AUTO:
-        return fixed + _by_output_noise(structure, sites, per_class, calibration, progress)
-    named = parse_estimator(estimator)
-    chosen = fixed
+        parts = {name: class_statistics(structure, part) for name, part in observed.items()}
+        chosen = _by_output_noise(structure, sites, per_class, calibration, progress, parts)
+        return fixed + chosen
+    return fixed + ranges_by_estimator(sites, per_class, target, estimator)
+
+
+def ranges_by_estimator(
+    sites: Mapping[Value, Site], statistics: Mapping[Value, Statistics], target: Target, estimator: str
+) -> list[ChosenRange]:
+    """The grid that the named estimator finds for every one of `sites`; wide values keep all that was seen."""
+    named, chosen = parse_estimator(estimator), []
     for key, site in sites.items():
         wide = site.format.bits > target.narrow.bits
         used = MinMax(WIDE_HEADROOM) if wide else named
         grid = choose(
-            per_class[key],
+            statistics[key],
             site.format,
             symmetric=target.symmetric,
             estimator=used,
@@ -157,10 +195,11 @@ def choose_ranges(
     return chosen
 
 
-def _site(structure: Structure, key: Value, target: Target) -> Site:
+def site_of(structure: Structure, key: Value, target: Target) -> Site:
+    """What the grid of a class must hold."""
     format = structure.formats[key]
     assert isinstance(format, Int), format
-    return Site(format, target.symmetric, structure.through(key))
+    return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
 
 
 def _by_output_noise(
@@ -169,19 +208,25 @@ def _by_output_noise(
     statistics: Mapping[Value, Statistics],
     calibration: CalibrationSet,
     progress: Progress,
+    parts: Observed,
 ) -> list[ChosenRange]:
     def counted() -> Iterator[Inputs]:
-        count = min(AUTO_IMAGES, len(calibration.images))
-        for done, inputs in enumerate(islice(_inputs(structure.graph, calibration), count)):
+        for done, inputs in enumerate(islice(inputs_of(structure.graph, calibration), count)):
             progress("choosing ranges", done, count)
             yield inputs
         progress("choosing ranges", count, count)
 
+    count = min(AUTO_IMAGES * len(parts), len(calibration.images))
+    guarded = calibration.guarded and len(parts) > 1
+    groups = tuple(group_of(image) for image in calibration.images[:count])
+    risk = Risk(calibration.risk, groups) if guarded else MEAN
     narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
-    objective = _objective(structure, calibration.weigh)
+    objective = objective_of(structure, calibration.weigh)
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
-        for key, c in choose_by_output_noise(structure, objective, narrow, statistics, counted()).items()
+        for key, c in choose_by_output_noise(
+            structure, objective, narrow, statistics, counted(), parts=parts if guarded else None, risk=risk
+        ).items()
     ]
     wide = MinMax(WIDE_HEADROOM)
     for key in sites.keys() - narrow.keys():
@@ -190,7 +235,7 @@ def _by_output_noise(
     return chosen
 
 
-def _objective(structure: Structure, weigh: Weigh | None) -> Objective:
+def objective_of(structure: Structure, weigh: Weigh | None) -> Objective:
     """Noise at the network's outputs, weighed for the task where `weigh` knows it, and where the integer part ends.
 
     What matters for the task is sparse (a few boxes in an image), so it alone would be learned by heart; the noise of
@@ -214,11 +259,20 @@ def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target, rec
 
 @dataclass(frozen=True)
 class Quantization:
-    """The finished decisions: the plan, the ranges behind it, and what was lifted to float and why."""
+    """The finished decisions: the plan, the ranges behind it, what was lifted to float and why, and range shifts.
+
+    `shifts` says by class how much wider its values are in degraded images than in clean ones (1: as wide).
+    """
 
     plan: Plan
     chosen: list[ChosenRange]
     lifts: list[Lift]
+    shifts: dict[Value, float] = field(default_factory=dict)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One plain JSON record per class: its grid, and its shift where degraded images were seen."""
+        seen = self.shifts
+        return [item.document() | ({"shift": seen[item.key]} if item.key in seen else {}) for item in self.chosen]
 
 
 def quantize(
@@ -234,7 +288,7 @@ def quantize(
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected."""
     found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
     progress("correcting biases", 0, 0)
-    return replace(found, plan=correct_biases(graph, found.plan, islice(_inputs(graph, calibration), BIAS_IMAGES)))
+    return replace(found, plan=correct_biases(graph, found.plan, islice(inputs_of(graph, calibration), BIAS_IMAGES)))
 
 
 def store_weights(
@@ -245,7 +299,7 @@ def store_weights(
     if calibration is None:
         return stored
     progress("correcting biases", 0, 0)
-    return correct_stored_biases(graph, stored, islice(_inputs(graph, calibration), BIAS_IMAGES))
+    return correct_stored_biases(graph, stored, islice(inputs_of(graph, calibration), BIAS_IMAGES))
 
 
 def _lifted(
@@ -259,26 +313,35 @@ def _lifted(
     use_cache: bool,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
-    statistics = collect_statistics(
-        graph, _watched(structure), calibration, model_digest, progress, use_cache=use_cache
-    )
-    chosen = choose_ranges(structure, statistics, target, recipe.estimator, calibration, progress)
+    watched = watched_values(structure)
+    observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
+    shifts = range_shifts(structure, observed)
+    chosen = choose_ranges(structure, observed, target, recipe.estimator, calibration, progress)
     plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
-        return Quantization(plan, chosen, [])
+        return Quantization(plan, chosen, [], shifts)
     progress("weighing the noise", 0, 0)
-    samples = list(islice(_inputs(graph, calibration), NOISE_IMAGES))
-    noise = measure_noise(graph, plan, samples, _objective(structure, calibration.weigh))
+    samples = list(islice(inputs_of(graph, calibration), NOISE_IMAGES))
+    noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
     lifts = choose_lifts(graph, plan, noise, target)
     if not lifts:
-        return Quantization(plan, chosen, [])
+        return Quantization(plan, chosen, [], shifts)
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
-    if missing := _watched(lifted) - statistics.keys():
-        statistics |= collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
+    if missing := watched_values(lifted) - watched:
+        more = collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
+        observed = {name: part | more[name] for name, part in observed.items()}
     chosen = _kept(structure, lifted, chosen) + choose_ranges(
-        lifted, statistics, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
+        lifted, observed, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
     )
-    return Quantization(plan_of(lifted, chosen, target, recipe), chosen, lifts)
+    return Quantization(plan_of(lifted, chosen, target, recipe), chosen, lifts, shifts)
+
+
+def range_shifts(structure: Structure, observed: Observed) -> dict[Value, float]:
+    """By class: the range of nearly all values over the degraded images, as a multiple of that over the clean ones."""
+    if len(observed) < 2:
+        return {}
+    clean, degraded = (class_statistics(structure, observed[name]) for name in ("clean", "degraded"))
+    return {key: central_width(degraded[key]) / max(central_width(clean[key]), 1e-30) for key in clean}
 
 
 def _changed(before: Structure, after: Structure) -> frozenset[Value]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from math import prod
+from math import isqrt, prod
 
 import numpy as np
 
@@ -22,6 +22,25 @@ Interval = tuple[int, int]
 
 RESIZE_FACTOR = 1 << 20
 """Linear interpolation weights are multiples of 2^-10 on each of two axes."""
+
+EXPONENTIAL_ONE = 1 << 15
+"""The exponential of a row's largest element, in the unit of softmax's tables."""
+
+SHARE_UNIT = (1 << 15) - 1
+"""The shares of a softmax are multiples of 1 / SHARE_UNIT, so that 16-bit codes hold all of them, 1 included."""
+
+LONGEST_ROW = 1 << 16
+"""Softmax's sums fit in 32 bits for rows of so many elements."""
+
+NORMAL_BITS = 15
+"""A normalized element fills so many bits."""
+
+LARGEST_DEVIATION, LARGEST_POWER = 1 << 30, 1 << 62
+"""Limits of n (x - mean) and n^2 (variance + epsilon) in layer normalization."""
+
+_WIDE = (
+    o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Mul, o.Add, o.Sub, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm
+)  # fmt: skip
 
 
 def is_codes(type_: Type) -> bool:
@@ -185,6 +204,57 @@ def _looked_up(graph: Graph, op: o.Lookup, x: Interval) -> Interval:
     return int(levels.min()), int(levels.max())
 
 
+def _matmul(graph: Graph, op: o.MatMul, bound: Callable[[o.Value], Interval]) -> Interval:
+    count = graph.types[op.a].shape[-1]
+    if (maker := graph.producer.get(op.a)) and isinstance(maker, o.Softmax) and _is_last(graph, maker):
+        # Shares of one row, which are not negative, add up to 1 but for the rounding of each.
+        return products((0, SHARE_UNIT + count // 2), union([bound(op.b), (0, 0)]))
+    return _scaled(products(bound(op.a), bound(op.b)), count)
+
+
+def _is_last(graph: Graph, op: o.Softmax) -> bool:
+    return op.axis == len(graph.types[op.x].shape) - 1
+
+
+def normalized_count(op: o.LayerNorm, shape: tuple[int, ...]) -> int:
+    """How many elements of a value of `shape` are normalized together."""
+    return prod(shape[op.axis :])
+
+
+def normal_fraction_bits(count: int) -> int:
+    """Fractional bits of an element normalized among `count`: its magnitude, at most sqrt(count), fills 15 bits.
+
+    >>> normal_fraction_bits(1), normal_fraction_bits(192), normal_fraction_bits(256), normal_fraction_bits(257)
+    (15, 11, 11, 10)
+    """
+    return NORMAL_BITS - ((count - 1).bit_length() + 1) // 2
+
+
+def epsilon_level(epsilon: float, scale: float, count: int) -> int:
+    """round(count^2 epsilon / scale^2), at least 1, so that a row without variance divides by no zero.
+
+    >>> epsilon_level(1e-5, 0.01, 10), epsilon_level(0.0, 0.01, 10)
+    (10, 1)
+    """
+    return max(1, round(epsilon * (count / scale) ** 2))
+
+
+def normal_limit(count: int) -> int:
+    """Largest magnitude of an element normalized among `count`: 2^b sqrt(count - 1), one part in 2^14 and rounding more.
+
+    >>> normal_limit(1), normal_limit(4)
+    (1, 28380)
+    """
+    exact = isqrt((count - 1) << (2 * normal_fraction_bits(count))) + 1
+    return exact + (exact >> 14) + 1 if count > 1 else 1
+
+
+def _normalized(graph: Graph, op: o.LayerNorm, bound: Callable[[o.Value], Interval]) -> Interval:
+    limit = normal_limit(normalized_count(op, graph.types[op.x].shape))
+    scaled = (-limit, limit) if op.gamma is None else products((-limit, limit), bound(op.gamma))
+    return scaled if op.beta is None else _sum(scaled, bound(op.beta))
+
+
 def _padded(op: o.Pad, x: Interval, type_: Type) -> Interval:
     if op.mode != "constant":
         return x
@@ -200,7 +270,7 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return union(channel_bounds(graph, op, bound))
         case o.MatMul():
-            return _scaled(products(bound(op.a), bound(op.b)), types[op.a].shape[-1])
+            return _matmul(graph, op, bound)
         case o.Mul():
             return products(bound(op.a), bound(op.b))
         case o.Add():
@@ -213,6 +283,10 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
             return _scaled(x, op.kernel[0] * op.kernel[1])
         case o.Mean():
             return _scaled(bound(op.x), types[op.x].size // types[op.out].size)
+        case o.Softmax():
+            return 0, SHARE_UNIT
+        case o.LayerNorm():
+            return _normalized(graph, op, bound)
         case o.Resize():
             return bound(op.x) if op.mode == "nearest" else _scaled(bound(op.x), RESIZE_FACTOR)
         case o.Pad():
@@ -246,8 +320,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the result of `op` on codes is a wide integer in a unit of its own."""
     if isinstance(op, o.Resize):
         return op.mode != "nearest"
-    summing = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Mul, o.Add, o.Sub, o.AveragePool, o.Mean)
-    return isinstance(op, summing)
+    return isinstance(op, _WIDE)
 
 
 def partial_sums(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Interval:

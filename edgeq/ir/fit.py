@@ -143,6 +143,12 @@ def _group_norm(op: o.GroupNorm, x: Shape, vectors: tuple[Shape | None, Shape | 
         yield from _vector(name, vector, x[1])
 
 
+def _softmax(op: o.Softmax, x: Shape, table: Shape | None) -> Problems:
+    yield from _axes((op.axis,), x)
+    if table is not None:
+        yield from _rank("table", table, 1)
+
+
 def _layer_norm(op: o.LayerNorm, x: Shape, vectors: tuple[Shape | None, Shape | None]) -> Problems:
     yield from _axes((op.axis,), x)
     for name, vector in zip(("gamma", "beta"), vectors, strict=True):
@@ -191,7 +197,9 @@ def problems(op: o.Op, shape: Callable[[o.Value], Shape]) -> Problems:
             return _pool(op, shape(op.x))
         case o.Mean() | o.Reduce():
             return _axes(op.axes, shape(op.x))
-        case o.Softmax() | o.ArgMax() | o.Gather():
+        case o.Softmax():
+            return _softmax(op, shape(op.x), optional(op.table))
+        case o.ArgMax() | o.Gather():
             return _axes((op.axis,), shape(op.x))
         case o.GatherElements():
             return _gather_elements(op, shape(op.x), shape(op.indices))

@@ -11,7 +11,22 @@ from collections.abc import Iterator, Mapping
 
 from edgeq.formats import Fixed, Int, code_range, level_range
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import RESIZE_FACTOR, Interval, accumulates, is_codes, partial_sums, signed_bits
+from edgeq.ir.bounds import (
+    EXPONENTIAL_ONE,
+    LARGEST_DEVIATION,
+    LARGEST_POWER,
+    LONGEST_ROW,
+    RESIZE_FACTOR,
+    SHARE_UNIT,
+    Interval,
+    accumulates,
+    epsilon_level,
+    is_codes,
+    normal_fraction_bits,
+    normalized_count,
+    partial_sums,
+    signed_bits,
+)
 from edgeq.ir.graph import Graph, Type
 from edgeq.ir.sound import ordered
 
@@ -54,6 +69,10 @@ class _Codes:
                 yield from self._sum(op)
             case o.AveragePool() | o.Mean():
                 yield from self._average(op)
+            case o.Softmax():
+                yield from self._softmax(op)
+            case o.LayerNorm():
+                yield from self._layer_norm(op)
             case o.Resize() if op.mode != "nearest":
                 yield from self._interpolated(op)
             case o.Requantize():
@@ -175,6 +194,39 @@ class _Codes:
             taps = op.kernel[0] * op.kernel[1] if isinstance(op, o.AveragePool) else x.size // out.size
             yield from self._accumulator(op.out, (x.scale[0] / taps,))
 
+    def _softmax(self, op: o.Softmax) -> Problems:
+        yield from self._integers(op.x)
+        yield from self._accumulator(op.out, (1 / SHARE_UNIT,))
+        if (length := self.types[op.x].shape[op.axis]) > LONGEST_ROW:
+            yield f"a row of {length} elements exceeds {LONGEST_ROW}"
+        table = None if op.table is None else self.graph.constants.get(op.table)
+        if table is None or op.table is None:
+            yield "needs a constant table of exponentials"
+            return
+        if not isinstance(self.types[op.x].format, Int | Fixed):
+            return
+        low, high = code_range(self.types[op.x].format)
+        if table.shape != (high - low + 1,):
+            yield f"table {op.table!r} has {table.shape} entries for {high - low + 1} codes"
+        elif table[0] != EXPONENTIAL_ONE or table.min() < 0 or table.max() > EXPONENTIAL_ONE:
+            yield f"table {op.table!r} must begin with its largest entry, {EXPONENTIAL_ONE}"
+
+    def _layer_norm(self, op: o.LayerNorm) -> Problems:
+        yield from self._integers(op.x)
+        count = normalized_count(op, self.types[op.x].shape)
+        unit = 2.0 ** -normal_fraction_bits(count)
+        if op.gamma is not None:
+            yield from self._integers(op.gamma)
+            unit *= self.types[op.gamma].scale[0] if is_codes(self.types[op.gamma]) else 1.0
+        if op.beta is not None:
+            yield from self._bias(op.beta, (unit,))
+        yield from self._accumulator(op.out, (unit,))
+
+    def _integers(self, value: o.Value) -> Problems:
+        yield from self._one_scale(value)
+        if is_codes(self.types[value]) and not isinstance(self.types[value].format, Int | Fixed):
+            yield f"{value!r} must be integer codes, not {self.types[value].format}"
+
     def _interpolated(self, op: o.Resize) -> Problems:
         yield from self._one_scale(op.x)
         if op.mode == "cubic":
@@ -258,6 +310,8 @@ def overflow_problems(graph: Graph, op: o.Op, bounds: Mapping[o.Value, Interval]
         return
     if isinstance(op, o.Requantize):
         yield from _shift_overflow(op, bounds[op.x])
+    if isinstance(op, o.LayerNorm):
+        yield from _power_overflow(graph, op, bounds[op.x])
     if not accumulates(op):
         return
     type_ = graph.types[out]
@@ -266,6 +320,15 @@ def overflow_problems(graph: Graph, op: o.Op, bounds: Mapping[o.Value, Interval]
     if low < bottom or high > top:
         needed = f"{signed_bits((low, high))} bits for [{low}, {high}]"
         yield f"accumulator {out!r} needs {needed} but is {type_.format}; use fewer bits or widen it"
+
+
+def _power_overflow(graph: Graph, op: o.LayerNorm, levels: Interval) -> Problems:
+    """The sums of a layer normalization: n times a deviation, and n^2 times the variance."""
+    count = normalized_count(op, graph.types[op.x].shape)
+    spread = count * (levels[1] - levels[0])
+    power = spread * spread + epsilon_level(op.epsilon, graph.types[op.x].scale[0], count)
+    if spread >= LARGEST_DEVIATION or power >= LARGEST_POWER:
+        yield f"{count} levels in {list(levels)} are too many to normalize; use fewer bits"
 
 
 def _shift_overflow(op: o.Requantize, levels: Interval) -> Problems:

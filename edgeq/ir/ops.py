@@ -164,16 +164,25 @@ class ChannelAffine:
 
 @dataclass(frozen=True)
 class Softmax:
-    """out = e^(x - max) / sum e^(x - max) along `axis` (non-negative)."""
+    """out = e^(x - max) / sum e^(x - max) along `axis` (non-negative).
+
+    On levels e^-d is table[d] 2^-15 and the result is rounded to multiples of its scale, 1 / (2^15 - 1)
+    (edgeq/reference/softmax.py); reals need no `table`.
+    """
 
     x: Value
     out: Value
     axis: int
+    table: Value | None = None
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """out = (x - mean) / sqrt(variance + epsilon) gamma + beta, over axes `axis`… (biased variance)."""
+    """out = (x - mean) / sqrt(variance + epsilon) gamma + beta, over axes `axis`… (biased variance).
+
+    On levels the quotient is rounded to multiples of 2^-b (edgeq/reference/layer_norm.py), and the scale of result and
+    beta is 2^-b s_gamma.
+    """
 
     x: Value
     gamma: Value | None

@@ -107,13 +107,16 @@ class Net:
         return found
 
     def constant(self, name: str) -> Array | None:
-        """Content of an initializer or Constant node, or None for a computed tensor."""
+        """Content of an initializer (of four bits also cast to eight) or Constant node, or None for a computed tensor."""
         if name in self._tensors:
             return _array(self._tensors[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
             value = attribute(node, "value")
             return _array(value) if isinstance(value, TensorProto) else None
+        if node is not None and node.op_type == "Cast" and integer(node, "to") == TensorProto.INT8:
+            packed = self._tensors.get(node.input[0])  # weights of four bits, as integer kernels read them
+            return _array(packed) if packed is not None and packed.data_type == TensorProto.INT4 else None
         return None
 
     @cached_property
@@ -194,6 +197,8 @@ def _array(tensor: TensorProto) -> Array | None:
     if tensor.data_location == TensorProto.EXTERNAL:
         return None
     try:
-        return numpy_helper.to_array(tensor)
+        array = numpy_helper.to_array(tensor)
+        packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4)
+        return array.astype(np.int8 if tensor.data_type == TensorProto.INT4 else np.uint8) if packed else array
     except Exception:  # whatever is wrong with the bytes, the rest of the file can be linted
         return None

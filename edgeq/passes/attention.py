@@ -20,7 +20,7 @@ from edgeq.passes.rewrite import Rule, Sweep, factors
 Move = o.Reshape | o.Transpose | o.Slice
 
 
-def _scaled(s: Sweep, op: o.Op | None) -> tuple[o.Value, float] | None:
+def scaled(s: Sweep, op: o.Op | None) -> tuple[o.Value, float] | None:
     """(x, number) if `op` is x * number."""
     if isinstance(op, o.Mul):
         for x, other in factors(op):
@@ -30,7 +30,7 @@ def _scaled(s: Sweep, op: o.Op | None) -> tuple[o.Value, float] | None:
     return None
 
 
-def _way_back(s: Sweep, value: o.Value) -> list[Move]:
+def way_back(s: Sweep, value: o.Value) -> list[Move]:
     """The operators with one reader each that moved the elements of `value` to their places, last first."""
     way: list[Move] = []
     while s.is_sole(value):
@@ -42,7 +42,7 @@ def _way_back(s: Sweep, value: o.Value) -> list[Move]:
     return way
 
 
-def _moved(s: Sweep, x: o.Value, way: list[Move], like: o.Value) -> o.Value:
+def moved(s: Sweep, x: o.Value, way: list[Move], like: o.Value) -> o.Value:
     """x moved as `way` says."""
     for move in reversed(way):
         x = s.emit(replace(move, x=x), like)
@@ -51,16 +51,16 @@ def _moved(s: Sweep, x: o.Value, way: list[Move], like: o.Value) -> o.Value:
 
 def scale_into_layer(s: Sweep, op: o.Op) -> o.Op | None:
     """number * move(layer(x)) = move(number * layer(x)), which the layer absorbs."""
-    found = _scaled(s, op)
-    way = _way_back(s, found[0]) if found else []
+    found = scaled(s, op)
+    way = way_back(s, found[0]) if found else []
     if not found or not way or not s.is_sole(way[-1].x):
         return None
     layer = s.made_by(way[-1].x)
     if not isinstance(layer, o.Conv | o.ConvTranspose | o.Linear) or not has_constant_weights(s, layer):
         return None
     scale, (out,) = np.full((), found[1]), o.results(op)
-    scaled = absorb_after(s, layer, Affine(layer.out, scale, np.zeros(())), out)
-    return replace(way[0], x=_moved(s, s.emit(scaled, out), way[1:], out), out=out) if scaled else None
+    absorbed = absorb_after(s, layer, Affine(layer.out, scale, np.zeros(())), out)
+    return replace(way[0], x=moved(s, s.emit(absorbed, out), way[1:], out), out=out) if absorbed else None
 
 
 def scale_after_product(s: Sweep, op: o.Op) -> o.Op | None:
@@ -68,13 +68,13 @@ def scale_after_product(s: Sweep, op: o.Op) -> o.Op | None:
     if not isinstance(op, o.MatMul):
         return None
     for value, is_left in ((op.a, True), (op.b, False)):
-        way = _way_back(s, value)
+        way = way_back(s, value)
         start = way[-1].x if way else value
         factor = s.made_by(start)
-        found = _scaled(s, factor) if s.is_sole(start) else None
+        found = scaled(s, factor) if s.is_sole(start) else None
         if found is None or factor is None:
             continue
-        plain = _moved(s, found[0], way, op.out)
+        plain = moved(s, found[0], way, op.out)
         product = s.emit(replace(op, a=plain) if is_left else replace(op, b=plain), op.out)
         number = next(name for name in o.operands(factor) if name != found[0])
         return o.Mul(product, s.constant(s.editor.constants[number].reshape(()), number), op.out)

@@ -26,9 +26,14 @@ _Weighted = (o.Conv, o.ConvTranspose, o.Linear)
 def affine_into_producer(s: Sweep, op: o.Op) -> o.Op | None:
     """An affine map after a weighted operator or a normalization becomes part of it."""
     affine = affine_of(s, op)
-    if affine is None or not s.is_sole(affine.x):
+    producer = s.made_by(affine.x) if affine else None
+    if affine is None or producer is None or not s.is_sole(affine.x):
         return None
-    (out,), producer = o.results(op), s.made_by(affine.x)
+    return absorbed_by_producer(s, producer, affine, o.results(op)[0])
+
+
+def absorbed_by_producer(s: Sweep, producer: o.Op, affine: Affine, out: o.Value) -> o.Op | None:
+    """The operator for affine(producer's result), named `out`; None where it cannot be one of its kind."""
     match producer:
         case o.Conv() | o.ConvTranspose() | o.Linear() if has_constant_weights(s, producer):
             return absorb_after(s, producer, affine, out)

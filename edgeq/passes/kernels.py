@@ -1,8 +1,12 @@
-"""Kernels: a lowered graph regrouped into steps that read 8-bit codes and write 8-bit codes.
+"""Kernels: a lowered graph regrouped into steps that read codes of 8 bits, or all of 16, and write such codes.
 
 A device has no room for accumulators, so none is ever stored: an operator that accumulates takes along the
 requantization after it, then a table of a function, then (a convolution) the addition of a residual. A requantization
 that widens codes for an addition becomes a table of 32-bit terms. Values between kernels are all that memory holds.
+Tables over 16-bit codes would be too large: functions then stay kernels of their own, and terms are computed.
+
+Transformers keep two kinds of 16-bit codes beside the 8-bit ones: their residual stream, which only sums and
+normalizations read, and the shares of a softmax.
 
 Everything that has no such form is refused at once, by name.
 """
@@ -16,26 +20,38 @@ import numpy as np
 import torch
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Int, IntArray, code_range, decode
+from edgeq.formats import INT16, Int, IntArray, code_range, decode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
+from edgeq.passes.fused import Fused, Joining, Scoring, find_fused
+from edgeq.passes.orders import axes_in_memory, row_values
 from edgeq.reference.arithmetic import requantize
 
-CODE_BITS = 8
+WEIGHT_BITS = 8
 Weighted = o.Conv | o.ConvTranspose | o.Linear
 Binary = o.Add | o.Sub | o.Mul
-Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Gather | o.Pad | o.Concat
-Anchor = Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+Moved = o.Reshape | o.Transpose | o.Slice | o.Expand
+Moving = Moved | o.Gather | o.Pad | o.Concat
+Anchor = (
+    Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+    | o.MatMul | o.Softmax | o.LayerNorm
+)  # fmt: skip
 Settling = o.Requantize | o.DivideCodes
 
 
 @dataclass(frozen=True)
 class Term:
-    """An operand of a sum: its codes, and the 32-bit term that each code stands for (int64 [256], lowest code first)."""
+    """An operand of a sum: its codes, and the 32-bit term that each code stands for.
+
+    8-bit codes have a `table` of them (int64 [256], lowest code first); for others a term is the `sign` times the code
+    requantized by `ratio`, or the level itself.
+    """
 
     value: o.Value
-    table: IntArray
+    table: IntArray | None
+    sign: int = 1
+    ratio: o.Requantize | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,8 @@ class Residual:
 class Kernel:
     """One step: `op` on codes, settled to codes, mapped through `table` (codes by code), plus a residual; gives `out`.
 
-    `terms` are the operands of an Add or Sub. `sums` are the proved intervals of the accumulator, one for each output
+    `terms` are the operands of an Add or Sub; with `joining`, of an Add to a layer's sums, the other one alone. `scoring`
+    says how the shares come about that a matrix product reads. `moves` came before `op`, which moves codes too. `sums` are the proved intervals of the accumulator, one for each output
     channel of a weighted operator.
     """
 
@@ -63,12 +80,33 @@ class Kernel:
     terms: tuple[Term, ...] = ()
     residual: Residual | None = None
     sums: tuple[Interval, ...] = ()
+    moves: tuple[Moved, ...] = ()
+    scoring: Scoring | None = None
+    joining: Joining | None = None
+
+    @property
+    def ops(self) -> tuple[o.Op, ...]:
+        """The operators that do the work: what is computed on the way, then `op`."""
+        if self.scoring:
+            return self.scoring.scores, self.scoring.softmax, self.op
+        return (self.joining.layer, self.op) if self.joining else (self.op,)
+
+    @property
+    def x(self) -> o.Value:
+        """The operand of an operator that moves codes: where the first of a chain of them begins."""
+        return o.operands(self.moves[0] if self.moves else self.op)[0]
 
     @property
     def reads(self) -> tuple[o.Value, ...]:
         """Values of codes that the step reads, constants among them; weights and biases are not."""
+        if self.joining:
+            return (self.joining.layer.x, *(term.value for term in self.terms))
         match self.op:
-            case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather():
+            case o.MatMul() if self.scoring:
+                return (self.scoring.scores.a, self.scoring.scores.b, self.op.b)
+            case _ if self.moves:
+                return (self.x,)
+            case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.LayerNorm() | o.Softmax():
                 found: tuple[o.Value, ...] = (self.op.x,)
             case o.Add() | o.Sub():
                 found = tuple(term.value for term in self.terms)
@@ -82,17 +120,33 @@ class Program:
     """`kernels` in execution order over the codes of `graph`.
 
     `inputs` and `outputs` are pairs (name in the model, value of codes): a real input is its quantized codes, a real
-    output the codes that it dequantizes.
+    output the codes that it dequantizes. Codes between kernels have `bits`, 8 or 16. `rows` are the values of rank 4
+    that lie row by row, not as images.
     """
 
     graph: Graph
     kernels: tuple[Kernel, ...]
     inputs: tuple[tuple[o.Value, o.Value], ...]
     outputs: tuple[tuple[o.Value, o.Value], ...]
+    bits: int = 8
+    rows: frozenset[o.Value] = frozenset()
 
     def type(self, value: o.Value) -> Type:
         """Type of a value."""
         return self.graph.types[value]
+
+    def bits_of(self, value: o.Value) -> int:
+        """Bits that a code of a value takes in memory."""
+        return 16 if self.type(value).format == INT16 else self.bits
+
+    def size(self, value: o.Value) -> int:
+        """What a value takes in memory, in units of `bits`."""
+        return self.type(value).size * self.bits_of(value) // self.bits
+
+    def axes(self, value: o.Value) -> tuple[int, ...]:
+        """The axes of a value in the order in which memory holds them."""
+        rank = len(self.type(value).shape)
+        return tuple(range(rank)) if value in self.rows else axes_in_memory(rank)
 
 
 def is_depthwise(op: o.Conv, graph: Graph) -> bool:
@@ -105,24 +159,31 @@ def program(graph: Graph) -> Program:
     return _Grouping(graph).run()
 
 
-def _is_narrow(type_: Type) -> bool:
-    return is_codes(type_) and type_.format in (Int(8), Int(8, narrow=True))
+def _code_bits(graph: Graph) -> int:
+    """Bits of the codes that enter: 16 if an input has so many, else 8."""
+    readers = [op for name in graph.inputs for op in graph.consumers.get(name, ())]
+    entering = [*graph.inputs, *(op.out for op in readers if isinstance(op, o.Quantize))]
+    return 16 if any(graph.types[value].format == INT16 for value in entering) else 8
 
 
 class _Grouping:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.bounds = level_bounds(graph)
+        self.bits = _code_bits(graph)
         self.absorbed: set[int] = set()
         self.problems: list[str] = []
 
     def run(self) -> Program:
         inputs, outputs = self._inputs(), self._outputs()
         self.kept = {codes for _, codes in outputs}
+        self.rows = row_values(self.graph, [value for _, value in (*inputs, *outputs)])
+        self.fused = find_fused(self.graph, self.kept) if self.bits == 8 else Fused()
+        inside = self.fused.inside
         kernels = []
         for op in self.graph.ops:
             is_port = isinstance(op, o.Quantize | o.Dequantize)
-            if not (is_port or id(op) in self.absorbed or self._is_term(op)):
+            if not (is_port or id(op) in self.absorbed or o.results(op)[0] in inside or self._is_term(op)):
                 kernels.append(self._kernel(op))
         if self.problems:
             raise UnsupportedError(
@@ -131,7 +192,15 @@ class _Grouping:
                 value="; ".join(dict.fromkeys(self.problems)),
                 next_step="Cut a detector's decode off with --raw-head, or choose another target.",
             )
-        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs))
+        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits, self.rows)
+
+    def _is_stored(self, type_: Type) -> bool:
+        """Whether values of this type are codes that memory holds between kernels."""
+        return is_codes(type_) and type_.format in (Int(self.bits), Int(self.bits, narrow=True))
+
+    def _is_wide(self, type_: Type) -> bool:
+        """Whether values of this type are 16-bit codes among 8-bit ones."""
+        return self.bits == 8 and is_codes(type_) and type_.format == INT16
 
     # --- ports ------------------------------------------------------------------------------------------------
 
@@ -139,7 +208,7 @@ class _Grouping:
         found = []
         for name in self.graph.inputs:
             readers = self.graph.consumers.get(name, ())
-            if _is_narrow(self.graph.types[name]):
+            if self._is_stored(self.graph.types[name]):
                 found.append((name, name))
             elif len(readers) == 1 and isinstance(readers[0], o.Quantize) and name not in self.graph.outputs:
                 found.append((name, readers[0].out))
@@ -152,12 +221,12 @@ class _Grouping:
         for name in self.graph.outputs:
             maker = self.graph.producer.get(name)
             codes = maker.x if isinstance(maker, o.Dequantize) else name
-            if _is_narrow(self.graph.types[codes]):
+            if self._is_stored(self.graph.types[codes]):
                 found.append((name, codes))
             elif maker is None or not is_codes(self.graph.types[codes]):
                 self.problems.append(f"output {name!r} is a real number that {_kind(maker)} computes")
             else:
-                self.problems.append(f"output {name!r} is {self.graph.types[codes].format}, not int8")
+                self.problems.append(f"output {name!r} is {self.graph.types[codes].format}, not int{self.bits}")
         return found
 
     # --- grouping ---------------------------------------------------------------------------------------------
@@ -172,15 +241,16 @@ class _Grouping:
         if not isinstance(op, o.Requantize) or op.out in self.graph.outputs or len(op.multiplier) > 1:
             return False
         maker = self.graph.producer.get(op.x)
-        if not _is_narrow(self.graph.types[op.x]) and not (isinstance(maker, o.Requantize) and self._widens(maker)):
+        if not (self._is_stored(self.graph.types[op.x]) or self._is_wide(self.graph.types[op.x])) and not (
+            self.bits == 8 and isinstance(maker, o.Requantize) and self._widens(maker)
+        ):
             return False
         readers = self.graph.consumers.get(op.out, ())
-        return not _is_narrow(self.graph.types[op.out]) and all(
-            isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers
-        )
+        is_code = self._is_stored(self.graph.types[op.out]) or self._is_wide(self.graph.types[op.out])
+        return not is_code and all(isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers)
 
     def _widens(self, op: o.Requantize) -> bool:
-        return _is_narrow(self.graph.types[op.x]) and not _is_narrow(self.graph.types[op.out])
+        return self._is_stored(self.graph.types[op.x]) and not self._is_stored(self.graph.types[op.out])
 
     def _kernel(self, op: o.Op) -> Kernel | None:
         if problem := self._problem(op):
@@ -191,10 +261,21 @@ class _Grouping:
             return None
         assert isinstance(op, Anchor)
         kernel = Kernel(op, o.results(op)[0])
+        if isinstance(op, o.MatMul) and op.out in self.fused.scorings:
+            kernel = replace(kernel, scoring=self.fused.scorings[op.out])
+        if isinstance(op, o.Add) and op.out in self.fused.joinings:
+            return self._joined(kernel, self.fused.joinings[op.out])
+        if isinstance(op, Moved):
+            return self._with_moves(kernel)
         if isinstance(op, o.Requantize | o.Lookup):
+            if self.bits > 8:
+                return replace(kernel, settling=op if isinstance(op, o.Requantize) else None)
             return self._with_tables(replace(kernel, table=self._table(op)))
-        if not accumulates(op):
+        if not accumulates(op) or (isinstance(op, o.Softmax) and self._is_wide(self.graph.types[op.out])):
             return kernel
+        follower = self._next(kernel.out)
+        if self.bits > 8 or (isinstance(follower, Settling) and self._is_wide(self.graph.types[follower.out])):
+            return self._settled(kernel)
         return self._with_residual(self._with_tables(self._settled(kernel)))
 
     def _settled(self, kernel: Kernel) -> Kernel:
@@ -202,7 +283,7 @@ class _Grouping:
         assert isinstance(follower, Settling)
         self.absorbed.add(id(follower))
         terms: tuple[Term, ...] = ()
-        if isinstance(kernel.op, o.Add | o.Sub):
+        if isinstance(kernel.op, o.Add | o.Sub) and not kernel.joining:
             sign = -1 if isinstance(kernel.op, o.Sub) else 1
             terms = (self._term(kernel.op.a), self._term(kernel.op.b, sign))
         sums: tuple[Interval, ...] = (self.bounds[kernel.out],)
@@ -210,11 +291,28 @@ class _Grouping:
             sums = tuple(channel_bounds(self.graph, kernel.op, self.bounds.__getitem__))
         return replace(kernel, out=follower.out, settling=follower, terms=terms, sums=sums)
 
+    def _joined(self, kernel: Kernel, joining: Joining) -> Kernel:
+        """An addition to the sums of a layer; the other operand is its only term."""
+        add = kernel.op
+        assert isinstance(add, o.Add)
+        other = add.a if joining.requantize.out == add.b else add.b
+        return replace(self._settled(replace(kernel, joining=joining)), terms=(self._term(other),))
+
+    def _with_moves(self, kernel: Kernel) -> Kernel:
+        """Absorb the operators that alone move on what this one moved."""
+        follower = self._next(kernel.out)
+        while isinstance(follower, Moved) and not self._problem(follower):
+            assert isinstance(kernel.op, Moved)
+            self.absorbed.add(id(follower))
+            kernel = replace(kernel, op=follower, out=follower.out, moves=(*kernel.moves, kernel.op))
+            follower = self._next(kernel.out)
+        return kernel
+
     def _with_tables(self, kernel: Kernel) -> Kernel:
         """Absorb functions of the codes, one after another, into one table."""
         follower = self._next(kernel.out)
         while isinstance(follower, o.Lookup | o.Requantize) and not self._problem(follower):
-            if not _is_narrow(self.graph.types[follower.out]):
+            if not self._is_stored(self.graph.types[follower.out]):
                 break
             table = self._table(follower)
             kernel = replace(
@@ -240,6 +338,7 @@ class _Grouping:
         summed = self._settled(Kernel(add, add.out))
         assert isinstance(summed.settling, o.Requantize)
         self.absorbed.add(id(add))
+        assert own.table is not None
         residual = Residual(own.table, other, summed.settling, summed.sums)
         return replace(kernel, out=summed.out, residual=residual)
 
@@ -254,9 +353,13 @@ class _Grouping:
 
     def _term(self, value: o.Value, sign: int = 1) -> Term:
         maker = self.graph.producer.get(value)
+        source = maker.x if isinstance(maker, o.Requantize) and self._is_term(maker) else value
+        if self.bits > 8 or self._is_wide(self.graph.types[source]):
+            return Term(source, None, sign, maker if isinstance(maker, o.Requantize) and source != value else None)
         if isinstance(maker, o.Requantize) and self._is_term(maker):
-            source = self._term(maker.x)
-            return Term(source.value, sign * self._requantized(maker, source.table))
+            inner = self._term(maker.x)
+            assert inner.table is not None
+            return Term(inner.value, sign * self._requantized(maker, inner.table))
         type_ = self.graph.types[value]
         low, high = code_range(type_.format)
         return Term(value, sign * decode(type_.format, _codes(low, high), type_.zero_point))
@@ -293,11 +396,14 @@ class _Grouping:
         if not isinstance(op, Anchor) or not is_codes(types[result]):
             yield f"{kind} works on real numbers"
             return
+        joining = self.fused.joinings.get(result)
         for value in _activations(op):
-            maker = self.graph.producer.get(value)
-            widened = isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker)
-            if not _is_narrow(types[value]) and not widened:
+            if not self._may_read(op, value) and not (joining and value == joining.requantize.out):
                 yield f"{kind} reads {types[value].format}"
+        if joining:
+            yield from self._problems_inside(joining.layer, joining.requantize)
+        if isinstance(op, o.MatMul) and (scoring := self.fused.scorings.get(result)):
+            yield from self._problems_inside(scoring.scores, scoring.requantize)
         if isinstance(op, Weighted):
             yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
         if (
@@ -305,30 +411,58 @@ class _Grouping:
             and types[op.x].shape[0] != 1
         ):
             yield f"{kind} has a batch of {types[op.x].shape[0]}"
-        if isinstance(op, o.Linear) and len(types[op.x].shape) == 4 and max(types[op.x].shape[1:3]) > 1:
-            yield f"{kind} reads an image"
+        in_rows = isinstance(op, o.Linear | o.MatMul | o.LayerNorm)
+        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in (*_activations(op), result)):
+            yield f"{kind} works on an image"
+        if self.bits > 8 and isinstance(op, o.MatMul | o.Softmax | o.LayerNorm):
+            yield f"{kind} reads {types[_activations(op)[0]].format}"
         if isinstance(op, o.Gather) and op.indices not in self.graph.constants:
             yield f"{kind} has computed indices"
+        if isinstance(op, o.Softmax) and self._is_wide(types[result]):
+            return
         if accumulates(op):
             follower = self._next(result)
-            if not isinstance(follower, Settling) or not _is_narrow(types[follower.out]):
-                yield f"{kind} gives {types[result].format} that no int8 requantization reads"
+            if not isinstance(follower, Settling) or not self._may_give(op, types[follower.out]):
+                yield f"{kind} gives {types[result].format} that no int{self.bits} requantization reads"
             elif isinstance(follower, o.DivideCodes):
                 if not isinstance(op, o.AveragePool | o.Resize):
                     yield f"{kind} is divided"
             elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
                 yield f"{kind} has several scales"
-            elif follower.rounding not in ("single", "gemmlowp2"):
+            elif follower.rounding not in (("single", "gemmlowp2") if self.bits == 8 else ("single", "single15")):
                 yield f"{kind} rounds by the rule {follower.rounding}, which needs floating point"
-        elif not _is_narrow(types[result]):
+        elif not self._may_give(op, types[result]):
             yield f"{kind} gives {types[result].format}"
+
+    def _may_read(self, op: o.Op, value: o.Value) -> bool:
+        """Whether `op` has a kernel that reads codes of this type: 16-bit ones among 8-bit ones only in a few places."""
+        maker, type_ = self.graph.producer.get(value), self.graph.types[value]
+        if self._is_wide(type_):
+            return isinstance(op, o.LayerNorm | Moved) or (isinstance(op, o.MatMul) and value == op.a)
+        return self._is_stored(type_) or (isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker))
+
+    def _may_give(self, op: o.Op, type_: Type) -> bool:
+        """Whether `op` has a kernel that writes codes of this type."""
+        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved))
+
+    def _problems_inside(self, op: o.Linear | o.MatMul, settling: o.Requantize) -> Iterator[str]:
+        """Of an operator that another kernel computes on its way."""
+        kind = f"{type(op).__name__} {op.out!r}"
+        if not all(self._is_stored(self.graph.types[value]) for value in _activations(op)):
+            yield f"{kind} reads other codes than int8"
+        if isinstance(op, o.Linear):
+            yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
+        elif len(settling.multiplier) > 1:
+            yield f"{kind} has several scales"
+        if settling.rounding != "single":
+            yield f"{kind} rounds by the rule {settling.rounding}"
 
     def _weight_problems(self, op: Weighted) -> Iterator[str]:
         type_ = self.graph.types[op.weight]
         constants = [v for v in (op.weight, op.bias) if v is not None]
         if not all(v in self.graph.constants for v in constants):
             yield "weight and bias must be constants"
-        if not isinstance(type_.format, Int) or type_.format.bits > CODE_BITS or not type_.format.signed:
+        if not isinstance(type_.format, Int) or type_.format.bits > WEIGHT_BITS or not type_.format.signed:
             yield f"weights of format {type_.format}"
         elif type_.zero_point:
             yield "weights with a zero point"
@@ -341,7 +475,9 @@ def _codes(low: int, high: int) -> IntArray:
 
 def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
-        case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.Lookup():
+        case (
+            o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.Lookup() | o.Softmax() | o.LayerNorm()
+        ):  # fmt: skip
             return (op.x,)
         case _:
             return o.operands(op)

@@ -11,20 +11,34 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import INT32, INT64, FloatArray, Format, Int, code_range, decode, encode
+from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, bits_of, code_range, decode, encode
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import accumulates, level_bounds, partial_sums, signed_bits
+from edgeq.ir.bounds import (
+    EXPONENTIAL_ONE,
+    SHARE_UNIT,
+    accumulates,
+    level_bounds,
+    normal_fraction_bits,
+    normalized_count,
+    partial_sums,
+    signed_bits,
+)
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.rename import with_output_names
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import quantize_weight
+from edgeq.quantize.scale import SCALE_FLOOR, quantize_weight
 from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
+from edgeq.reference.samples import interpolated, sample_codes
+from edgeq.reference.softmax import exponentials
 
 # Operands of an addition meet at this many bits below the result's step, which leaves its rounding as the only one.
 ADDITION_BITS = 12
+
+NORMAL_SHIFT_LIMIT = 1 << 29
+"""Largest code of a layer normalization's beta; it leaves most of 32 bits to the products."""
 
 
 def _float32(scale: float) -> float:
@@ -113,7 +127,7 @@ class _Lowering:
 
     def _integer(self, op: o.Op) -> None:
         match op:
-            case o.Softmax():
+            case o.Softmax() if self.tflite:
                 out = self.plan.types[op.out]
                 self.codes[op.out] = tflite.softmax(self.editor, self.code(op.x), op.axis, out, op.out)
             case _ if self.tflite and accumulates(op) and not isinstance(op, o.Conv | o.ConvTranspose | o.Linear):
@@ -130,6 +144,10 @@ class _Lowering:
             case o.Resize() if op.mode == "linear":
                 factor = 2.0 ** (-2 * RESIZE_WEIGHT_BITS)
                 self._accumulate(replace(op, x=self.code(op.x)), self._scaled(op.x, factor))
+            case o.Softmax():
+                self._softmax(op)
+            case o.LayerNorm():
+                self._layer_norm(op)
             case o.Apply():
                 self._apply(op)
             case o.Concat():
@@ -167,7 +185,7 @@ class _Lowering:
 
     def _weighted(self, op: o.Conv | o.ConvTranspose | o.Linear) -> None:
         x, weight_type = self.code(op.x), self.plan.weights[op.out]
-        weight = self._weight(op.weight, weight_type)
+        weight = self._weight(op.weight, weight_type, self.plan.weight_codes(op.out, self.graph.constants[op.weight]))
         (x_scale,) = self.type(x).scale
         scale = tuple(x_scale * s for s in weight_type.scale)
         axis = (len(self.graph.types[op.out].shape) - 1 if isinstance(op, o.Linear) else 1) if len(scale) > 1 else None
@@ -178,8 +196,7 @@ class _Lowering:
             bias = self._constant(f"{op.bias}.q", codes, bias_type)
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 
-    def _weight(self, name: o.Value, type_: Type) -> o.Value:
-        codes = quantize_weight(self.graph.constants[name], type_)
+    def _weight(self, name: o.Value, type_: Type, codes: Array) -> o.Value:
         for known in (f"{name}.q", *(f"{name}.q.{k}" for k in range(1, 9))):
             if self.editor.types.get(known) == type_ and np.array_equal(self.editor.constants[known], codes):
                 return known
@@ -221,6 +238,38 @@ class _Lowering:
     def _scaled(self, value: o.Value, factor: float) -> tuple[float, ...]:
         return (self.type(self.code(value)).scale[0] * factor,)
 
+    def _softmax(self, op: o.Softmax) -> None:
+        x = self.code(op.x)
+        low, high = code_range(self.type(x).format)
+        entries = exponentials(self.type(x).scale[0], high - low + 1)
+        table = self._constant(f"{op.out}.table", entries, Type(entries.shape, UINT16, (1 / EXPONENTIAL_ONE,)))
+        op = replace(op, x=x, table=table)
+        planned = self.plan.types.get(op.out)
+        if planned is not None and (planned.format, planned.scale) == (INT16, (1 / SHARE_UNIT,)):
+            self.codes[op.out] = self.editor.append(op, planned)
+        else:
+            self._accumulate(op, (1 / SHARE_UNIT,))
+
+    def _layer_norm(self, op: o.LayerNorm) -> None:
+        """Gamma as 16-bit codes, or coarser where a large beta would not leave room for the products."""
+        shape = self.graph.types[op.x].shape
+        unit = 2.0 ** -normal_fraction_bits(normalized_count(op, shape))
+        gamma, beta, step = op.gamma, op.beta, 1.0
+        if beta is None and gamma is None:
+            self._accumulate(replace(op, x=self.code(op.x)), (unit,))
+            return
+        scaled = np.ones(1) if gamma is None else as_float64(self.graph.constants[gamma])
+        shift = np.zeros(1) if beta is None else as_float64(self.graph.constants[beta])
+        step = max(np.abs(scaled).max() / INT16.high, np.abs(shift).max() / unit / NORMAL_SHIFT_LIMIT)
+        gamma_type = Type(scaled.shape, INT16, (_float32(max(step, SCALE_FLOOR)),))
+        levels = quantize_weight(scaled, gamma_type)
+        gamma = self._constant(f"{op.out}.gamma", levels, gamma_type)
+        scale = unit * gamma_type.scale[0]
+        if beta is not None:
+            codes = np.rint(shift / scale).astype(np.int64)
+            beta = self._constant(f"{op.out}.beta", codes, Type(codes.shape, INT32, (scale,)))
+        self._accumulate(replace(op, x=self.code(op.x), gamma=gamma, beta=beta), (scale,))
+
     def _apply(self, op: o.Apply) -> None:
         to = self.plan.types.get(op.out)
         if op.x in self.accumulators:
@@ -232,7 +281,13 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
-        entries = (tflite_tables.tabulate if self.tflite else tabulate)(op.function, self.type(x), to)
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+            self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
+            return
+        rule = tflite_tables.tabulate if self.tflite else tabulate
+        if self.plan.interpolates and bits_of(self.type(x).format) == 16:
+            rule = tabulate_samples
+        entries = rule(op.function, self.type(x), to)
         table = self._constant(f"{op.out}.table", entries, Type(entries.shape, to.format, to.scale, to.zero_point))
         self.codes[op.out] = self.editor.append(o.Lookup(x, table, op.out, op.function), to)
 
@@ -297,6 +352,14 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> Array:
     levels = decode(from_type.format, np.arange(low, high + 1), from_type.zero_point)
     reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
     table: Array = encode(to.format, reals.numpy() / to.scale[0], to.zero_point)
+    return table
+
+
+def tabulate_samples(function: o.Function, from_type: Type, to: Type) -> Array:
+    """Table of `function` from 16-bit codes, interpolated between samples evaluated in float64 (int64 [65536])."""
+    levels = sample_codes() - from_type.zero_point
+    reals = apply_function(function, torch.from_numpy(levels * from_type.scale[0]))
+    table: Array = interpolated(encode(to.format, reals.numpy() / to.scale[0], to.zero_point))
     return table
 
 

@@ -12,7 +12,7 @@ from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import SCALE_FLOOR, bias_codes, half_scales, weight_type
+from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, weight_type
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
@@ -97,6 +97,11 @@ def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply
     ranges[goal] = (scale, zero_point)
 
 
+def _weight_type(op: o.Conv | o.ConvTranspose | o.Linear, array: Array, format: Format, half: bool) -> Type:
+    clip: ClipSearch = "squared_error" if bits_of(format) < 8 else "largest"
+    return weight_type(array, format, weight_axis(op), clip=clip, half=half, where=op.weight)
+
+
 def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target) -> Plan:
     """The plan for `structure`: `ranges` gives scale and zero point of every class that has a computed member.
 
@@ -118,10 +123,11 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     biases: dict[o.Value, Array] = {}
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
-            weight = weight_type(graph.constants[op.weight], target.weight, weight_axis(op), half=half, where=op.weight)
+            weight = _weight_type(op, graph.constants[op.weight], structure.weights[op.out], half)
             if op.bias is not None:
                 bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
-    return Plan(structure, types, weights, biases, target.rounding, target.kernels)
+    interpolates = target.interpolates
+    return Plan(structure, types, weights, biases, target.rounding, target.kernels, interpolates=interpolates)

@@ -17,7 +17,7 @@ from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, dequantize_weight, quantize_weight
+from edgeq.quantize.scale import bias_codes, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
 from edgeq.reference.interpret import Interpreter
 
@@ -55,7 +55,7 @@ def _shift(op: o.Conv | o.Linear, graph: Graph, plan: Plan, means: Means) -> Flo
     """Mean change of each output channel."""
     exact = graph.constants[op.weight].astype(np.float64)
     type_ = plan.weights[op.out]
-    rounded = dequantize_weight(quantize_weight(graph.constants[op.weight], type_), type_).astype(np.float64)
+    rounded = dequantize_weight(plan.weight_codes(op.out, graph.constants[op.weight]), type_).astype(np.float64)
     taps, taps_error = (weight.reshape(*exact.shape[:2], -1).sum(2) for weight in (rounded, rounded - exact))
     mean, error = (_by_group(part, op, exact.shape[0]) for part in means)
     shift: FloatArray = (taps * error + taps_error * mean).sum(1)

@@ -18,7 +18,7 @@ from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type, trimmed
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import dequantize_weight, quantize_weight
+from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure, weight_of
 from edgeq.reference.interpret import Interpreter
 
@@ -164,8 +164,9 @@ def _weight_errors(graph: Graph, plan: Plan) -> dict[o.Value, Tensor]:
     for op in graph.ops:
         weight = weight_of(op)
         if weight is not None and o.results(op)[0] in plan.weights:
-            type_, exact = plan.weights[o.results(op)[0]], graph.constants[weight].astype(np.float32)
-            errors[weight] = torch.from_numpy(dequantize_weight(quantize_weight(exact, type_), type_) - exact)
+            out, exact = o.results(op)[0], graph.constants[weight].astype(np.float32)
+            rounded = dequantize_weight(plan.weight_codes(out, exact), plan.weights[out])
+            errors[weight] = torch.from_numpy(rounded - exact)
     return errors
 
 

@@ -7,14 +7,15 @@ share a type. A value read by a weighted operator is narrow, any other is wide.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import Format, Real
+from edgeq.formats import INT16, Format, Int
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
 from edgeq.recipe import Recipe
 from edgeq.reference.tflite import fixed_range, keeps_type
@@ -71,7 +72,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
     if isinstance(op, o.Resize):
         return op.mode == "linear"
-    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean))
+    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
 
 
 def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
@@ -83,6 +84,8 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
             fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
             return fits and not is_expectation(op, graph)
+        case o.LayerNorm():
+            return all(v in graph.constants for v in (op.gamma, op.beta) if v is not None)
         case o.AveragePool():
             return op.count_padding or not any(op.padding)
         case o.Resize():
@@ -124,7 +127,8 @@ class Structure:
     """`integer`: results of operators on codes. `members`: values of each class that share one type, by its key.
 
     `formats`: format of each class. `held`: results that stay accumulators because the one reader takes them so.
-    `fixed`: scale and zero point of the classes for which the runtime prescribes them.
+    `fixed`: scale and zero point of the classes for which the runtime prescribes them. `weights`: formats of weights by
+    the result of the operator on codes that reads them.
     """
 
     graph: Graph
@@ -133,6 +137,7 @@ class Structure:
     formats: dict[o.Value, Format]
     held: frozenset[o.Value]
     fixed: dict[o.Value, tuple[float, int]] = field(default_factory=dict)
+    weights: dict[o.Value, Format] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> dict[o.Value, o.Value]:
@@ -175,7 +180,7 @@ def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[
     able = {
         o.results(op)[0]
         for op in graph.ops
-        if _fits_integers(op, graph, target) and not isinstance(recipe.format_of(o.results(op)[0]), Real)
+        if _fits_integers(op, graph, target) and not recipe.keeps_real(o.results(op)[0])
     }
     return integer_part(graph, target, able)
 
@@ -217,18 +222,52 @@ def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value
     return kept
 
 
-def _held(graph: Graph, target: Target, integer: frozenset[o.Value]) -> frozenset[o.Value]:
-    held: set[o.Value] = set()
+def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
+    """What reads a value, directly or moved to other places; None stands for the caller."""
+    if value in graph.outputs:
+        yield None
+    for op in graph.consumers.get(value, ()):
+        if moves_codes(op):
+            yield from _readers(graph, o.results(op)[0])
+        else:
+            yield op
+
+
+def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
+    """Sums that only normalizations and other sums read: the residual stream of a transformer, which has 16 bits.
+
+    A few channels of it grow far beyond the others, which eight bits would round away, and normalization would then
+    enlarge what the rounding left of them.
+    """
+    found = set()
     for op in graph.ops:
+        if isinstance(op, o.Add | o.Sub) and op.out in integer:
+            readers = list(_readers(graph, op.out))
+            sums = (isinstance(reader, o.LayerNorm | o.Add | o.Sub) for reader in readers)
+            normalized = (isinstance(reader, o.LayerNorm) and reader.out in integer for reader in readers)
+            if all(sums) and any(normalized):
+                found.add(op.out)
+    return frozenset(found)
+
+
+def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]) -> frozenset[o.Value]:
+    held: set[o.Value] = set()
+    for op in reversed(graph.ops):
         result = o.results(op)[0]
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
-        if target.kernels == "tflite" and keeps_type(op):
-            continue  # its result has its operand's scale, which the reader's need not have
-        if o.results(reader)[0] in integer and _takes_accumulator(reader, target):
+        if target.kernels == "tflite" and (isinstance(op, o.Softmax) or keeps_type(op)):
+            continue  # its result is codes at once, or has its operand's scale, which the reader's need not have
+        joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
+        if o.results(reader)[0] in integer and (joins or _takes_accumulator(reader, target)):
             held.add(result)
     return frozenset(held)
+
+
+def _joins_stream(reader: o.Add, streams: frozenset[o.Value], held: set[o.Value]) -> bool:
+    """Whether a layer adds its sums to a stream, which takes one such operand: the last computed."""
+    return reader.out in streams and reader.a != reader.b and held.isdisjoint((reader.a, reader.b))
 
 
 def _takes_accumulator(reader: o.Op, target: Target) -> bool:
@@ -241,7 +280,7 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return (op.x,)
-        case o.Gather() | o.GatherElements():
+        case o.Gather() | o.GatherElements() | o.LayerNorm():
             return (op.x,)
         case _:
             return o.operands(op)
@@ -250,7 +289,8 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
 def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
     integer = _integer_results(graph, target, recipe)
-    held = _held(graph, target, integer)
+    streams = _streams(graph, integer)
+    held = _held(graph, target, integer, streams)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
@@ -270,11 +310,18 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     members: dict[o.Value, list[o.Value]] = {}
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
-    narrow = {classes.find(v) for op in integer_ops if isinstance(op, _WEIGHTED) for v in _activations(op)}
-    narrow |= {classes.find(value) for value in outputs}
-    formats = {key: _format(group, key in narrow, target, recipe) for key, group in members.items()}
-    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else {}
-    return Structure(graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed)
+    bits = _bits_of_readers(integer_ops, classes, outputs, target, recipe)
+    formats: dict[o.Value, Format] = {
+        key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
+    }
+    fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
+    if target.kernels == "exact":
+        sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
+        formats |= dict.fromkeys(sixteen, INT16)
+    weights = {o.results(op)[0]: _weight_format(op, target, recipe) for op in integer_ops if weight_of(op)}
+    return Structure(
+        graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
+    )
 
 
 def _fixed(
@@ -287,6 +334,24 @@ def _fixed(
         if known := [item for item in ranges if item is not None]:
             found[key] = known[0]
     return found
+
+
+def _shares(
+    members: dict[o.Value, list[o.Value]], graph: Graph, integer: frozenset[o.Value]
+) -> dict[o.Value, tuple[float, int]]:
+    """The classes of softmax's shares that only matrix products read, which take them as they are."""
+
+    def is_softmax(value: o.Value) -> bool:
+        return value in integer and isinstance(graph.producer[value], o.Softmax)
+
+    def only_multiplied(value: o.Value) -> bool:
+        return all(isinstance(reader, o.MatMul) for reader in _readers(graph, value))
+
+    return {
+        key: (1 / SHARE_UNIT, 0)
+        for key, group in members.items()
+        if any(map(is_softmax, group)) and all(map(only_multiplied, group))
+    }
 
 
 def _join_concats(integer_ops: list[o.Op], classes: _Classes, target: Target) -> None:
@@ -310,6 +375,21 @@ def _joined(op: o.Op, target: Target) -> tuple[o.Value, ...]:
     return ()
 
 
-def _format(group: list[o.Value], narrow: bool, target: Target, recipe: Recipe) -> Format:
-    asked = next((f for f in map(recipe.format_of, group) if f is not None and not isinstance(f, Real)), None)
-    return asked or (target.narrow if narrow else target.wide)
+def _bits_of_readers(
+    integer_ops: list[o.Op], classes: _Classes, outputs: set[o.Value], target: Target, recipe: Recipe
+) -> dict[o.Value, int]:
+    """Bits of every narrow class: the most that a weighted operator (or softmax) which reads it asks for; outputs ask for all."""
+    bits = {classes.find(value): target.narrow.bits for value in outputs}
+    for op in integer_ops:
+        if isinstance(op, (*_WEIGHTED, o.Softmax)):
+            asked = recipe.formats_of(o.results(op)[0])
+            wanted = asked.activation if asked is not None else None
+            count = wanted.bits if isinstance(wanted, Int) else target.narrow.bits
+            for key in map(classes.find, _activations(op)):
+                bits[key] = max(bits.get(key, 0), count)
+    return bits
+
+
+def _weight_format(op: o.Op, target: Target, recipe: Recipe) -> Format:
+    asked = recipe.formats_of(o.results(op)[0])
+    return target.weight if asked is None or asked.weight is None else asked.weight

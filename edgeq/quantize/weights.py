@@ -5,9 +5,11 @@ No images are needed: scales and tables follow from the weights alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from edgeq.formats import INT8_NARROW, FloatArray, Real, bits_of
+from edgeq.formats import INT8_NARROW, FloatArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.assign import weight_axis
@@ -38,7 +40,9 @@ def quantize_weights(graph: Graph, target: Target, recipe: Recipe) -> Graph:
             assert weight is not None
             array = constants.pop(weight)
             codes = _fresh(f"{weight}.q", types)
-            types[codes] = stored_type(op, array, rule, half=target.half_scales)
+            asked = recipe.formats_of(o.results(op)[0])
+            own = rule if asked is None or asked.weight is None else replace(rule, format=asked.weight)
+            types[codes] = stored_type(op, array, own, half=target.half_scales)
             constants[codes] = quantize_weight(array, types[codes]).astype(np.int16)
             ops.append(o.Dequantize(codes, weight))
         ops.append(op)
@@ -54,7 +58,7 @@ def _fresh(name: o.Value, types: dict[o.Value, Type]) -> o.Value:
 def _is_stored(op: o.Op, graph: Graph, rule: StoredWeights, recipe: Recipe) -> bool:
     weight = weight_of(op)
     assert weight is not None
-    kept = isinstance(recipe.format_of(o.results(op)[0]), Real) or weight in graph.outputs
+    kept = recipe.keeps_real(o.results(op)[0]) or weight in graph.outputs
     kept = kept or not graph.types[weight].is_real
     return graph.types[weight].size >= rule.smallest and not kept and not is_expectation(op, graph)
 

@@ -17,10 +17,19 @@ from torch import Tensor
 from edgeq.errors import UsageError
 from edgeq.formats import INDEX, Codebook, Fixed, Float, Int, Real, code_range, decode, encode, level_table
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import accumulates, is_codes, level_bounds, partial_sums
+from edgeq.ir.bounds import (
+    accumulates,
+    epsilon_level,
+    is_codes,
+    level_bounds,
+    normalized_count,
+    partial_sums,
+)
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.reference.arithmetic import divide_away, requantize, round_away
+from edgeq.reference.layer_norm import normalize
 from edgeq.reference.meaning import evaluate
+from edgeq.reference.softmax import softmax
 
 Watch = Callable[[o.Value, Tensor], Tensor | None]
 """Told every computed value (and input) by name; a tensor that it returns takes the value's place."""
@@ -108,7 +117,9 @@ class Interpreter:
         """For every partial sum, in any order of summation, and for the operands' levels."""
         intervals = [partial_sums(self.graph, op, self._bounds.__getitem__)]
         intervals += [self._bounds[value] for value in o.operands(op)]
-        return carrier(max(abs(end) for interval in intervals for end in interval))
+        found = carrier(max(abs(end) for interval in intervals for end in interval))
+        # An accelerator may round single precision to fewer bits or transform convolutions; double it leaves alone.
+        return torch.float64 if found == torch.float32 and self.device.type != "cpu" else found
 
     def _levels_of_constant(self, name: o.Value) -> Tensor | None:
         type_ = self.graph.types[name]
@@ -140,6 +151,10 @@ class Interpreter:
                 return self._on_levels(op, value)
             case o.Add() | o.Sub():
                 return self._on_levels(op, value)
+            case o.Softmax():
+                return (self._softmax(op, value),)
+            case o.LayerNorm():
+                return (self._layer_norm(op, value),)
             case o.Resize() if op.mode != "nearest":
                 return self._on_levels(op, value)
             case o.Pad() if op.mode == "constant":
@@ -154,6 +169,19 @@ class Interpreter:
             raise UsageError("an accumulator may exceed 53 bits", where=op.out, next_step="Use fewer bits.")
         (result,) = evaluate(op, level, exact=True)
         return (result.to(self._dtype(o.results(op)[0])),)
+
+    def _softmax(self, op: o.Softmax, value: Callable[[o.Value], Tensor]) -> Tensor:
+        assert op.table is not None, op
+        x, table = (self._level(name, value, torch.int64) for name in (op.x, op.table))
+        return softmax(x, table, op.axis).to(self._dtype(op.out))
+
+    def _layer_norm(self, op: o.LayerNorm, value: Callable[[o.Value], Tensor]) -> Tensor:
+        type_ = self.graph.types[op.x]
+        epsilon = epsilon_level(op.epsilon, type_.scale[0], normalized_count(op, type_.shape))
+        y = normalize(self._level(op.x, value, torch.int64), op.axis, epsilon)
+        y = y if op.gamma is None else y * self._level(op.gamma, value, torch.int64)
+        y = y if op.beta is None else y + self._level(op.beta, value, torch.int64)
+        return y.to(self._dtype(op.out))
 
     def _level(self, name: o.Value, value: Callable[[o.Value], Tensor], dtype: torch.dtype) -> Tensor:
         known = self._weight_levels.get(name)

@@ -1,8 +1,8 @@
 /* Types and arithmetic shared by all kernels. Integers only; nothing here allocates, recurses or calls a library.
  *
- * An activation is a code q of 8 bits, and real = scale * (q - zero point). A kernel sums products of codes in 32 bits
- * (the zero points are folded into the bias when the code is generated) and brings the sum to an output code with
- * edgeq_requantize. Arithmetic right shift of negative numbers is assumed, as every compiler for these cores has it.
+ * An activation is a code q of 8 bits (16 if the model defines EDGEQ_CODE_BITS so), and real = scale * (q - zero point).
+ * A kernel sums products of codes in 32 bits (the zero points are folded into the bias when the code is generated) and
+ * brings the sum to an output code with edgeq_requantize. Arithmetic right shift of negative numbers is assumed, as every compiler for these cores has it.
  */
 #ifndef EDGEQ_H
 #define EDGEQ_H
@@ -26,6 +26,19 @@
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
 #define EDGEQ_IN_ORDER ((void)0)
+#endif
+
+#if defined(EDGEQ_CODE_BITS) && EDGEQ_CODE_BITS == 16
+#define EDGEQ_WIDE_CODES
+#define EDGEQ_LOWEST (-32768)
+#define EDGEQ_HIGHEST 32767
+typedef int16_t edgeq_code;
+typedef int64_t edgeq_long_sum; /* of products with weights of more than 8 bits */
+#else
+#define EDGEQ_LOWEST (-128)
+#define EDGEQ_HIGHEST 127
+typedef int8_t edgeq_code;
+typedef int32_t edgeq_long_sum;
 #endif
 
 /* One output channel: its bias, and the three numbers that bring a sum to a code. */
@@ -75,16 +88,37 @@ EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
 
 EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
 {
-    return o->factor == EDGEQ_USUAL_FACTOR && o->low == -128 && o->high == 127 && o->shifts;
+    return o->factor == EDGEQ_USUAL_FACTOR && o->low == EDGEQ_LOWEST && o->high == EDGEQ_HIGHEST && o->shifts;
 }
 
 EDGEQ_INLINE edgeq_output edgeq_usual(void)
 {
-    const edgeq_output output = {EDGEQ_USUAL_FACTOR, -128, 127, 1};
+    const edgeq_output output = {EDGEQ_USUAL_FACTOR, EDGEQ_LOWEST, EDGEQ_HIGHEST, 1};
     return output;
 }
 
-#ifdef EDGEQ_GEMMLOWP
+#if defined(EDGEQ_WIDE_CODES)
+EDGEQ_INLINE int32_t edgeq_saturated(int64_t x, const edgeq_output *o)
+{
+    return x < o->low ? o->low : x > o->high ? o->high : (int32_t)x;
+}
+
+/* One rounding in 64 bits: round(sum q / 2^shift), ties upward; `offset` is the output zero point. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    const int64_t half = (int64_t)1 << (c->shift - 1);
+    return edgeq_saturated((((int64_t)sum * c->multiplier + half) >> c->shift) + c->offset, o);
+}
+
+/* The same for sums of up to 48 bits. With sum = 2^31 h + l, neither h q nor l q overflows. */
+EDGEQ_INLINE int32_t edgeq_requantize_long(int64_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    const int64_t low = (sum & INT32_MAX) * c->multiplier + ((int64_t)1 << (c->shift - 1)), high = (sum >> 31) * c->multiplier;
+    const int64_t whole = c->shift >= 31 ? (high + (low >> 31)) >> (c->shift - 31)
+                                         : high * ((int64_t)1 << (31 - c->shift)) + (low >> c->shift);
+    return edgeq_saturated(whole + c->offset, o);
+}
+#elif defined(EDGEQ_GEMMLOWP)
 /* Two roundings, as gemmlowp, TFLite and CMSIS-NN do: r = round(sum q / 2^31), ties upward, then round(r / 2^shift),
  * ties away from zero. factor is 4 2^max(e, 0), so that the high word holds one bit more than r. */
 EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
@@ -107,14 +141,18 @@ EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const
 }
 #endif
 
+#if !defined(EDGEQ_WIDE_CODES)
+#define edgeq_requantize_long edgeq_requantize
+#endif
+
 /* round(sum / divisor), ties away from zero, or with no divisor the requantized sum. */
-EDGEQ_INLINE int32_t edgeq_average(int32_t sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)
+EDGEQ_INLINE int32_t edgeq_average(edgeq_long_sum sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)
 {
     if (divisor == 0) {
-        return edgeq_requantize(sum, c, o);
+        return edgeq_requantize_long(sum, c, o);
     }
     const int32_t half = divisor / 2;
-    return edgeq_clamp(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor, o->low, o->high);
+    return edgeq_clamp((int32_t)(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor), o->low, o->high);
 }
 
 #endif

@@ -10,9 +10,9 @@ typedef struct {
 } edgeq_3x3;
 
 /* Four neighbouring outputs of stride 1 share their input columns. */
-EDGEQ_INLINE void edgeq_four_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const int8_t *p, int8_t *out)
+EDGEQ_INLINE void edgeq_four_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const edgeq_code *p, edgeq_code *out)
 {
-    const int8_t *const q = p + r->width, *const s = q + r->width;
+    const edgeq_code *const q = p + r->width, *const s = q + r->width;
     int32_t s0 = r->channel.bias, s1 = s0, s2 = s0, s3 = s0;
     s0 += p[0] * w->a + p[1] * w->b + p[2] * w->c, s1 += p[1] * w->a + p[2] * w->b + p[3] * w->c;
     s2 += p[2] * w->a + p[3] * w->b + p[4] * w->c, s3 += p[3] * w->a + p[4] * w->b + p[5] * w->c;
@@ -28,9 +28,9 @@ EDGEQ_INLINE void edgeq_four_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const
     edgeq_store_code(r, s3, out + 3 * (ptrdiff_t)r->step);
 }
 
-EDGEQ_INLINE void edgeq_one_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const int8_t *p, int8_t *out)
+EDGEQ_INLINE void edgeq_one_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const edgeq_code *p, edgeq_code *out)
 {
-    const int8_t *const q = p + r->width, *const s = q + r->width;
+    const edgeq_code *const q = p + r->width, *const s = q + r->width;
     int32_t sum = r->channel.bias + p[0] * w->a + p[1] * w->b + p[2] * w->c;
     sum += q[0] * w->d + q[1] * w->e + q[2] * w->f;
     sum += s[0] * w->g + s[1] * w->h + s[2] * w->i;
@@ -38,13 +38,13 @@ EDGEQ_INLINE void edgeq_one_3x3(const edgeq_plane *r, const edgeq_3x3 *w, const 
 }
 
 /* All outputs of one channel; p is its plane, n its weights. */
-EDGEQ_INLINE void edgeq_plane_3x3(const edgeq_plane *r, const int8_t *n, const int8_t *p, int8_t *out)
+EDGEQ_INLINE void edgeq_plane_3x3(const edgeq_plane *r, const int8_t *n, const edgeq_code *p, edgeq_code *out)
 {
     const edgeq_3x3 w = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8]};
     const int32_t stride = r->stride_w;
     const ptrdiff_t step = r->step, down = (ptrdiff_t)r->stride_h * r->width;
     for (int32_t y = r->rows; y > 0; y--, p += down) {
-        const int8_t *at = p;
+        const edgeq_code *at = p;
         int32_t x = r->columns;
         if (stride == 1) {
             for (; x >= 4; x -= 4, at += 4, out += 4 * step) {

@@ -20,7 +20,7 @@ EDGEQ_INLINE void edgeq_copy_word(int8_t *to, const int8_t *from)
 #endif
 
 /* Copy n bytes: by words where both ends allow it. */
-EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
+EDGEQ_INLINE void edgeq_copy_bytes(int8_t *to, const int8_t *from, int32_t n)
 {
     int32_t i = 0;
 #if defined(EDGEQ_WORDS)
@@ -41,15 +41,21 @@ EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
     }
 }
 
-EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
+/* Copy n codes. */
+EDGEQ_INLINE void edgeq_copy(edgeq_code *to, const edgeq_code *from, int32_t n)
+{
+    edgeq_copy_bytes((int8_t *)to, (const int8_t *)from, n * (int32_t)sizeof *to);
+}
+
+EDGEQ_INLINE void edgeq_fill(edgeq_code *to, int32_t code, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
-        to[i] = (int8_t)code;
+        to[i] = (edgeq_code)code;
     }
 }
 
-/* Every step-th byte of `from`, n of them. */
-EDGEQ_INLINE void edgeq_collect(int8_t *to, const int8_t *from, ptrdiff_t step, int32_t n)
+/* Every step-th code of `from`, n of them. */
+EDGEQ_INLINE void edgeq_collect(edgeq_code *to, const edgeq_code *from, ptrdiff_t step, int32_t n)
 {
     for (; n >= 4; n -= 4, to += 4, from += 4 * step) {
         to[0] = from[0], to[1] = from[step], to[2] = from[2 * step], to[3] = from[3 * step];

@@ -6,6 +6,7 @@
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w][in_c / groups] */
+    int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
     const edgeq_channel *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
@@ -22,37 +23,54 @@ EDGEQ_INLINE int32_t edgeq_source(int32_t position, int32_t k, int32_t dilation,
     return reach < 0 || reach % stride != 0 || reach / stride >= size ? -1 : reach / stride;
 }
 
-EDGEQ_INLINE int32_t edgeq_transposed_sum(
-    const edgeq_conv_transpose_layer *l, const int8_t *x, int32_t y, int32_t column, const int8_t *w)
+/* Sum of products of n inputs and the weights from the first-th on. */
+EDGEQ_INLINE edgeq_long_sum edgeq_tap_sum(const edgeq_conv_transpose_layer *l, const edgeq_code *x, ptrdiff_t first, int32_t n)
+{
+    edgeq_long_sum sum = 0;
+#if defined(EDGEQ_UNPACK_H)
+    if (l->bits < 8) {
+        for (int32_t i = 0; i < n; i++) {
+            sum += (x[i] - l->zero) * edgeq_field(l->weights, first + i, l->bits);
+        }
+        return sum;
+    }
+#endif
+    for (int32_t i = 0; i < n; i++) {
+        sum += (x[i] - l->zero) * l->weights[first + i];
+    }
+    return sum;
+}
+
+/* The sum of one output; its weights are those from the first-th on. */
+EDGEQ_INLINE edgeq_long_sum edgeq_transposed_sum(
+    const edgeq_conv_transpose_layer *l, const edgeq_code *x, int32_t y, int32_t column, ptrdiff_t first)
 {
     const int32_t depth = l->in_c / l->groups;
-    int32_t sum = 0;
+    edgeq_long_sum sum = 0;
     for (int32_t ky = 0; ky < l->kernel_h; ky++) {
         const int32_t iy = edgeq_source(y + l->pad_top, ky, l->dilation_h, l->stride_h, l->in_h);
-        for (int32_t kx = 0; kx < l->kernel_w; kx++, w += depth) {
+        for (int32_t kx = 0; kx < l->kernel_w; kx++, first += depth) {
             const int32_t ix = edgeq_source(column + l->pad_left, kx, l->dilation_w, l->stride_w, l->in_w);
             if (iy >= 0 && ix >= 0) {
-                const int8_t *const from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
-                for (int32_t i = 0; i < depth; i++) {
-                    sum += (from[i] - l->zero) * w[i];
-                }
+                const edgeq_code *const from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
+                sum += edgeq_tap_sum(l, from, first, depth);
             }
         }
     }
     return sum;
 }
 
-EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const ptrdiff_t taps = (ptrdiff_t)l->kernel_h * l->kernel_w * depth;
     for (int32_t y = 0; y < l->out_h; y++) {
         for (int32_t i = 0; i < l->out_w; i++) {
             for (int32_t c = 0; c < l->out_c; c++) {
-                const int8_t *const group = x + (ptrdiff_t)(c / outputs) * depth;
-                int32_t code = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, l->weights + c * taps);
-                code = edgeq_requantize(code, l->channels + c, &l->output);
-                *out++ = (int8_t)(l->table ? l->table[code + 128] : code);
+                const edgeq_code *const group = x + (ptrdiff_t)(c / outputs) * depth;
+                const edgeq_long_sum sum = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, c * taps);
+                const int32_t code = edgeq_requantize_long(sum, l->channels + c, &l->output);
+                *out++ = (edgeq_code)(l->table ? l->table[code + 128] : code);
             }
         }
     }

@@ -12,7 +12,7 @@ typedef struct {
     int32_t size[EDGEQ_AXES], from_stride[EDGEQ_AXES], to_stride[EDGEQ_AXES];
 } edgeq_walk;
 
-EDGEQ_KERNEL void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_t *to)
+EDGEQ_KERNEL void edgeq_copy_walk(const edgeq_walk *w, const edgeq_code *from, edgeq_code *to)
 {
     for (int32_t i0 = 0; i0 < w->size[0]; i0++) {
         for (int32_t i1 = 0; i1 < w->size[1]; i1++) {
@@ -21,11 +21,11 @@ EDGEQ_KERNEL void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_
                     + (ptrdiff_t)i2 * w->from_stride[2];
                 const ptrdiff_t t = (ptrdiff_t)i0 * w->to_stride[0] + (ptrdiff_t)i1 * w->to_stride[1]
                     + (ptrdiff_t)i2 * w->to_stride[2];
-                const int8_t *f3 = from + f;
-                int8_t *t3 = to + t;
+                const edgeq_code *f3 = from + f;
+                edgeq_code *t3 = to + t;
                 for (int32_t i3 = 0; i3 < w->size[3]; i3++, f3 += w->from_stride[3], t3 += w->to_stride[3]) {
-                    const int8_t *f4 = f3;
-                    int8_t *t4 = t3;
+                    const edgeq_code *f4 = f3;
+                    edgeq_code *t4 = t3;
                     for (int32_t i4 = 0; i4 < w->size[4]; i4++, f4 += w->from_stride[4], t4 += w->to_stride[4]) {
                         edgeq_copy(t4, f4, w->run);
                     }
@@ -36,7 +36,7 @@ EDGEQ_KERNEL void edgeq_copy_walk(const edgeq_walk *w, const int8_t *from, int8_
 }
 
 /* Runs of `run` bytes from the places that `starts` lists. */
-EDGEQ_KERNEL void edgeq_copy_listed(const int32_t *starts, int32_t count, int32_t run, const int8_t *from, int8_t *to)
+EDGEQ_KERNEL void edgeq_copy_listed(const int32_t *starts, int32_t count, int32_t run, const edgeq_code *from, edgeq_code *to)
 {
     for (int32_t i = 0; i < count; i++, to += run) {
         edgeq_copy(to, from + starts[i], run);

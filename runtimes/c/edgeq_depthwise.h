@@ -11,6 +11,7 @@
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
+    int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
     const edgeq_channel *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
@@ -22,7 +23,7 @@ typedef struct {
 } edgeq_depthwise_layer;
 
 /* The part of channel x that the windows cover, into the plane whose padding is already there. */
-EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *plane)
+EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const edgeq_code *x, edgeq_code *plane)
 {
     const int32_t bottom = l->plane_h - l->pad_top, right = l->plane_w - l->pad_left;
     const int32_t rows = bottom < l->in_h ? bottom : l->in_h, columns = right < l->in_w ? right : l->in_w;
@@ -34,11 +35,12 @@ EDGEQ_INLINE void edgeq_gather_plane(const edgeq_depthwise_layer *l, const int8_
 }
 
 EDGEQ_INLINE void edgeq_plane_any(
-    const edgeq_plane *r, const edgeq_depthwise_layer *l, const int8_t *w, const int8_t *p, int8_t *out)
+    const edgeq_plane *r, const edgeq_depthwise_layer *l, const int8_t *w, const edgeq_code *p, edgeq_code *out)
 {
     for (int32_t y = 0; y < l->out_h; y++) {
         for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
-            const int8_t *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w, *tap = w;
+            const edgeq_code *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w;
+            const int8_t *tap = w;
             int32_t sum = r->channel.bias;
             for (int32_t ky = 0; ky < l->kernel_h; ky++, row += (ptrdiff_t)l->dilation_h * l->plane_w) {
                 for (int32_t kx = 0; kx < l->kernel_w; kx++) {
@@ -50,8 +52,21 @@ EDGEQ_INLINE void edgeq_plane_any(
     }
 }
 
-/* scratch: plane_h plane_w bytes and three more. */
-EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *x, int8_t *out, int8_t *scratch)
+/* The weights of one channel, one byte each: in place, or unpacked into `to`. */
+EDGEQ_INLINE const int8_t *edgeq_channel_weights(const edgeq_depthwise_layer *l, int32_t c, int32_t taps, int8_t *to)
+{
+#if defined(EDGEQ_UNPACK_H)
+    if (l->bits < 8) {
+        edgeq_unpack(l->weights, (ptrdiff_t)c * taps, taps, l->bits, to);
+        return to;
+    }
+#endif
+    (void)to;
+    return l->weights + (ptrdiff_t)c * taps;
+}
+
+/* scratch: plane_h plane_w codes and three more; then the weights of one channel if they are packed. */
+EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const edgeq_code *x, edgeq_code *out, edgeq_code *scratch)
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
     const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;
@@ -60,7 +75,7 @@ EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const int8_t *
     for (int32_t c = 0; c < l->out_c; c++) {
         edgeq_plane plane = {
             l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
-        const int8_t *const w = l->weights + (ptrdiff_t)c * taps;
+        const int8_t *const w = edgeq_channel_weights(l, c, taps, (int8_t *)(scratch + l->plane_h * l->plane_w + 3));
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }

@@ -28,11 +28,11 @@ EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
         EDGEQ_IN_ORDER;                \
     } while (0)
 
-EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+EDGEQ_INLINE void edgeq_dot_1(const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
     int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
-    const int8_t *const end = x + k;
-    for (const int8_t *const whole = x + (k & ~7); x < whole; x += 8, w += 32) {
+    const edgeq_code *const end = x + k;
+    for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, w += 32) {
         EDGEQ_DOT_STEP_1(0);
         EDGEQ_DOT_STEP_1(1);
         EDGEQ_DOT_STEP_1(2);
@@ -60,12 +60,12 @@ EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const
     } while (0)
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
     int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
     int32_t ya = xa, yb = xb, yc = xc, yd = xd;
-    const int8_t *const end = x + k;
-    for (const int8_t *const whole = x + (k & ~7); x < whole; x += 8, y += 8, w += 32) {
+    const edgeq_code *const end = x + k;
+    for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, y += 8, w += 32) {
         EDGEQ_DOT_STEP_2(0);
         EDGEQ_DOT_STEP_2(1);
         EDGEQ_DOT_STEP_2(2);

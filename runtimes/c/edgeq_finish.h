@@ -11,8 +11,8 @@ typedef struct {
     edgeq_output output;
 } edgeq_sum;
 
-EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, int8_t *codes,
-    const int8_t *addend, int8_t *out)
+EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, edgeq_code *codes,
+    const edgeq_code *addend, edgeq_code *out)
 {
     for (int32_t c = 0; table && c < count; c++) {
         codes[c] = table[codes[c] + 128];
@@ -24,7 +24,7 @@ EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_
     const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
     for (int32_t c = 0; c < count; c++) {
         const int32_t total = s.own[codes[c] + 128] + s.other[addend[c] + 128];
-        out[c] = (int8_t)edgeq_requantize(total, &s.channel, &s.output);
+        out[c] = (edgeq_code)edgeq_requantize(total, &s.channel, &s.output);
     }
 }
 

@@ -2,33 +2,33 @@
 #ifndef EDGEQ_LINEAR_H
 #define EDGEQ_LINEAR_H
 
-#include "edgeq_dot.h"
-#include "edgeq_store.h"
+#include "edgeq_block.h"
 
 typedef struct {
-    const int8_t *weights;         /* in blocks of four outputs, see edgeq_dot.h */
-    const edgeq_channel *channels; /* [outputs, rounded up to 4] */
+    const int8_t *weights;         /* in blocks of outputs, see edgeq_block.h */
+    int32_t bits;                  /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
+    const edgeq_channel *channels; /* [outputs, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     int32_t rows, inputs, outputs;
+    int32_t is_long; /* sums need more care, see edgeq_block.h */
 } edgeq_linear_layer;
 
 /* One row. `output` is given apart so that the usual one can be a constant. */
-EDGEQ_INLINE void edgeq_linear_row(const edgeq_linear_layer *l, edgeq_output output, const int8_t *x, int8_t *out)
+EDGEQ_INLINE void edgeq_linear_row(const edgeq_linear_layer *l, edgeq_output output, const edgeq_code *x, edgeq_code *out)
 {
     const int8_t *w = l->weights;
     const edgeq_channel *c = l->channels;
     const int8_t *const table = l->table;
+    const int32_t step = EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs) * l->bits / 8;
+    int32_t total = 0;
+#if defined(EDGEQ_TOTAL_H)
+    total = l->bits < 8 ? edgeq_total(x, l->inputs) : 0;
+#endif
     for (int32_t left = l->outputs; left > 0; left -= EDGEQ_ROW_BLOCK, c += EDGEQ_ROW_BLOCK) {
         const int32_t count = left < EDGEQ_ROW_BLOCK ? left : EDGEQ_ROW_BLOCK;
-        int32_t sum[EDGEQ_ROW_BLOCK];
-        edgeq_dot_1(x, w, l->inputs, c, sum);
-        w += EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs);
-        if (count == EDGEQ_ROW_BLOCK) {
-            edgeq_store_4(&output, c, sum, out);
-        } else {
-            edgeq_store_some(&output, c, sum, count, out);
-        }
+        edgeq_block_1(&output, l->bits, l->is_long, x, w, l->inputs, c, total, count, out);
+        w += step;
         for (int32_t j = 0; table && j < count; j++) {
             out[j] = table[out[j] + 128];
         }
@@ -36,7 +36,7 @@ EDGEQ_INLINE void edgeq_linear_row(const edgeq_linear_layer *l, edgeq_output out
     }
 }
 
-EDGEQ_KERNEL void edgeq_linear(const edgeq_linear_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_linear(const edgeq_linear_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     for (int32_t row = 0; row < l->rows; row++, x += l->inputs, out += l->outputs) {
         if (edgeq_is_usual(&l->output)) {

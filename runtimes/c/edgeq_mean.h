@@ -11,17 +11,17 @@ typedef struct {
     int32_t outer, count, inner;
 } edgeq_mean_layer;
 
-EDGEQ_KERNEL void edgeq_mean(const edgeq_mean_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_mean(const edgeq_mean_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     for (int32_t i = 0; i < l->outer; i++, x += (ptrdiff_t)l->count * l->inner) {
         for (int32_t j = 0; j < l->inner; j++) {
-            const int8_t *from = x + j;
+            const edgeq_code *from = x + j;
             int32_t sum = l->channel.bias;
             for (int32_t r = 0; r < l->count; r++, from += l->inner) {
                 sum += *from;
             }
             sum = edgeq_requantize(sum, &l->channel, &l->output);
-            *out++ = (int8_t)(l->table ? l->table[sum + 128] : sum);
+            *out++ = (edgeq_code)(l->table ? l->table[sum + 128] : sum);
         }
     }
 }

@@ -14,10 +14,10 @@ typedef struct {
     int32_t step;                                     /* bytes between outputs */
 } edgeq_plane;
 
-EDGEQ_INLINE void edgeq_store_code(const edgeq_plane *r, int32_t sum, int8_t *out)
+EDGEQ_INLINE void edgeq_store_code(const edgeq_plane *r, int32_t sum, edgeq_code *out)
 {
     const int32_t code = edgeq_requantize(sum, &r->channel, &r->output);
-    *out = (int8_t)(r->table ? r->table[code + 128] : code);
+    *out = (edgeq_code)(r->table ? r->table[code + 128] : code);
 }
 
 #endif

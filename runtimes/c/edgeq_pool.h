@@ -25,29 +25,29 @@ EDGEQ_INLINE int32_t edgeq_inside(int32_t start, int32_t taps, int32_t dilation,
     return last - skipped + 1;
 }
 
-EDGEQ_INLINE int8_t edgeq_largest(
-    const edgeq_pool_layer *l, const int8_t *x, int32_t rows, int32_t columns)
+EDGEQ_INLINE edgeq_code edgeq_largest(
+    const edgeq_pool_layer *l, const edgeq_code *x, int32_t rows, int32_t columns)
 {
     const ptrdiff_t right = (ptrdiff_t)l->dilation_w * l->in_c, down = (ptrdiff_t)l->dilation_h * l->in_w * l->in_c;
-    int32_t best = -128;
+    int32_t best = EDGEQ_LOWEST;
     for (int32_t ky = 0; ky < rows; ky++, x += down) {
-        const int8_t *tap = x;
+        const edgeq_code *tap = x;
         for (int32_t kx = 0; kx < columns; kx++, tap += right) {
             best = *tap > best ? *tap : best;
         }
     }
-    return (int8_t)best;
+    return (edgeq_code)best;
 }
 
-EDGEQ_INLINE int8_t edgeq_mean_code(const edgeq_pool_layer *l, int32_t sum)
+EDGEQ_INLINE edgeq_code edgeq_mean_code(const edgeq_pool_layer *l, int32_t sum)
 {
     sum = edgeq_average(sum, l->divisor, &l->channel, &l->output);
-    return (int8_t)(l->table ? l->table[sum + 128] : sum);
+    return (edgeq_code)(l->table ? l->table[sum + 128] : sum);
 }
 
 /* The means of `count` <= 4 neighbouring channels of one window. */
 EDGEQ_INLINE void edgeq_mean_codes(
-    const edgeq_pool_layer *l, const int8_t *x, int32_t rows, int32_t columns, int32_t count, int8_t *out)
+    const edgeq_pool_layer *l, const edgeq_code *x, int32_t rows, int32_t columns, int32_t count, edgeq_code *out)
 {
     const int32_t outside = l->kernel_h * l->kernel_w - rows * columns;
     const int32_t start = l->channel.bias + l->zero * outside;
@@ -56,7 +56,7 @@ EDGEQ_INLINE void edgeq_mean_codes(
     if (count == 4) {
         int32_t a = start, b = start, c = start, d = start;
         for (int32_t ky = 0; ky < rows; ky++, x += down) {
-            const int8_t *tap = x;
+            const edgeq_code *tap = x;
             for (int32_t kx = 0; kx < columns; kx++, tap += right) {
                 a += tap[0], b += tap[1], c += tap[2], d += tap[3];
             }
@@ -76,7 +76,7 @@ EDGEQ_INLINE void edgeq_mean_codes(
     }
 }
 
-EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out, int32_t is_mean)
+EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const edgeq_code *x, edgeq_code *out, int32_t is_mean)
 {
     for (int32_t oy = 0; oy < l->out_h; oy++) {
         int32_t iy, ix;
@@ -85,7 +85,7 @@ EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t 
         for (int32_t ox = 0; ox < l->out_w; ox++) {
             const int32_t columns =
                 edgeq_inside(ox * l->stride_w - l->pad_left, l->kernel_w, l->dilation_w, l->in_w, &ix);
-            const int8_t *from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
+            const edgeq_code *from = x + ((ptrdiff_t)iy * l->in_w + ix) * l->in_c;
             for (int32_t c = 0; c < l->in_c; c += is_mean ? 4 : 1) {
                 if (is_mean) {
                     edgeq_mean_codes(l, from + c, rows, columns, l->in_c - c < 4 ? l->in_c - c : 4, out + c);
@@ -98,12 +98,12 @@ EDGEQ_INLINE void edgeq_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t 
     }
 }
 
-EDGEQ_KERNEL void edgeq_max_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_max_pool(const edgeq_pool_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     edgeq_pool(l, x, out, 0);
 }
 
-EDGEQ_KERNEL void edgeq_average_pool(const edgeq_pool_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_average_pool(const edgeq_pool_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     edgeq_pool(l, x, out, 1);
 }

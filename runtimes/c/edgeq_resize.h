@@ -16,21 +16,22 @@ typedef struct {
     int32_t divisor; /* of TFLite's way, round(sum / divisor); 0: requantized */
 } edgeq_resize_layer;
 
-EDGEQ_KERNEL void edgeq_resize(const edgeq_resize_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_resize(const edgeq_resize_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     for (int32_t y = 0; y < l->out_h; y++) {
         const edgeq_mix *const row = l->rows + y;
-        const int8_t *const top = x + (ptrdiff_t)row->first * l->in_w * l->in_c;
-        const int8_t *const bottom = x + (ptrdiff_t)row->second * l->in_w * l->in_c;
+        const edgeq_code *const top = x + (ptrdiff_t)row->first * l->in_w * l->in_c;
+        const edgeq_code *const bottom = x + (ptrdiff_t)row->second * l->in_w * l->in_c;
         for (int32_t i = 0; i < l->out_w; i++) {
             const edgeq_mix *const column = l->columns + i;
             const ptrdiff_t left = (ptrdiff_t)column->first * l->in_c, right = (ptrdiff_t)column->second * l->in_c;
             for (int32_t c = 0; c < l->in_c; c++) {
                 const int32_t upper = top[left + c] * (1024 - column->weight) + top[right + c] * column->weight;
                 const int32_t lower = bottom[left + c] * (1024 - column->weight) + bottom[right + c] * column->weight;
-                int32_t code = l->channel.bias + upper * (1024 - row->weight) + lower * row->weight;
-                code = edgeq_average(code, l->divisor, &l->channel, &l->output);
-                *out++ = (int8_t)(l->table ? l->table[code + 128] : code);
+                const edgeq_long_sum sum =
+                    l->channel.bias + (edgeq_long_sum)upper * (1024 - row->weight) + (edgeq_long_sum)lower * row->weight;
+                const int32_t code = edgeq_average(sum, l->divisor, &l->channel, &l->output);
+                *out++ = (edgeq_code)(l->table ? l->table[code + 128] : code);
             }
         }
     }

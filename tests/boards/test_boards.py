@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,19 @@ from hypothesis import HealthCheck, given, settings
 
 from edgeq.boards import qemu, sim
 from edgeq.boards.bench import measure
-from edgeq.boards.board import BOARDS, Board, find_board
+from edgeq.boards.board import BOARDS, Simulated, find_board
 from edgeq.boards.build import build
+from edgeq.boards.simulated import ARENA, COUNTS, RESULT, result_of
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
 from edgeq.flow.bench import BenchRequest, bench_artifact
+from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
+from edgeq.passes.simplify import simplify
 from edgeq.runtimes.native import read_folder
-from tests.c_nets import folder_of, small_network, target
+from tests.c_nets import folder_of, small_network, small_transformer, target
 from tests.code_nets import code_nets
 from tests.quantized import Net
 
@@ -32,8 +36,8 @@ TARGET_OF = {
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",
-    "rv64gcv-sim": "c-int8",
-    "aarch64-sim": "c-int8",
+    "rv64gcv-sim": "rv64gcv-int8",
+    "aarch64-sim": "aarch64-int8",
 }
 
 
@@ -47,16 +51,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def installed(board: Board) -> Board:
+def installed(board: Simulated) -> Simulated:
     if not (shutil.which(board.compiler) and qemu.is_available(board)):
         pytest.skip(f"needs Debian's {board.debian}")
     return board
 
 
+def simulated(
+    run: Callable[[Simulated, Path, Path], None], board: Simulated, program: Path, arena: bytes
+) -> tuple[bytes, list[int], int]:
+    """What one simulator makes of an arena: the arena afterwards, the counts and the stack's depth."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / ARENA).write_bytes(arena)
+        run(board, program, folder)
+        return result_of((folder / RESULT).read_bytes(), (folder / COUNTS).read_bytes())
+
+
 def golden(folder: Path) -> dict[str, np.ndarray]:
     document = read_folder(folder)
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
-    return golden_codes(shapes, document["golden"]["seed"])
+    return golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
 
 
 @pytest.mark.parametrize("name", [board.name for board in BOARDS])
@@ -90,6 +105,28 @@ def test_depthwise_planes_of_any_width(width: int, board_name: str, tmp_path: Pa
     assert len(np.unique(codes)) > 20
 
 
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
+def test_a_transformer_equals_the_reference(name: str, tmp_path: Path) -> None:
+    board = installed(find_board(name))
+    folder_of(small_transformer(), target(TARGET_OF[name]), tmp_path / "out")
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    (codes,) = found.outputs.values()
+    assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
+    assert len(np.unique(codes)) > 4 and 100 < found.stack_bytes < 4096
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
+def test_the_classifier_of_the_zoo_equals_the_reference(name: str, tmp_path: Path) -> None:
+    board = installed(find_board(name))
+    graph = simplify(open_model("zoo:classifier").graph)
+    folder_of(graph, target(TARGET_OF[name]), tmp_path / "out")
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    (codes,) = found.outputs.values()
+    assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
+    assert len(np.unique(codes)) > 4 and document["arena_bytes"] < 1 << 16 <= document["macs"]
+
+
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
 def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> None:
     pytest.importorskip("unicorn")
@@ -97,8 +134,9 @@ def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> Non
     arena = bytes(np.random.default_rng(0).integers(0, 256, document["arena_bytes"], dtype=np.uint8))
     with tempfile.TemporaryDirectory() as temporary:
         built = build(board, folders[name], document, Path(temporary))
-        after, counts, depth = qemu.run(board, built, arena, Path(temporary))
-        other, marks, other_depth = sim.run(board, built, arena)
+        (after, counts, depth), (other, marks, other_depth) = (
+            simulated(simulator.run, board, built.program, arena) for simulator in (qemu, sim)
+        )
     assert np.diff(counts).tolist() == np.diff(marks).tolist()
     assert depth == other_depth
     for port in document["outputs"]:
@@ -120,7 +158,7 @@ def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code_nets(8))
+@given(code_nets(8, transformers=True))
 def test_random_networks_equal_the_reference_on_a_board(name: str, graph: Graph) -> None:
     board = installed(find_board(name))
     with tempfile.TemporaryDirectory() as temporary:

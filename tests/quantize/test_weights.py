@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT4, INT8_NARROW, POST4, POT4, REAL, Codebook, Format
+from edgeq.formats import INT4, INT8_NARROW, POST4, POT4, Codebook, Format
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.verify import verify
 from edgeq.quantize.bias import correct_stored_biases
 from edgeq.quantize.scale import dequantize_weight, half_scales, quantize_weight
 from edgeq.quantize.weights import block_size, quantize_weights, stored_type
-from edgeq.recipe import Recipe, Rule
+from edgeq.recipe import Recipe, keep_real
 from edgeq.reference.interpret import run
 from edgeq.target import KMeans, StoredWeights, Target
 from edgeq.targets import find_target
@@ -56,7 +56,7 @@ def test_what_is_stored() -> None:
     formats = {op.out: stored.types[op.x].format for op in stored.ops if isinstance(op, o.Dequantize)}
     weights = {op.out: op.weight for op in graph.ops if isinstance(op, o.Conv)}
     assert formats == {weights["deep"]: INT8_NARROW, weights["wide"]: INT4}
-    kept = quantize_weights(graph, target(rule), Recipe(rules=(Rule("wide", REAL),)))
+    kept = quantize_weights(graph, target(rule), Recipe(rules=(keep_real("wide"),)))
     assert sum(isinstance(op, o.Dequantize) for op in kept.ops) == 1
     assert not {weights["deep"], weights["wide"]} & stored.constants.keys() and weights["small"] in stored.constants
 

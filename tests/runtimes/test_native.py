@@ -55,7 +55,7 @@ def test_a_run_can_be_timed(made: tuple[Graph, NativeRuntime, Path]) -> None:
 
 @pytest.mark.parametrize(("ties", "wanted"), [("even", [0, 2, 2, -2, -128, 127]), ("away", [1, 2, 3, -3, -128, 127])])
 def test_ties_of_quantization(ties: str, wanted: list[int]) -> None:
-    port = {"real": True, "scale": 1.0, "zero_point": 0, "ties": ties}
+    port = {"real": True, "bits": 8, "scale": 1.0, "zero_point": 0, "ties": ties}
     assert code_of(np.array([0.5, 1.5, 2.5, -2.5, -1e9, 1e9]), port).tolist() == wanted
 
 

@@ -1,0 +1,316 @@
+"""Bit allocation in a run: choices and losses of a model, the budgets of the user, and the search that was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from glob import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgeq.calibrate.choose import choose
+from edgeq.calibrate.estimators import Mse
+from edgeq.errors import UsageError
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
+from edgeq.formats import Int, bits_of
+from edgeq.ir import ops as o
+from edgeq.ir.cost import constant_bytes
+from edgeq.ir.graph import Graph, Type
+from edgeq.passes.copies import with_narrow_copies
+from edgeq.progress import Progress
+from edgeq.quantize.allocate import (
+    Item,
+    Selection,
+    changed,
+    closed_form_bits,
+    cost_of,
+    difference,
+    finest,
+    loss_of,
+    meets,
+    moves,
+    solve,
+    solve_by_bisection,
+    solve_greedily,
+)
+from edgeq.quantize.asked import check_formats, weight_formats, with_spared_ends
+from edgeq.quantize.costs import ACTIVATION_BITS, BYTES, MILLISECONDS, WEIGHT_BITS, read_latency_table, weight_elements
+from edgeq.quantize.items import build_items, choices_of, read_classes, selected, weighted_results
+from edgeq.quantize.losses import Kind, measure_losses, weight_errors
+from edgeq.quantize.structure import Structure, analyse, weight_of
+from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_formats, weight_format
+from edgeq.target import Target
+
+Search = Literal["ilp", "greedy", "bisect", "closed"]
+SEARCHES: tuple[Search, ...] = ("ilp", "greedy", "bisect", "closed")
+WEIGHT_CHOICES, ACTIVATION_CHOICES = (2, 3, 4, 5, 6, 8), (3, 4, 5, 6, 8)
+"""Bits tried by default where any format can be held."""
+
+IMAGES = 12
+
+IsGood = Callable[[Recipe], bool]
+"""Whether a recipe keeps the accuracy that was asked for."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The options of bit allocation: mean bits, bytes of weights, milliseconds, and how to search."""
+
+    avg_bits: float | None = None
+    max_size: int | None = None
+    max_latency_ms: float | None = None
+    latency_table: Path | None = None
+    choices: tuple[str, ...] = ()
+    sensitivity: Kind = "noise"
+    search: Search = "ilp"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether bits are allocated at all."""
+        return any(limit is not None for limit in (self.avg_bits, self.max_size, self.max_latency_ms)) or (
+            self.search == "bisect"
+        )
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The formats found: `items` with their choices, and the `selection` among them."""
+
+    items: tuple[Item, ...]
+    selection: Selection
+    limits: dict[str, float]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """A rule for every operator."""
+        return tuple(Rule(escape(result), formats) for result, formats in selected(self.items, self.selection).items())
+
+    def document(self) -> list[dict[str, Any]]:
+        """One JSON entry for each operator: its formats, their loss, and the share of all loss."""
+        total = max(loss_of(self.items, self.selection), 1e-300)
+        chosen = [(item.operator, item.choices[k]) for item, k in zip(self.items, self.selection, strict=True)]
+        return [
+            {"operator": name, "formats": str(c.formats), "loss": c.loss, "share": c.loss / total, **c.costs}
+            for name, c in chosen
+        ]
+
+    def notes(self) -> list[str]:
+        """What was decided, in a line each."""
+        counts = Counter(str(formats) for formats in selected(self.items, self.selection).values())
+        found = ", ".join(f"{count} {formats}" for formats, count in sorted(counts.items()))
+        used = ", ".join(
+            f"{kind} {cost_of(self.items, self.selection, kind):,.6g} of {limit:,.6g}"
+            for kind, limit in self.limits.items()
+        )
+        return [f"formats allocated: {found}", *([f"budgets: {used}"] if used else [])]
+
+
+def within_budgets(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    budgets: Budgets,
+    digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
+    is_good: IsGood | None,
+) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
+    """`recipe` with the formats that were allocated, what to tell about it, and every operator's entry.
+
+    Where `is_good` says that the accuracy is missed, the formats that lose most become finer, twice as many each time,
+    until it is kept or no finer ones are left within the size and latency allowed. Raises as `allocate`.
+    """
+    offered = _offered(target, budgets)
+    coarsest = Formats(*(min((getattr(f, part) for f in offered), key=bits_of) for part in ("weight", "activation")))
+    recipe, notes = with_spared_ends(recipe, coarsest, graph, target)
+    check_formats(graph, target, replace(recipe, rules=(*recipe.rules, Rule("*", coarsest))))
+    found = allocate(
+        graph, target, recipe, calibration, budgets, digest, progress, use_cache=use_cache, is_good=is_good
+    )
+    reasons, count = list[str](), 1
+    while is_good is not None and budgets.search != "bisect" and not is_good(recipe.with_rules(found.rules)):
+        found, why = raised(found, count)
+        reasons += why
+        if len(why) < count:
+            reasons.append("no finer formats are left within size and latency, and the accuracy is still missed")
+            break
+        count *= 2
+    return recipe.with_rules(found.rules), [*notes, *found.notes(), *reasons], found.document()
+
+
+def allocate(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    budgets: Budgets,
+    digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
+    is_good: IsGood | None = None,
+) -> Allocation:
+    """The formats of every weighted operator of a simplified real `graph` that keep the budgets at the least loss.
+
+    `recipe` fixes the operators that it names in full. `is_good` tells whether rules keep the accuracy, which the
+    bisection asks. Raises UsageError for options that do not go together, BudgetError where nothing keeps them.
+    """
+    offered = _offered(target, budgets)
+    few = Recipe(rules=(Rule("*", Formats(None, Int(4))),))  # copies wherever any choice might want one
+    split = with_narrow_copies(graph, few) if min(_bits(f) for f in offered) < 8 else graph
+    structure = analyse(split, target, recipe)
+    choices = choices_of(structure, recipe, offered)
+    latency = read_latency_table(budgets.latency_table) if budgets.latency_table else None
+    progress("measuring losses", 0, 0)
+    observed = collect_statistics(split, watched_values(structure), calibration, digest, progress, use_cache=use_cache)
+    per_class = class_statistics(structure, pooled(observed))
+    errors = weight_errors(structure, {
+        result: dict.fromkeys(f.weight for f in formats if f.weight is not None)
+        for result, formats in choices.items() if weight_of(structure.graph.producer[result])
+    })  # fmt: skip
+    grids: dict[tuple[o.Value, int], Type] = {}
+    for result, formats in choices.items():
+        for key in (key for key in read_classes(structure, result) if key in per_class):
+            for bits in {_bits(f) for f in formats}:
+                site = Int(bits, signed=target.narrow.signed)
+                through = structure.through(key)
+                grid = choose(per_class[key], site, symmetric=target.symmetric, estimator=Mse(), through=through)
+                grids[key, bits] = Type(structure.graph.types[key].shape, site, (grid[0],), grid[1])
+    samples = list(islice(inputs_of(structure.graph, calibration), IMAGES))
+    losses = measure_losses(
+        structure, errors, grids, samples, objective_of(structure, calibration.weigh), budgets.sensitivity
+    )
+    items = build_items(structure, choices, losses, latency)
+    limits = _limits(structure, items, budgets)
+    progress("allocating bits", 0, 0)
+
+    def keeps(selection: Selection) -> bool:
+        return is_good is None or is_good(recipe.with_rules(Allocation(tuple(items), selection, limits).rules))
+
+    return Allocation(tuple(items), _searched(items, limits, budgets, offered, keeps if is_good else None), limits)
+
+
+def _bits(formats: Formats) -> int:
+    return 8 if formats.activation is None else bits_of(formats.activation)
+
+
+def _offered(target: Target, budgets: Budgets) -> list[Formats]:
+    """The choices of the options, or those that `target` can hold, finest first."""
+    if budgets.choices:
+        found = [parse_formats(text) for text in budgets.choices]
+        if any(f.weight is None or f.activation is None for f in found):
+            raise UsageError("choices name both formats", value=", ".join(budgets.choices), allowed="such as w4a8")
+        return found
+    if target.emitter == "graph":
+        weights = [weight_format(f"int{bits}") for bits in reversed(WEIGHT_CHOICES)]
+        return [Formats(w, activation_format(f"int{a}")) for w in weights for a in reversed(ACTIVATION_CHOICES)]
+    held = sorted(weight_formats(target), key=bits_of, reverse=True)
+    if len(held) < 2 or not target.is_integer:
+        raise UsageError(
+            f"{target.name} holds one format only, so there are no bits to allocate",
+            next_step="edgeq quantize allocates any formats.",
+        )
+    return [Formats(weight, Int(target.narrow.bits)) for weight in held]
+
+
+def _limits(structure: Structure, items: Sequence[Item], budgets: Budgets) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if budgets.avg_bits is not None:
+        results = weighted_results(structure)
+        found[WEIGHT_BITS] = budgets.avg_bits * weight_elements(structure.graph, results)
+        if len({choice.formats.activation for item in items for choice in item.choices}) > 1:
+            read = {key for result in results for key in read_classes(structure, result)}
+            found[ACTIVATION_BITS] = budgets.avg_bits * sum(structure.graph.types[key].size for key in read)
+    if budgets.max_size is not None:
+        found[BYTES] = budgets.max_size - _other_bytes(structure)
+    if budgets.max_latency_ms is not None:
+        if budgets.latency_table is None:
+            raise UsageError("--max-latency-ms needs --latency-table", next_step="A JSON file: milliseconds by layer.")
+        found[MILLISECONDS] = budgets.max_latency_ms
+    return found
+
+
+def _other_bytes(structure: Structure) -> int:
+    """Constants that are not weights of operators on codes, in float; biases take four bytes on codes, too."""
+    return constant_bytes(structure.graph) - 4 * weight_elements(structure.graph, weighted_results(structure))
+
+
+def _searched(
+    items: Sequence[Item],
+    limits: dict[str, float],
+    budgets: Budgets,
+    offered: Sequence[Formats],
+    is_good: Callable[[Selection], bool] | None,
+) -> Selection:
+    match budgets.search:
+        case "ilp":
+            return solve(items, limits)
+        case "greedy":
+            return solve_greedily(items, limits)
+        case "closed":
+            return _closed(items, limits, budgets)
+        case "bisect":
+            if is_good is None:
+                raise UsageError("--search bisect asks for the accuracy", next_step="Give --data and --max-drop.")
+            return solve_by_bisection(items, offered[1:], is_good)
+
+
+def _closed(items: Sequence[Item], limits: dict[str, float], budgets: Budgets) -> Selection:
+    """Bits of weights by the closed form, rounded up, then lowered greedily where that is too much."""
+    if budgets.avg_bits is None:
+        raise UsageError("--search closed solves for mean bits", next_step="Give --avg-bits.")
+    selection = list(finest(items))
+    places = [k for k, item in enumerate(items) if item.choices[0].costs[WEIGHT_BITS] > 0]
+    ladders = {k: _ladder(items[k], selection[k]) for k in places}
+    low, high = (end(_weight_bits(items[k], p) for k in places for p in ladders[k]) for end in (min, max))
+    coefficients, elements = [], []
+    for k in places:
+        coarse, fine = items[k].choices[ladders[k][0]], items[k].choices[ladders[k][-1]]
+        bits = _weight_bits(items[k], ladders[k][0])
+        coefficients.append(max(coarse.loss - fine.loss, 0.0) * 4.0**bits)
+        elements.append(coarse.costs[WEIGHT_BITS] / bits)
+    wanted = closed_form_bits(np.array(coefficients), np.array(elements), budgets.avg_bits, low, high)
+    for k, bits in zip(places, wanted, strict=True):
+        enough = (place for place in ladders[k] if _weight_bits(items[k], place) >= bits - 1e-9)
+        selection[k] = next(enough, ladders[k][-1])
+    return solve_greedily(items, limits, tuple(selection))
+
+
+def _ladder(item: Item, place: int) -> list[int]:
+    """Choices with the activation of choice `place`, the coarsest weights first."""
+    activation = item.choices[place].formats.activation
+    fitting = [k for k, choice in enumerate(item.choices) if choice.formats.activation == activation]
+    return sorted(fitting, key=lambda k: _weight_bits(item, k))
+
+
+def _weight_bits(item: Item, place: int) -> int:
+    weight = item.choices[place].formats.weight
+    return 0 if weight is None else bits_of(weight)
+
+
+def raised(allocation: Allocation, count: int) -> tuple[Allocation, list[str]]:
+    """`allocation` with `count` more steps towards finer formats, the most loss for the least cost first; and why.
+
+    Sizes and latencies stay within their budgets, mean bits give way. Nothing is changed, and no reason given, where no step is left.
+    """
+    items, selection, notes = allocation.items, allocation.selection, list[str]()
+    hard = {kind: limit for kind, limit in allocation.limits.items() if kind in (BYTES, MILLISECONDS)}
+    for _ in range(count):
+        before, now = loss_of(items, selection), selection
+        gains = ((-difference(items, now, move, lambda choice: choice.loss), move) for move in moves(items, now))
+        better = [(gain, move) for gain, move in gains if gain > 0 and meets(items, changed(now, move), hard)]
+        if not better:
+            break
+        gain, move = max(better, key=lambda step: step[0])
+        selection = changed(now, move)
+        names = ", ".join(items[k].operator for k in move)
+        formats = selected(items, selection)[items[next(iter(move))].operator]
+        notes.append(f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {names}")
+    return Allocation(items, selection, allocation.limits), notes

@@ -1,0 +1,54 @@
+"""Narrow copies: a value of few bits for the convolutions that read it, beside the wide one that sums read.
+
+Four bits are enough for what is multiplied and far too few for a residual stream, whose errors add up. A value that
+weighted operators read in fewer than eight bits and other operators read as well gets a copy for the former, through
+a clip that never clips; on codes that is a table or a requantization.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeq.formats import Int
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Editor, Graph
+from edgeq.quantize.structure import is_weighted, moves_codes
+from edgeq.recipe import Recipe
+
+FEWER_THAN = 8
+_LIMIT = float(np.finfo(np.float32).max)
+
+
+def with_narrow_copies(graph: Graph, recipe: Recipe) -> Graph:
+    """`graph` with a copy, called `value.narrow`, of every value that only some of its readers take in few bits."""
+    copied = {value for op in graph.ops for value in o.operands(op) if _is_split(value, graph, recipe)}
+    if not copied:
+        return graph
+    editor = Editor.like(graph)
+    copies: dict[o.Value, o.Value] = {}
+
+    def operand(value: o.Value) -> o.Value:
+        if value not in copied:
+            return value
+        if value not in copies:
+            name = editor.fresh(f"{value}.narrow")
+            copies[value] = editor.append(o.Apply(value, name, o.Function("clip", -_LIMIT, _LIMIT)), graph.types[value])
+        return copies[value]
+
+    for op in graph.ops:
+        narrowed = o.rename(op, operand, where="operands") if _is_narrow_reader(op, recipe) else op
+        editor.append(narrowed, *(graph.types[value] for value in o.results(op)))
+    return editor.graph(graph.outputs)
+
+
+def _is_narrow_reader(op: o.Op, recipe: Recipe) -> bool:
+    asked = recipe.formats_of(o.results(op)[0]) if is_weighted(op) else None
+    return asked is not None and isinstance(asked.activation, Int) and asked.activation.bits < FEWER_THAN
+
+
+def _is_split(value: o.Value, graph: Graph, recipe: Recipe) -> bool:
+    if value in graph.constants:
+        return False
+    readers = graph.consumers.get(value, ())
+    others = [op for op in readers if not (is_weighted(op) or moves_codes(op) or isinstance(op, o.Apply))]
+    return bool(others) and any(_is_narrow_reader(op, recipe) for op in readers)

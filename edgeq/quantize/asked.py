@@ -1,0 +1,135 @@
+"""What a recipe asks of formats: a default for all operators, first and last layers apart, and what a target holds.
+
+Layers that read the input or compute an output suffer most from few bits and cost little, so they keep eight bits
+unless a rule names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from glob import escape
+
+from edgeq.errors import UnsupportedError
+from edgeq.formats import INT8, INT8_NARROW, Format, Int, bits_of
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
+from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_rule, weight_format
+from edgeq.target import Target
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of formats as they were given: --weights, --activations, and each --format."""
+
+    weights: str | None = None
+    activations: str | None = None
+    rules: tuple[str, ...] = ()
+
+
+def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
+    """`recipe` followed by the rules that `asked` means for `graph`, and notes on what was decided besides.
+
+    Raises UsageError for text that names no format, and UnsupportedError for formats that `target` does not hold.
+    """
+    named = tuple(map(parse_rule, asked.rules))
+    every = Formats(
+        weight_format(asked.weights) if asked.weights else None,
+        activation_format(asked.activations) if asked.activations else None,
+    )
+    own = replace(every, weight=target.weight) if every.weight is None and target.is_integer else every
+    found, notes = with_spared_ends(replace(recipe, rules=(*recipe.rules, *named)), own, graph, target)
+    if every != Formats():
+        found = replace(found, rules=(*found.rules, Rule("*", every)))
+    check_formats(graph, target, found)
+    return found, notes
+
+
+def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
+    """`recipe` followed by rules for first and last layers that it does not name, where `formats` have few bits."""
+    spared = _spared(formats, target)
+    kept = [value for value in ends(graph) if spared != formats and recipe.formats_of(value) is None]
+    rules = (Rule(escape(value), spared) for value in kept)
+    return replace(recipe, rules=(*recipe.rules, *rules)), _notes(kept, spared)
+
+
+def _notes(kept: list[o.Value], spared: Formats) -> list[str]:
+    if not kept:
+        return []
+    names = ", ".join(kept[:6]) + (f" and {len(kept) - 6} more" if len(kept) > 6 else "")
+    return [f"first and last layers keep 8 bits ({spared}): {names}; --format 'NAME=w4a4' decides otherwise"]
+
+
+def _spared(formats: Formats, target: Target) -> Formats:
+    """`formats` with eight bits in place of fewer, where `target` holds them."""
+    weight, activation = formats.weight, formats.activation
+    if weight is not None and bits_of(weight) < 8 and holds_weight(target, INT8_NARROW):
+        weight = INT8_NARROW
+    return Formats(weight, INT8 if activation is not None and bits_of(activation) < 8 else activation)
+
+
+def ends(graph: Graph) -> tuple[o.Value, ...]:
+    """Results of the weighted operators with no other weighted operator before them, or none behind them."""
+    weighted = [op for op in graph.ops if _counts(op, graph)]
+    before: set[o.Value] = set()
+    for op in graph.ops:
+        if any(value in before for value in o.operands(op)) or _counts(op, graph):
+            before.update(o.results(op))
+    behind: set[o.Value] = set()
+    for op in reversed(graph.ops):
+        if any(value in behind for value in o.results(op)) or _counts(op, graph):
+            behind.update(o.operands(op))
+    first = [o.results(op)[0] for op in weighted if not any(value in before for value in o.operands(op))]
+    last = [o.results(op)[0] for op in weighted if o.results(op)[0] not in behind]
+    return tuple(dict.fromkeys((*first, *last)))
+
+
+def _counts(op: o.Op, graph: Graph) -> bool:
+    return is_weighted(op) and not is_expectation(op, graph)
+
+
+def holds_weight(target: Target, format_: Format) -> bool:
+    """Whether files of `target` hold weights of this format; the reference takes all."""
+    return target.emitter == "graph" or format_ in weight_formats(target)
+
+
+def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
+    """Raise UnsupportedError, naming the first operator, for formats that `target` cannot hold."""
+    if target.emitter == "graph":
+        return
+    structure = analyse(graph, target, recipe) if target.is_integer else None
+    for op in graph.ops:
+        asked = recipe.formats_of(o.results(op)[0]) if is_weighted(op) else None
+        if asked is None or recipe.keeps_real(o.results(op)[0]) or (structure and not structure.runs_on_codes(op)):
+            continue
+        if asked.weight is not None and weight_of(op) and not holds_weight(target, asked.weight):
+            _refuse(
+                target,
+                "weights",
+                o.results(op)[0],
+                asked.weight,
+                ", ".join(map(_short, weight_formats(target))) or "none",
+            )
+        if isinstance(asked.activation, Int) and (structure is None or asked.activation.bits != target.narrow.bits):
+            allowed = str(target.narrow) if structure else "real: this target computes on reals"
+            _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
+
+
+def weight_formats(target: Target) -> tuple[Format, ...]:
+    """The formats of weights that files of `target` hold."""
+    own = (target.weight,) if target.is_integer else ()
+    return tuple(dict.fromkeys((*own, *target.more_weights)))
+
+
+def _refuse(target: Target, what: str, where: o.Value, format_: Format, allowed: str) -> None:
+    raise UnsupportedError(
+        f"{target.name} holds no {what} of this format",
+        where=where,
+        value=_short(format_),
+        allowed=allowed,
+        next_step="edgeq quantize takes every format and measures it in the reference.",
+    )
+
+
+def _short(format_: Format) -> str:
+    return str(format_).split(":")[0].removesuffix("n")

@@ -1,0 +1,62 @@
+"""What training minimizes: the distance of the rounded network from its own float original, and the labels' loss.
+
+The float network answers for every image, so training needs no labels. Distances count as the noise that ranges are
+chosen by: at the outputs as the task weighs them, and at the end of the integer part. A classifier is compared by its
+distribution (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.passes.batch import with_batch
+from edgeq.quantize.sensitivity import Objective
+from edgeq.reference.interpret import Interpreter
+
+
+class Teacher:
+    """The float network: gives the values of `objective` for a batch of images."""
+
+    def __init__(self, graph: Graph, objective: Objective, device: torch.device) -> None:
+        self.graph, self.objective, self.device = graph, objective, device
+        self._interpreters: dict[int, Interpreter] = {}
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[o.Value, Tensor]) -> list[Tensor]:
+        """Values of the objective's outputs, in order."""
+        name, tensor = next(iter(inputs.items()))
+        count = tensor.shape[0] // self.graph.types[name].shape[0]
+        if count not in self._interpreters:
+            self._interpreters[count] = Interpreter(with_batch(self.graph, count), self.device)
+        found: dict[o.Value, Tensor] = {}
+
+        def keep(value: o.Value, tensor: Tensor) -> None:
+            if value in self.objective.outputs:
+                found[value] = tensor
+
+        self._interpreters[count](inputs, keep)
+        return [found[value] for value in self.objective.outputs]
+
+
+def noise(objective: Objective, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Tensor:
+    """Weighed squared distance of `found` from the teacher's `wanted`, relative to the signal."""
+    total = torch.zeros((), device=wanted[0].device)
+    for y, target, weight in zip(found, wanted, objective.weigh(wanted), strict=True):
+        if target.is_floating_point():
+            total = total + (weight * (y.float() - target)).square().sum()
+    return total
+
+
+def classification_loss(wanted: Tensor, found: Tensor, labels: Tensor | None, *, probabilities: bool) -> Tensor:
+    """Mean cross entropy [N, classes] against the teacher's distribution and, in equal parts, the `labels`."""
+    scores = found.float()
+    log_share = scores.clamp_min(1e-12).log() if probabilities else scores.log_softmax(1)
+    share = wanted if probabilities else wanted.softmax(1)
+    distilled = -(share * log_share).sum(1).mean()
+    return distilled if labels is None else (distilled + F.nll_loss(log_share, labels)) / 2

@@ -1,0 +1,234 @@
+"""Which channels to move, and how far: strategies for the shift b and scale r of edgeq/passes/transform.py.
+
+Every strategy proposes a Move per seam from the channel ranges of the value and of the weights that read it; the
+proposal whose quantized readers come closest to their real output on sample images is taken, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.formats import FloatArray, Format, Int, bits_of
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph
+from edgeq.passes.transform import Move, Reader, Seam, seams, transform
+from edgeq.quantize.assign import constant_range, weight_axis
+from edgeq.quantize.scale import ClipSearch, dequantize_weight, quantize_weight, weight_type
+from edgeq.quantize.weights import FEW_BITS
+from edgeq.reference.interpret import Interpreter
+from edgeq.reference.meaning import evaluate
+
+LEAST_GAIN = 1.05
+"""A move must lower the error by this factor: smaller gains may be chance."""
+
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+FLOOR = 1e-8
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What strategies know of a seam, float64 [channels] each.
+
+    `low` and `high` are the ends of the value (`clipped_low`, `clipped_high`: less one element in a thousand at each
+    end), `readers` the largest weight magnitude that reads a channel, `maker` the largest that computes it.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    clipped_low: FloatArray
+    clipped_high: FloatArray
+    readers: FloatArray
+    maker: FloatArray
+    shifts: bool
+
+    @property
+    def middle(self) -> FloatArray:
+        """The shift that centres every channel; zeros where no shift is legal."""
+        return (self.low + self.high) / 2 if self.shifts else np.zeros_like(self.low)
+
+    def reach(self, shift: FloatArray) -> FloatArray:
+        """Largest magnitude per channel after `shift`."""
+        return np.maximum(np.maximum(self.high - shift, shift - self.low), FLOOR)
+
+
+def _normal(scale: FloatArray) -> FloatArray:
+    """Scales within 1/1024 … 1024 of their geometric mean, which becomes 1: a common factor changes nothing."""
+    logs = np.log2(np.maximum(scale, FLOOR))
+    found: FloatArray = np.exp2(np.clip(logs - logs.mean(), -10, 10))
+    return found
+
+
+def equalize(c: Channels) -> Move:
+    """Cross-layer equalization: r = sqrt(range of the maker's weights / range of the readers') (Nagel et al., 2019)."""
+    return Move(np.zeros_like(c.low), _normal(np.sqrt(np.maximum(c.maker, FLOOR) / np.maximum(c.readers, FLOOR))))
+
+
+def smooth(c: Channels, alpha: float, *, shift: bool = False) -> Move:
+    """SmoothQuant: r = max|x|^alpha / max|w|^(1 - alpha) (Xiao et al., 2023); with `shift`, SQ-b (Tai et al., 2024)."""
+    b = c.middle if shift else np.zeros_like(c.low)
+    return Move(b, _normal(c.reach(b) ** alpha / np.maximum(c.readers, FLOOR) ** (1 - alpha)))
+
+
+def suppress(c: Channels, share: float) -> Move:
+    """Outlier Suppression+: centred, and r = max(1, max|x - b| / t), t a share of the largest (Wei et al., 2023)."""
+    reach = c.reach(c.middle)
+    return Move(c.middle, np.maximum(1.0, reach / max(share * float(reach.max()), FLOOR)))
+
+
+def reparameterize(c: Channels, *, clipped: bool) -> Move:
+    """RepQ: every channel meets the mean scale and zero point (Li et al., 2023); clipped first as in LRP-QViT."""
+    low, high = (c.clipped_low, c.clipped_high) if clipped else (c.low, c.high)
+    if not c.shifts:
+        return Move(np.zeros_like(low), _normal(np.maximum(np.maximum(high, -low), FLOOR)))
+    width = np.maximum(high - low, FLOOR)
+    scale = np.clip(width / width.mean(), 1 / 1024, 1024)
+    return Move(low - scale * float((low / scale).mean()), scale)
+
+
+def proposals(c: Channels) -> dict[str, Move]:
+    """The moves worth trying at a seam, by the name of their strategy."""
+    found = {f"smooth:{alpha:g}": smooth(c, alpha) for alpha in (0.3, 0.5, 0.7, 1.0)}
+    found |= {"equalize": equalize(c), "repq": reparameterize(c, clipped=False)}
+    found |= {"repq:clipped": reparameterize(c, clipped=True)}
+    found |= {f"suppress:{share:g}": suppress(c, share) for share in (0.7, 0.5, 0.35, 0.25, 0.15)}
+    if c.shifts:
+        found |= {f"smooth+shift:{alpha:g}": smooth(c, alpha, shift=True) for alpha in (0.5, 1.0)}
+    return found
+
+
+def _channel_reach(weight: FloatArray, axis: int) -> FloatArray:
+    found: FloatArray = np.abs(weight).max(axis=tuple(k for k in range(weight.ndim) if k != axis))
+    return found
+
+
+def _input_reach(graph: Graph, op: Reader) -> FloatArray:
+    """Largest weight magnitude per input channel of `op`."""
+    weight = graph.constants[op.weight].astype(np.float64)
+    if isinstance(op, o.Conv) and op.groups > 1:
+        grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
+        found: FloatArray = np.abs(grouped).max(axis=(1, 3, 4)).reshape(-1)
+        return found
+    return _channel_reach(weight, 0 if isinstance(op, o.ConvTranspose) else 1)
+
+
+def channels_of(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]]) -> Channels:
+    """What `samples` (values by name) and the weights tell about `seam`."""
+    rows = torch.cat([s[name].movedim(seam.axis, -1).flatten(0, -2) for s in samples for name in seam.reads])
+    few = rows[torch.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).long()]
+    low, high = (end.double().numpy() for end in (rows.amin(0), rows.amax(0)))
+    clipped_low, clipped_high = torch.quantile(few, torch.tensor([1e-3, 1 - 1e-3]), dim=0).double().numpy()
+    maker = np.ones_like(low)
+    if isinstance(seam.maker, Reader):
+        axis = 1 if isinstance(seam.maker, o.ConvTranspose) else 0
+        maker = _channel_reach(graph.constants[seam.maker.weight].astype(np.float64), axis)
+    readers = np.max([_input_reach(graph, op) for op in seam.readers], axis=0)
+    return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """How activations and weights will be quantized."""
+
+    activation: Int
+    weight: Format
+    symmetric: bool
+
+
+def _rounded(x: Tensor, grids: Grids, clip: float) -> Tensor:
+    format = grids.activation
+    ends = np.array([float(x.min()), float(x.max())]) * clip
+    symmetric = grids.symmetric and format.signed
+    scale, zero = constant_range(ends, format, symmetric=symmetric)
+    return (torch.clamp(torch.round(x / scale) + zero, format.low, format.high) - zero) * scale
+
+
+def _clip_of(x: Tensor, grids: Grids) -> float:
+    """The clip of least squared error."""
+    return min(CLIPS, key=lambda clip: float((_rounded(x, grids, clip) - x).square().sum()))
+
+
+def _local(graph: Graph, seam: Seam) -> Graph:
+    """The operators around `seam` as a graph of their own."""
+    names = {o.results(op)[0] for op in (seam.maker, *seam.between, *seam.readers)}
+    ops = tuple(op for op in graph.ops if o.results(op)[0] in names)
+    constants = {value: graph.constants[value] for op in ops for value in o.operands(op) if value in graph.constants}
+    outputs = tuple(op.out for op in seam.readers)
+    return Graph(graph.name, (seam.maker.x,), outputs, ops, graph.types, constants)
+
+
+def _outputs(graph: Graph, reads: Mapping[o.Value, Tensor], names: Sequence[o.Value], grids: Grids | None) -> Tensor:
+    """What the readers `names` of the local `graph` compute from `reads`, with quantized weights if `grids`; flat."""
+    found = []
+    for name in names:
+        op = graph.producer[name]
+        assert isinstance(op, Reader)
+        weight = graph.constants[op.weight].astype(np.float32)
+        if grids is not None:
+            clip: ClipSearch = "squared_error" if bits_of(grids.weight) <= FEW_BITS else "largest"
+            type_ = weight_type(weight, grids.weight, weight_axis(op), clip=clip, where=op.weight)
+            weight = dequantize_weight(quantize_weight(weight, type_), type_)
+        known = {op.x: reads[op.x], op.weight: torch.from_numpy(weight)}
+        if op.bias is not None:
+            known[op.bias] = torch.from_numpy(graph.constants[op.bias].astype(np.float32))
+        found.append(evaluate(op, known.__getitem__)[0].flatten())
+    return torch.cat(found)
+
+
+def _error(local: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids, move: Move) -> float:
+    """Squared error of the quantized readers' outputs over `samples`."""
+    moved = transform(local, {seam.value: move})
+    along = [-1 if k == seam.axis else 1 for k in range(samples[0][seam.reads[0]].dim())]
+    shift, scale = (torch.from_numpy(part.astype(np.float32)).reshape(along) for part in (move.shift, move.scale))
+    names = [op.out for op in seam.readers]
+    total = 0.0
+    for sample in samples:
+        exact = {name: sample[name] for name in seam.reads}
+        inside = {name: (tensor - shift) / scale for name, tensor in exact.items()}
+        rounded = {name: _rounded(tensor, grids, _clip_of(tensor, grids)) for name, tensor in inside.items()}
+        error = _outputs(moved, rounded, names, grids) - _outputs(local, exact, names, None)
+        total += float(error.square().sum())
+    return total
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A move that was worth it: its strategy, and the squared error of the readers' outputs before over after."""
+
+    move: Move
+    strategy: str
+    gain: float
+
+
+@torch.no_grad()
+def choose_moves(graph: Graph, samples: Sequence[Mapping[o.Value, Array]], grids: Grids) -> dict[o.Value, Migration]:
+    """The best move of every seam that one helps, judged on `samples` (a few calibration inputs)."""
+    known = seams(graph)
+    wanted = {name for seam in known.values() for name in seam.reads}
+    seen: list[dict[o.Value, Tensor]] = []
+    interpreter = Interpreter(graph)
+    for sample in samples:
+        values: dict[o.Value, Tensor] = {}
+
+        def watch(name: o.Value, tensor: Tensor, values: dict[o.Value, Tensor] = values) -> None:
+            if name in wanted:
+                values[name] = tensor
+
+        interpreter(sample, watch)
+        seen.append(values)
+    found = {value: _best(graph, seam, seen, grids) for value, seam in known.items()}
+    return {value: migration for value, migration in found.items() if migration is not None}
+
+
+def _best(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids) -> Migration | None:
+    local, channels = _local(graph, seam), channels_of(graph, seam, samples)
+    still = Move(np.zeros_like(channels.low), np.ones_like(channels.low))
+    base = _error(local, seam, samples, grids, still)
+    tried = {name: (move, _error(local, seam, samples, grids, move)) for name, move in proposals(channels).items()}
+    name, (move, error) = min(tried.items(), key=lambda item: item[1][1])
+    return Migration(move, name, base / max(error, 1e-300)) if base > LEAST_GAIN * error else None

@@ -1,0 +1,253 @@
+"""Quantization-aware training: a real graph and its plan as an ordinary torch module.
+
+While training, values and weights are rounded where the plan says so, in real arithmetic with straight-through
+gradients. In evaluation mode the module *is* the integer graph: it lowers what has been learned and runs the reference
+interpreter, so the accuracy seen there is the accuracy of every artifact printed from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeq.errors import UsageError
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph, with_constants
+from edgeq.passes.batch import with_batch
+from edgeq.passes.lower import lower
+from edgeq.quantize.fake import Grid
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.scale import bias_codes
+from edgeq.quantize.structure import is_expectation, moves_codes, weight_of
+from edgeq.reference.interpret import Interpreter
+from edgeq.reference.meaning import evaluate
+
+_LEARNING = (o.Conv, o.ConvTranspose, o.Linear, o.LayerNorm, o.GroupNorm, o.ChannelAffine)
+"""Operators whose constant operands are learned."""
+
+Outputs = Tensor | tuple[Tensor, ...]
+
+
+def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
+    """Constants that training may change: weights, biases, and the gains of normalizations."""
+    found: dict[o.Value, None] = {}
+    for op in graph.ops:
+        if isinstance(op, _LEARNING) and not is_expectation(op, graph):
+            found.update(dict.fromkeys(value for value in o.operands(op) if value in graph.constants))
+    return tuple(value for value in found if graph.types[value].is_real)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operator of the graph for a number of images, with everything decided that does not depend on tensors.
+
+    `rounds`: operands that it reads on their grids. `planned`: its result has a grid; `moves`: and is on it already.
+    """
+
+    op: o.Op
+    results: tuple[o.Value, ...]
+    on_codes: bool
+    rounds: tuple[o.Value, ...]
+    weight: o.Value | None
+    weight_grid: str
+    planned: bool
+    moves: bool
+
+
+class QatModule(nn.Module):
+    """`graph` (real, simplified) under `plan`, trainable; inputs and outputs are the graph's, for any number of images.
+
+    forward takes one tensor [N, ...] per input and gives one per output (a tuple unless there is one). Raises
+    UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        super().__init__()
+        self.graph, self.plan = graph, plan
+        self._fields = _field_names([*graph.constants, *plan.types, *plan.weights])
+        self._steps: dict[int, tuple[_Step, ...]] = {}
+        self._images = graph.types[graph.inputs[0]].shape[0]
+        self._integers: tuple[tuple[int, ...], Graph] | None = None
+        self._interpreters: dict[int, Interpreter] = {}
+        trained = set(trained_constants(graph))
+        self.trained = nn.ParameterDict({self._fields[v]: nn.Parameter(_tensor(graph.constants[v])) for v in trained})
+        self.fixed = nn.Module()
+        for value in graph.constants.keys() - trained:
+            self.fixed.register_buffer(self._fields[value], _tensor(graph.constants[value]), persistent=False)
+        self.values = nn.ModuleDict(
+            {
+                self._fields[key]: Grid(plan.types[key], _size(graph, members))
+                for key, members in plan.structure.members.items()
+                if any(value not in graph.constants for value in members)
+            }
+        )
+        self._grids = {
+            value: self._fields[key] if self._fields[key] in self.values else None
+            for value, key in plan.structure.key.items()
+        }
+        self.weights = nn.ModuleDict(
+            {
+                self._fields[out]: Grid(type_, type_.size // max(len(type_.scale), 1))
+                for out, type_ in plan.weights.items()
+            }
+        )
+
+    def forward(self, *inputs: Tensor) -> Outputs:
+        """Outputs as reals: through straight-through rounding while training, from the integer graph otherwise."""
+        if len(inputs) != len(self.graph.inputs):
+            raise UsageError("wrong number of inputs", value=len(inputs), allowed=", ".join(self.graph.inputs))
+        named = dict(zip(self.graph.inputs, inputs, strict=True))
+        found = self.rounded(named, self.graph.outputs) if self.training else self._evaluate(named)
+        return found[0] if len(found) == 1 else found
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    def rounded(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph, as reals, with straight-through rounding."""
+        reals, codes = dict(inputs), dict[o.Value, Tensor]()
+
+        def real(name: o.Value) -> Tensor:
+            return reals[name] if name in reals else self._constant(name)
+
+        for step in self._steps_for(inputs):
+            if not step.on_codes:
+                reals.update(zip(step.results, evaluate(step.op, real), strict=True))
+                continue
+            for name in step.rounds:
+                if name not in codes:
+                    codes[name] = self._rounded(name, real(name))
+
+            def operand(name: o.Value, step: _Step = step) -> Tensor:
+                if name == step.weight:
+                    found: Tensor = self.weights[step.weight_grid](real(name))
+                    return found
+                return codes[name] if name in codes else real(name)
+
+            (result,) = evaluate(step.op, operand)
+            out = step.results[0]
+            if step.planned:
+                result = codes[out] = result if step.moves else self._rounded(out, result)
+            reals[out] = result
+        return tuple(real(name) for name in wanted)
+
+    def exact(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph without rounding, from the weights as they are."""
+        reals = dict(inputs)
+
+        def real(name: o.Value) -> Tensor:
+            return reals[name] if name in reals else self._constant(name)
+
+        for step in self._steps_for(inputs):
+            reals.update(zip(step.results, evaluate(step.op, real), strict=True))
+        return tuple(real(name) for name in wanted)
+
+    def _rounded(self, name: o.Value, x: Tensor) -> Tensor:
+        field = self._grids[name]
+        if field is None:  # constants alone, whose grid follows from them
+            return x
+        found: Tensor = self.values[field](x)
+        return found
+
+    def _constant(self, name: o.Value) -> Tensor:
+        field = self._fields[name]
+        found: Tensor = self.trained[field] if field in self.trained else getattr(self.fixed, field)
+        return found
+
+    def _steps_for(self, inputs: Mapping[o.Value, Tensor]) -> tuple[_Step, ...]:
+        tensor = inputs[self.graph.inputs[0]]
+        count = int(tensor.shape[0]) // self._images
+        if count not in self._steps:
+            self.prepare(count)
+        return self._steps[count]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the one thing here that is not arithmetic on tensors
+    def prepare(self, count: int) -> None:
+        """Get ready for `count` images at a time; after it torch.compile sees one graph."""
+        self._steps[count] = tuple(self._step(op) for op in with_batch(self.graph, count).ops)
+
+    def _step(self, op: o.Op) -> _Step:
+        plan, out = self.plan, o.results(op)[0]
+        weight = weight_of(op) if out in plan.weights else None
+        rounds = tuple(v for v in o.operands(op) if v in plan.types and v != weight)
+        grid = self._fields[out] if weight is not None else ""
+        on_codes = plan.structure.runs_on_codes(op)
+        return _Step(op, o.results(op), on_codes, rounds, weight, grid, out in plan.types, moves_codes(op))
+
+    # --- what has been learned --------------------------------------------------------------------------------
+
+    def learned_graph(self) -> Graph:
+        """The real graph with the weights learned so far."""
+        learned: dict[o.Value, Array] = {}
+        for value in trained_constants(self.graph):
+            tensor = self.trained[self._fields[value]].detach().cpu().float()
+            if not bool(torch.isfinite(tensor).all()):
+                raise UsageError(
+                    "training went astray: not a number", where=value, next_step="Lower the learning rate."
+                )
+            learned[value] = tensor.numpy().copy()
+        return with_constants(self.graph, learned)
+
+    def learned_plan(self, graph: Graph) -> Plan:
+        """The plan with the scales learned so far, for `graph` with the weights learned so far."""
+        types = dict(self.plan.types)
+        for key, members in self.plan.structure.members.items():
+            if (field := self._fields[key]) in self.values:
+                scale = self.values[field].learned_type().scale  # type: ignore[operator]
+                types.update({value: replace(types[value], scale=scale) for value in members})
+        weights, biases = dict(self.plan.weights), dict(self.plan.biases)
+        for op in graph.ops:
+            if not isinstance(op, o.Conv | o.ConvTranspose | o.Linear) or op.out not in weights:
+                continue
+            weight = self.weights[self._fields[op.out]].learned_type()  # type: ignore[operator]
+            if op.bias is not None:
+                biases[op.out], scales = bias_codes(graph.constants[op.bias], types[op.x].scale[0], weight.scale)
+                weight = replace(weight, scale=scales)
+            weights[op.out] = weight
+        structure = replace(self.plan.structure, graph=graph)
+        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases, codes={})
+
+    def convert(self) -> Graph:
+        """The exact integer graph of what has been learned so far, ready for every emitter."""
+        versions = tuple(p._version for p in self.parameters())
+        if self._integers is None or self._integers[0] != versions:
+            graph = self.learned_graph()
+            self._integers = (versions, lower(graph, self.learned_plan(graph)))
+            self._interpreters.clear()
+        return self._integers[1]
+
+    @torch.no_grad()
+    def _evaluate(self, inputs: Mapping[o.Value, Tensor]) -> tuple[Tensor, ...]:
+        integers = self.convert()
+        name, tensor = next(iter(inputs.items()))
+        count = int(tensor.shape[0]) // self.graph.types[name].shape[0]
+        if count not in self._interpreters:
+            self._interpreters[count] = Interpreter(with_batch(integers, count), tensor.device)
+        return tuple(self._interpreters[count](inputs).values())
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _size(graph: Graph, members: tuple[o.Value, ...]) -> int:
+    return max(graph.types[value].size for value in members)
+
+
+def _field_names(values: list[o.Value]) -> dict[o.Value, str]:
+    """A name that a module's field may have for each value, readable and unique."""
+    found: dict[o.Value, str] = {}
+    taken: set[str] = set()
+    for value in dict.fromkeys(values):
+        field = stem = re.sub(r"\W", "_", value) or "_"
+        count = 0
+        while field in taken:
+            count += 1
+            field = f"{stem}_{count}"
+        found[value] = field
+        taken.add(field)
+    return found

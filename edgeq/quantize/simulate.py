@@ -1,0 +1,168 @@
+"""The quantized network on real tensors: what lowering will compute, but differentiable and in batches.
+
+Values are rounded to the levels of their planned types and weights to theirs, between them the real operators run.
+It differs from the integer graph by the rounding of near-ties in requantization only. Rounding passes gradients
+straight through inside the range and none outside; a scale that is learned gets the gradient of Esser et al. (LSQ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.formats import Codebook, Float, Format, level_range, level_table
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.fake import fake_quantize
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.scale import dequantize_weight
+from edgeq.quantize.structure import weight_of
+from edgeq.reference.meaning import evaluate
+
+Read = Callable[[o.Value], Tensor]
+
+
+def straight(rounded: Tensor, x: Tensor) -> Tensor:
+    """`rounded` with the gradient of x."""
+    return x + (rounded - x).detach()
+
+
+def sorted_levels(format: Format) -> Tensor:
+    """The levels of a table format in ascending order, float64."""
+    return torch.from_numpy(np.unique(level_table(format)).astype(np.float64))
+
+
+def nearest_level(v: Tensor, format: Format, zero_point: int = 0) -> Tensor:
+    """The level nearest to each v (a real over its scale), saturating."""
+    if isinstance(format, Float | Codebook):
+        levels = sorted_levels(format).to(v.device, v.dtype)
+        return levels[torch.bucketize(v, (levels[1:] + levels[:-1]) / 2)]
+    return torch.round(v).clamp_(*level_range(format, zero_point))
+
+
+@dataclass
+class Simulation:
+    """One quantized network on `device`.
+
+    `weights` and `biases` of operators on codes are as they will be dequantized, by the operators' results; `scales`
+    are learned scales of classes of values, which stand in for the planned ones. `drop` is the share of elements that
+    rounding passes over at random (QDrop), for learning only.
+    """
+
+    graph: Graph
+    plan: Plan
+    device: torch.device
+    weights: dict[o.Value, Tensor] = field(default_factory=dict)
+    biases: dict[o.Value, Tensor] = field(default_factory=dict)
+    scales: dict[o.Value, Tensor] = field(default_factory=dict)
+    constants: dict[o.Value, Tensor] = field(default_factory=dict)
+    drop: float = 0.0
+    generator: torch.Generator | None = None
+
+    @classmethod
+    def of(cls, graph: Graph, plan: Plan, device: torch.device) -> Simulation:
+        """The simulation of `plan` as it is."""
+        found = cls(graph, plan, device)
+        found.constants = {name: _on(array, device) for name, array in graph.constants.items()}
+        for op in graph.ops:
+            weight, out = weight_of(op), o.results(op)[0]
+            if weight is not None and out in plan.weights:
+                codes = plan.weight_codes(out, graph.constants[weight])
+                found.weights[out] = _on(dequantize_weight(codes, plan.weights[out]), device)
+                if out in plan.biases:
+                    found.biases[out] = _on(_bias(plan, op), device)
+        return found
+
+    def rounded(self, value: o.Value, x: Tensor) -> Tensor:
+        """x on the grid of `value`."""
+        type_, scale = self.plan.types[value], self.scales.get(self.plan.structure.key[value])
+        step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
+        found = fake_quantize(x, step, type_.format, type_.zero_point)
+        return self.mixed(found, x) if self.drop else found
+
+    def mixed(self, rounded: Tensor, exact: Tensor) -> Tensor:
+        """`rounded`, but for the share `drop` of elements, which stay `exact`."""
+        chance = torch.rand(exact.shape, generator=self.generator, device=exact.device)
+        return torch.where(chance < self.drop, exact, rounded)
+
+    def real(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
+        """Results of `op` in float."""
+        return evaluate(in_batches(op), self._reading(read))
+
+    def quantized(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
+        """Results of `op` in the quantized network, given what came before there."""
+        if not self.plan.structure.runs_on_codes(op):
+            return self.real(op, read)
+        (out, *_), types = o.results(op), self.plan.types
+        learned = {weight_of(op): self.weights.get(out), getattr(op, "bias", None): self.biases.get(out)}
+
+        def operand(name: o.Value) -> Tensor:
+            known = learned.get(name)
+            return self.operand(name, read) if known is None else known
+
+        found = evaluate(in_batches(op), operand)
+        return tuple(
+            self.rounded(name, x) if name in types else x for name, x in zip(o.results(op), found, strict=True)
+        )
+
+    def operand(self, name: o.Value, read: Read) -> Tensor:
+        """What an operator on codes reads as `name`: results of real operators are rounded on the way."""
+        x, maker = self._reading(read)(name), self.graph.producer.get(name)
+        if name not in self.plan.types or (maker is not None and self.plan.structure.runs_on_codes(maker)):
+            return x
+        return self.rounded(name, x)
+
+    def _reading(self, read: Read) -> Read:
+        return lambda name: self.constants[name] if name in self.constants else read(name)
+
+
+def _on(array: Array, device: torch.device) -> Tensor:
+    wide = array.astype(np.float32) if array.dtype.kind == "f" else array
+    return torch.from_numpy(np.array(wide, order="C")).to(device)
+
+
+def _bias(plan: Plan, op: o.Op) -> Array:
+    """The real bias that the planned codes stand for."""
+    (out, *_) = o.results(op)
+    assert isinstance(op, o.Conv | o.ConvTranspose | o.Linear), op
+    real: Array = plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]
+    return real.astype(np.float32)
+
+
+def in_batches(op: o.Op) -> o.Op:
+    """`op` for any number of images, where a first axis of 1 in it is the batch."""
+    match op:
+        case o.Reshape() | o.Expand() if op.shape and op.shape[0] == 1:
+            return replace(op, shape=(-1, *op.shape[1:]))
+        case o.Slice() if op.starts and (op.starts[0], op.stops[0], op.steps[0]) == (0, 1, 1):
+            return replace(op, stops=(1 << 40, *op.stops[1:]))
+        case _:
+            return op
+
+
+def runs_in_batches(simulation: Simulation, samples: Mapping[o.Value, Tensor]) -> bool:
+    """Whether the images of `samples` (at least two along the first axis) do not disturb one another."""
+    graph = simulation.graph
+
+    def outputs(inputs: Mapping[o.Value, Tensor]) -> list[Tensor]:
+        values = dict(inputs)
+        for op in graph.ops:
+            values.update(zip(o.results(op), simulation.real(op, values.__getitem__), strict=True))
+        return [values[name] for name in graph.outputs if name in values]
+
+    with torch.no_grad():
+        try:
+            together = outputs(samples)
+        except (RuntimeError, ValueError, IndexError):  # a shape that holds one image only
+            return False
+        alone = [outputs({name: x[k : k + 1] for name, x in samples.items()}) for k in range(2)]
+    return all(
+        whole.shape[0] >= 2 and torch.allclose(whole[k : k + 1], single, rtol=1e-3, atol=1e-4)
+        for k in range(2)
+        for whole, single in zip(together, alone[k], strict=True)
+        if single.is_floating_point()
+    )

@@ -1,0 +1,65 @@
+/* Sums of products with weights of 4 bits and the DSP extension; at no more cost than with 8.
+ *
+ * A byte holds the weights of two output channels, b = 16 h + u with u = l + 8 in 0 ... 15, so that one mask is all that
+ * decodes them: with U = sum x u, H = sum x b and S = sum x, the channels are
+ *     sum x l = U - 8 S        sum x h = (H - U) / 16, exactly.
+ * Weights come in blocks of two output channels (four of a matrix product), [k / 4, rounded up][channels / 2][4 bytes].
+ * The model includes this before edgeq_conv.h.
+ */
+#ifndef EDGEQ_DOT_W4_H
+#define EDGEQ_DOT_W4_H
+
+#include "edgeq_dot.h"
+#include "edgeq_total.h"
+
+#define EDGEQ_LOWER_HALVES 0x0F0F0F0Fu
+
+EDGEQ_INLINE void edgeq_four_w4_1x2(uint32_t even, uint32_t odd, const int8_t *w, int32_t *a, int32_t *b)
+{
+    const uint32_t both = edgeq_word(w), lower = both & EDGEQ_LOWER_HALVES;
+    *a = edgeq_two(odd, edgeq_odd(lower), edgeq_two(even, edgeq_even(lower), *a));
+    *b = edgeq_two(odd, edgeq_odd(both), edgeq_two(even, edgeq_even(both), *b));
+}
+
+/* One row of inputs whose sum is `total`. */
+EDGEQ_INLINE void edgeq_dot_w4_1(
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+{
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    for (; k > 0; k -= 4, x += 4, w += 8) {
+        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k), even = edgeq_even(word), odd = edgeq_odd(word);
+        edgeq_four_w4_1x2(even, odd, w, &a, &b);
+        edgeq_four_w4_1x2(even, odd, w + 4, &c, &d);
+    }
+    sum[0] = channel[0].bias + a - 8 * total, sum[1] = channel[1].bias + ((b - a) >> 4);
+    sum[2] = channel[2].bias + c - 8 * total, sum[3] = channel[3].bias + ((d - c) >> 4);
+}
+
+#define EDGEQ_DOT_W4_STEP(i)                                                                                   \
+    do {                                                                                                       \
+        const uint32_t both = edgeq_word(w + (i));                                                             \
+        edgeq_four_2x2(edgeq_word(x + (i)), edgeq_word(y + (i)), both & EDGEQ_LOWER_HALVES, both, &xa, &xb, &ya, &yb); \
+        EDGEQ_IN_ORDER;                                                                                        \
+    } while (0)
+
+/* Two columns of inputs whose sums are totals[0] and totals[1]. */
+EDGEQ_INLINE void edgeq_dot_w4_2(const int8_t *x, const int8_t *y, const int8_t *w, int32_t k,
+    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+{
+    int32_t xa = 0, xb = 0, ya = 0, yb = 0;
+    for (const int8_t *const end = x + (k & ~15); x < end; x += 16, y += 16, w += 16) {
+        EDGEQ_DOT_W4_STEP(0);
+        EDGEQ_DOT_W4_STEP(4);
+        EDGEQ_DOT_W4_STEP(8);
+        EDGEQ_DOT_W4_STEP(12);
+    }
+    for (k &= 15; k > 0; k -= 4, x += 4, y += 4, w += 4) {
+        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k), both = edgeq_word(w);
+        const uint32_t other = k >= 4 ? edgeq_word(y) : edgeq_rest(y, k);
+        edgeq_four_2x2(word, other, both & EDGEQ_LOWER_HALVES, both, &xa, &xb, &ya, &yb);
+    }
+    sum[0] = channel[0].bias + xa - 8 * totals[0], sum[1] = channel[1].bias + ((xb - xa) >> 4);
+    sum[2] = channel[0].bias + ya - 8 * totals[1], sum[3] = channel[1].bias + ((yb - ya) >> 4);
+}
+
+#endif

@@ -1,0 +1,119 @@
+"""Formats by operator: exact at every width, ends spared, copies for sums, refusals that say what is allowed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from edgeq.errors import UnsupportedError, UsageError
+from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Format, Int, bits_of
+from edgeq.ir import ops as o
+from edgeq.quantize.asked import Asked, ends
+from edgeq.recipe import parse_rule
+from edgeq.reference.interpret import run
+from edgeq.targets import find_target
+from tests.format_nets import LAYERS, quantized, residual, structured
+from tests.plain_graph import evaluate
+from tests.quantized import inputs_of, outputs_of, signal_to_noise_db
+
+
+def weights_of(asked: Asked, target: str = "reference") -> dict[str, Format]:
+    return structured(asked, find_target(target))[0].weights
+
+
+@pytest.mark.parametrize(
+    "formats",
+    ["w2a2", "w3a3", "w4a4", "w5a5", "w6a6", "w7a7", "w8a8", "w2a8", "w8a16", "w4a16", "w16a16", "post4/int4", "e2m1/int8", "e3m2/int5"],
+)  # fmt: skip
+def test_every_value_equals_plain_integers(formats: str) -> None:
+    """The worst case, everything at the ends of its range, and an ordinary input."""
+    graph = quantized(Asked(rules=(f"*={formats}",)))
+    ordinary = inputs_of(graph, seed=1)
+    for inputs in (ordinary, {name: np.sign(array) * 100 for name, array in ordinary.items()}):
+        exact = evaluate(
+            graph, {name: list(map(Fraction, array.reshape(-1).tolist())) for name, array in inputs.items()}
+        )
+        seen = {}
+        run(graph, inputs, seen.__setitem__)
+        codes = [op for op in graph.ops if not isinstance(op, o.Dequantize)]
+        assert all(list(map(int, seen[o.results(op)[0]].reshape(-1))) == exact[o.results(op)[0]] for op in codes)
+    assert max(len(set(exact[o.results(op)[0]])) for op in codes if isinstance(op, o.Conv)) > 20
+
+
+def test_more_bits_are_more_exact() -> None:
+    graph = residual()
+    inputs = inputs_of(graph)
+    (wanted,) = outputs_of(graph, inputs)
+    for kind in ("w{}a16", "w16a{}", "w{0}a{0}"):
+        found = [quantized(Asked(rules=(f"*={kind.format(bits)}",))) for bits in (2, 4, 6, 8)]
+        db = [signal_to_noise_db(wanted, outputs_of(lowered, inputs)[0]) for lowered in found]
+        assert db == sorted(db) and db[-1] > db[0] + 20
+
+
+def test_first_and_last_layers_are_spared_unless_named() -> None:
+    structure, notes = structured(Asked("int4", "int4"))
+    assert ends(residual()) == ("stem", "last")
+    assert [bits_of(structure.weights[name]) for name in LAYERS] == [8, 4, 4, 8]
+    assert len(notes) == 1 and "stem, last" in notes[0]
+    named, notes = structured(Asked("int4", "int4", ("last=w4a4", "right=w6a8")))
+    assert [bits_of(named.weights[name]) for name in LAYERS] == [8, 4, 6, 4]
+    assert "stem" in notes[0] and "last" not in notes[0].split(":")[1]
+    assert structured(Asked("int8", "int8"))[1] == []
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    asked = Asked("int3", rules=("l*=w6a8", "left=w2a2", "r*=post4/int8"))
+    assert [weights_of(asked)[name] for name in LAYERS] == [
+        INT8_NARROW,
+        Int(6, narrow=True),
+        POST4,
+        Int(6, narrow=True),
+    ]
+
+
+def test_sums_keep_what_convolutions_read_in_few_bits() -> None:
+    structure, _ = structured(Asked("int4", "int4"))
+    by_value = {value: structure.formats[key] for value, key in structure.key.items()}
+    assert by_value["stem.relu.narrow"] == Int(4) and by_value["left.relu"] == Int(4)
+    assert by_value["stem.relu"] == Int(16) and by_value["x"] == Int(8)
+    assert "stem.relu.narrow" not in structured(Asked("int4", "int8"))[0].key
+
+
+def test_readers_that_disagree_share_the_widest() -> None:
+    asked = Asked(rules=("left=w4a8", "*=w4a4"))
+    structure, _ = structured(asked)
+    assert bits_of(structure.formats[structure.key["stem.relu"]]) == 8
+    assert bits_of(structure.formats[structure.key["left.relu"]]) == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "allowed"),
+    [
+        ("jetson-int8", Asked("int4"), "int8"),
+        ("tflite-int8", Asked(activations="int16"), "int8"),
+        ("tflite-int8", Asked("post4"), "int8, int4"),
+        ("rpi-w8a16", Asked(activations="int8"), "int16"),
+        ("onnx-int8", Asked("int4", "int4"), "uint8"),
+        ("coreml-w4", Asked(activations="int8"), "real"),
+        ("jetson-fp32", Asked("int8"), "none"),
+    ],
+)
+def test_what_a_target_does_not_hold_is_refused(target: str, asked: Asked, allowed: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"allowed: {allowed}.*edgeq quantize"):
+        structured(asked, find_target(target))
+
+
+def test_what_a_target_holds() -> None:
+    for target in ("onnx-int8", "tflite-int8", "rpi-w8a16"):
+        found = weights_of(Asked(rules=("left=w4", "right=w8")), target)
+        assert (found["left"], found["right"]) == (INT4_NARROW, INT8_NARROW)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "=w4a4", "a", "a=", "a=w1a8", "a=w4a17", "a=int8", "a=real/int8", "a=int8/e2m1", "a=w99a4"]
+)
+def test_rules_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_rule(text)
