@@ -33,7 +33,7 @@ from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
-AGREEMENT_IMAGES = 4
+OUTPUT_IMAGES = 4
 LAYER_IMAGES = 1
 """A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
@@ -90,7 +90,7 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
-    images: int = AGREEMENT_IMAGES,
+    images: int = OUTPUT_IMAGES,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
