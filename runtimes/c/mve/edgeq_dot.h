@@ -10,6 +10,7 @@
 #include "edgeq.h"
 
 #define EDGEQ_BLOCK 4
+#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 4
 #define EDGEQ_DEPTH 16 /* elements of one channel that lie side by side */
 
