@@ -167,6 +167,8 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
+            scratch = _pixels_at_once(op, program, instructions) * types[op.weight].shape[0]
         case o.MatMul() | o.Softmax() | o.LayerNorm():
             scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
@@ -184,7 +186,7 @@ def _attention_scratch(kernel: Kernel, program: Program) -> int:
     if kernel.scoring:
         (depth, keys), width = shapes[1][-2:], shapes[2][-1]
         blocks = _up(keys, COLUMNS)
-        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + keys * _up(width, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + _up(keys, PACKED) * _up(width, COLUMNS)
     if isinstance(kernel.op, o.MatMul):
         return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
     return 0
@@ -211,7 +213,7 @@ def _window_ends(
     return low.reshape(-1) * channels, high.reshape(-1) * channels
 
 
-def _pixels_at_once(op: o.Conv, program: Program, instructions: Instructions) -> int:
+def _pixels_at_once(op: o.Conv | o.Linear, program: Program, instructions: Instructions) -> int:
     weight = program.type(op.weight)
     bits = 8 if program.bits > 8 else stored_bits(bits_of(weight.format), int(np.prod(weight.shape[1:])), instructions)
     return PIXELS[instructions] if bits == 8 else 2
