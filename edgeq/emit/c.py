@@ -25,6 +25,7 @@ from edgeq.emit.c_layer import LayerContext, comment
 from edgeq.emit.c_layers import print_layer
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.c_pixels import pixel_tables
+from edgeq.emit.c_plan import plan_picture
 from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
@@ -107,9 +108,11 @@ def emit(
         "Makefile": c_project.makefile(source),
         "CMakeLists.txt": c_project.cmake_lists(source),
         "README.md": c_project.readme(source),
+        "plan.svg": plan_picture(source.title, placed, found),
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= kernel_files(source.headers, target.instructions)
+    files["MISRA.md"] = (KERNELS / "MISRA.md").read_bytes()
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)

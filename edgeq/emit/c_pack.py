@@ -49,8 +49,8 @@ def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8
     groups, outputs, k = rows.shape
     depth = _DEPTH[instructions]
     if instructions in _RAGGED:
-        blocks = [rows[:, start : start + block].swapaxes(1, 2) for start in range(0, outputs, block)]
-        return np.concatenate([part.reshape(groups, -1) for part in blocks], axis=1)
+        parts = [rows[:, start : start + block].swapaxes(1, 2) for start in range(0, outputs, block)]
+        return np.concatenate([part.reshape(groups, -1) for part in parts], axis=1)
     whole = np.pad(rows, ((0, 0), (0, -outputs % block), (0, -k % depth)))
     blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth).swapaxes(2, 3)
     return blocks if bits == 8 else _nested(blocks, bits)

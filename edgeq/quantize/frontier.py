@@ -51,7 +51,7 @@ class Frontier:
             values = {unit.entry: quantized[unit.entry]}
             for op in unit.ops:
                 values.update(zip(o.results(op), self.simulation.quantized(op, values.__getitem__), strict=True))
-            quantized[unit.exit] = values[unit.exit]
+            quantized.update({name: values[name] for name in unit.exits})
 
     def drop(self, ops: Sequence[o.Op], keep: Collection[o.Value] = ()) -> None:
         """Forget what `ops` read last, except `keep`."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edgeq.ir import ops as o
+from edgeq.quantize.distance import Loss
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit
@@ -24,6 +25,9 @@ WARM_UP = 0.2
 
 CHECKS = 8
 """The held-out loss of the hardened unit is looked at so many times, in the second half."""
+
+HELD_OUT = 4
+"""One image in so many is held out."""
 
 CROP = 32
 """Side of the windows that larger maps are learned on, where the unit only looks at neighbourhoods."""
@@ -42,7 +46,9 @@ class Settings:
     activation_rate: float = 1e-3
     bias_rate: float = 1e-3
     penalty: float = 1.0
-    output_weight: float = 0.0
+    rate: float = 1.0
+    whole_steps: int = 0
+    whole_rate: float = 0.1
 
 
 @dataclass
@@ -58,22 +64,20 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs of a unit on both sides and its float output, all images along the first axis.
+    """Inputs of a unit on both sides and its float outputs, all images along the first axis.
 
-    `importance` weighs errors of the output, broadcast against it.
+    `importance` weighs errors of the outputs, broadcast against them.
     """
 
     quantized: Tensor
     real: Tensor
-    target: Tensor
-    importance: Tensor | None
+    targets: tuple[Tensor, ...]
+    importance: tuple[Tensor | None, ...]
 
     def chosen(self, index: Tensor) -> Data:
         """Some of the images."""
-        weight = self.importance
-        if weight is not None and weight.shape[0] > 1:
-            weight = weight[index]
-        return Data(self.quantized[index], self.real[index], self.target[index], weight)
+        weights = tuple(w[index] if w is not None and len(w) > 1 else w for w in self.importance)
+        return Data(self.quantized[index], self.real[index], tuple(t[index] for t in self.targets), weights)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,6 @@ class Snapshot:
     scales: dict[o.Value, float]
 
 
-def relative_error(y: Tensor, target: Tensor, importance: Tensor | None, power: float) -> Tensor:
-    """Mean (weighted) squared error over `power`, the same of the target about its mean."""
-    error = (y - target).square()
-    return (error if importance is None else error * importance).mean() / power
-
-
 class Refinement:
     """One unit while it is learned."""
 
@@ -102,19 +100,22 @@ class Refinement:
         parameters: Mapping[o.Value, Parameters],
         data: Data,
         settings: Settings,
+        loss: Loss,
         seed: int,
     ) -> None:
         self.unit, self.simulation, self.parameters, self.settings = unit, simulation, parameters, settings
-        self.data = data
+        self.data, self.loss = data, loss
         self.random = torch.Generator().manual_seed(seed)
         simulation.generator = torch.Generator(simulation.device).manual_seed(seed)
-        held = torch.arange(len(data.target)) % 4 == 3
+        held = torch.arange(len(data.real)) % HELD_OUT == HELD_OUT - 1
         self.held, self.train = held.nonzero().flatten(), (~held).nonzero().flatten()
         if len(self.held) == 0:
             self.held = self.train
-        self.power = float((data.target - data.target.mean()).square().mean().clamp_min(1e-20))
         self.steps = {key: torch.zeros((), device=simulation.device) for key in self._own_classes()}
-        self.first_scales = {key: float(simulation.plan.types[key].scale[0]) for key in self.steps}
+        planned = simulation.plan.types
+        self.first_scales = {
+            key: float(simulation.scales.get(key, torch.tensor(planned[key].scale[0]))) for key in self.steps
+        }
         self.window = self._window()
 
     def _own_classes(self) -> list[o.Value]:
@@ -131,8 +132,9 @@ class Refinement:
 
     def _window(self) -> int | None:
         """The stride between input and output if windows of the maps can stand for them."""
-        entry, exit_ = self.data.real.shape, self.data.target.shape
-        local = all(isinstance(op, _LOCAL) for op in self.unit.ops) and len(entry) == len(exit_) == 4
+        entry, exit_ = self.data.real.shape, self.data.targets[0].shape
+        local = all(isinstance(op, _LOCAL) for op in self.unit.ops) and len(self.unit.exits) == 1
+        local &= len(entry) == len(exit_) == 4
         if not local or min(entry[2:]) < 2 * CROP or entry[2] % exit_[2] or entry[3] % exit_[3]:
             return None
         stride = entry[2] // exit_[2]
@@ -140,11 +142,11 @@ class Refinement:
 
     # --- running --------------------------------------------------------------------------------------------
 
-    def _run(self, x: Tensor, *, real: bool = False) -> Tensor:
+    def _run(self, x: Tensor, *, real: bool = False) -> tuple[Tensor, ...]:
         values, step = {self.unit.entry: x}, self.simulation.real if real else self.simulation.quantized
         for op in self.unit.ops:
             values.update(zip(o.results(op), step(op, values.__getitem__), strict=True))
-        return values[self.unit.exit]
+        return tuple(values[name] for name in self.unit.exits)
 
     def _install(self, *, hard: bool) -> None:
         for out, p in self.parameters.items():
@@ -162,15 +164,15 @@ class Refinement:
         top, left = (int(p * ((n - CROP) // stride + 1)) * stride for p, n in zip(place.tolist(), size, strict=True))
         quantized, real = (x[:, :, top : top + CROP, left : left + CROP] for x in (data.quantized, data.real))
         with torch.no_grad():
-            target = self._run(real, real=True)
-        weight = data.importance
+            (target,) = self._run(real, real=True)
+        (weight,) = data.importance
         if weight is not None and weight.shape[2:] != (1, 1):
             weight = weight[:, :, top // stride :, left // stride :][:, :, : target.shape[2], : target.shape[3]]
-        return Data(quantized, real, target, weight)
+        return Data(quantized, real, (target,), (weight,))
 
     def _loss(self, data: Data) -> Tensor:
         x = self.simulation.mixed(data.quantized, data.real) if self.simulation.drop else data.quantized
-        return relative_error(self._run(x), data.target, data.importance, self.power)
+        return self.loss(self._run(x), data.targets, data.importance)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -178,7 +180,7 @@ class Refinement:
         self._install(hard=True)
         places = torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.25, 0.75]] if self.window is not None else [[0.0, 0.0]])
         total = 0.0
-        for part in self.held.split(self.settings.images):
+        for part in torch.split(self.held, self.settings.images):
             whole = self.data.chosen(part)
             total += sum(float(self._loss(self._cropped(whole, place))) * len(part) for place in places)
         return total / len(self.held) / len(places)
@@ -188,7 +190,7 @@ class Refinement:
     def _groups(self) -> list[dict[str, object]]:
         settings = self.settings
         groups: list[dict[str, object]] = [
-            {"params": p.rounding.theta, "lr": p.rounding.rate} for p in self.parameters.values()
+            {"params": p.rounding.theta, "lr": p.rounding.rate * settings.rate} for p in self.parameters.values()
         ]
         biases = [p.bias for p in self.parameters.values() if p.bias is not None]
         groups.append({"params": [bias.requires_grad_() for bias in biases], "lr": settings.bias_rate})
@@ -197,7 +199,7 @@ class Refinement:
 
     def _penalty(self, done: float) -> Tensor:
         if done < WARM_UP:
-            return self.data.target.new_zeros(())
+            return self.data.real.new_zeros(())
         beta = 20 - 18 * (done - WARM_UP) / (1 - WARM_UP)
         sizes = {out: p.rounding.start.numel() for out, p in self.parameters.items()}
         parts = [p.rounding.penalty(beta) * sizes[out] for out, p in self.parameters.items()]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from edgeq.formats import Codebook, Float, Format, level_range, level_table
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph, Type
+from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.fake import fake_quantize
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import weight_of
@@ -41,15 +42,6 @@ def nearest_level(v: Tensor, format: Format, zero_point: int = 0) -> Tensor:
         levels = sorted_levels(format).to(v.device, v.dtype)
         return levels[torch.bucketize(v, (levels[1:] + levels[:-1]) / 2)]
     return torch.round(v).clamp_(*level_range(format, zero_point))
-
-
-def fake_quantize(x: Tensor, type_: Type, scale: Tensor | None = None) -> Tensor:
-    """x rounded to the grid of `type_` (one scale, or `scale` in its place), differentiable in x and `scale`."""
-    step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
-    v = x / step
-    low, high = level_range(type_.format, type_.zero_point)
-    inside = torch.clamp(v, low, high)
-    return straight(nearest_level(inside, type_.format, type_.zero_point), inside) * step
 
 
 @dataclass
@@ -87,7 +79,9 @@ class Simulation:
 
     def rounded(self, value: o.Value, x: Tensor) -> Tensor:
         """x on the grid of `value`."""
-        found = fake_quantize(x, self.plan.types[value], self.scales.get(self.plan.structure.key[value]))
+        type_, scale = self.plan.types[value], self.scales.get(self.plan.structure.key[value])
+        step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
+        found = fake_quantize(x, step, type_.format, type_.zero_point)
         return self.mixed(found, x) if self.drop else found
 
     def mixed(self, rounded: Tensor, exact: Tensor) -> Tensor:
@@ -135,7 +129,8 @@ def _bias(plan: Plan, op: o.Op) -> Array:
     """The real bias that the planned codes stand for."""
     (out, *_) = o.results(op)
     assert isinstance(op, o.Conv | o.ConvTranspose | o.Linear), op
-    return (plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]).astype(np.float32)
+    real: Array = plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]
+    return real.astype(np.float32)
 
 
 def in_batches(op: o.Op) -> o.Op:

@@ -19,11 +19,17 @@ LAYERS = 6
 
 @dataclass(frozen=True)
 class Unit:
-    """`ops` in execution order; they read `entry` and constants, and only `exit` is read outside."""
+    """`ops` in execution order; they read `entry` and constants, and only `exits` are read outside."""
 
     entry: o.Value
-    exit: o.Value
+    exits: tuple[o.Value, ...]
     ops: tuple[o.Op, ...]
+
+
+def whole(graph: Graph) -> Unit:
+    """A network of one input as one unit."""
+    (entry,) = graph.inputs
+    return Unit(entry, graph.outputs, graph.ops)
 
 
 def units(graph: Graph, learned: Collection[o.Value], layers: int = LAYERS) -> dict[o.Op, Unit]:
@@ -109,17 +115,17 @@ class _Finder:
             if self._weighted(ops) > self.layers or not covered.isdisjoint(ops):
                 break
             if op in ops:
-                best = Unit(entry, o.results(self.graph.ops[last])[0], ops)
+                best = Unit(entry, o.results(self.graph.ops[last]), ops)
         return best
 
     def alone(self, op: o.Op, covered: set[o.Op]) -> Unit:
         """`op` and what follows it before the next weighted operator."""
         (out, *_) = o.results(op)
-        unit = Unit(o.operands(op)[0], out, (op,))
+        unit = Unit(o.operands(op)[0], (out,), (op,))
         for last in self._exits(out):
             ops = self._region(out, last)
             if ops is None or self._weighted(ops) or not covered.isdisjoint(ops):
                 break
             if len(o.results(self.graph.ops[last])) == 1:
-                unit = Unit(unit.entry, o.results(self.graph.ops[last])[0], (op, *ops))
+                unit = Unit(unit.entry, o.results(self.graph.ops[last]), (op, *ops))
         return unit

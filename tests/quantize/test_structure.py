@@ -48,6 +48,15 @@ def test_clamp_and_addition_take_the_accumulator() -> None:
     assert analyse(graph, ORT, recipe()).held == {"stem", "total"}
 
 
+def test_a_kernel_that_keeps_its_operands_scale_rounds_before_a_clamp() -> None:
+    net = Net(1, 6, 8, 8)
+    enlarged = net.add(o.Resize(net.conv("x", 6, "stem"), "enlarged", (16, 16), (2.0, 2.0), "linear", "half_pixel"))
+    graph = net.graph(net.conv(net.apply(enlarged, "relu", "clamped"), 4, "y"))
+    found = analyse(graph, find_target("tflite-int8"), recipe())
+    assert not found.held and found.key["stem"] == found.key["enlarged"] != found.key["clamped"]
+    assert analyse(graph, ORT, recipe()).held == {"enlarged"}
+
+
 def test_element_wise_operators_of_real_values_stay_real() -> None:
     net = Net(1, 10, 16)
     normal = net.add(o.LayerNorm("x", None, None, "normal", 2, 1e-5))
