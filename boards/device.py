@@ -96,7 +96,7 @@ async def run_file(
         "warm_up": settings.warm_up, "runs": settings.runs,
     }  # fmt: skip
     await board.put({f"model{artifact.suffix}": artifact, "inputs.npz": _npz(fed)})
-    document = await _bench(board, job)
+    document = await bench_job(board, job)
     with np.load(io.BytesIO(await board.get("outputs.npz")), allow_pickle=False) as given:
         outputs = [{port: given[f"{n}.{k}"] for k, port in enumerate(ports)} for n in range(len(samples))]
     return Ran(outputs, document, facts)
@@ -117,7 +117,7 @@ def _need_python(board: Device, facts: Facts) -> None:
         )  # fmt: skip
 
 
-async def _bench(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
+async def bench_job(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
     """Send bench.py with a job; the document that it writes. Raises BoardError."""
     await board.put({"bench.py": BENCH, "job.json": json.dumps(job).encode()})
     done = await board.run([board.python, "bench.py", "job.json", "result.json"], timeout_s=TIMEOUT_S)
@@ -141,22 +141,35 @@ def _check(board: Board, done: Finished, what: str) -> None:
 # --- generated C ------------------------------------------------------------------------------------------------------
 
 
-async def run_c(
-    board: Device, folder: Path, document: Mapping[str, Any], samples: Sequence[Mapping[str, Codes]], settings: Settings
-) -> Ran:
-    """Build the generated C of `folder` and run it on `samples` (codes by input, channels first). Raises BoardError."""
+@dataclass(frozen=True)
+class Program:
+    """Generated C that lies built on a board: the manifest's document, how it was built, and what the board is."""
+
+    document: Mapping[str, Any]
+    compiler: str
+    facts: Facts
+
+
+async def build_c(board: Device, folder: Path, document: Mapping[str, Any], settings: Settings) -> Program:
+    """Build the generated C of `folder` on the board, or for it. Raises BoardError."""
     facts = await board.probe()
-    compiler = await _build(board, facts, folder, document, settings)
+    return Program(document, await _build(board, facts, folder, document, settings), facts)
+
+
+async def run_c(board: Device, program: Program, samples: Sequence[Mapping[str, Codes]], settings: Settings) -> Ran:
+    """Run a program on `samples` (codes by input, channels first). Raises BoardError."""
+    document = program.document
     inputs = b"".join(to_memory(sample[port["name"]]).tobytes() for sample in samples for port in document["inputs"])
     await board.put({"inputs.bin": inputs})
     ports = [
         f"{side[:-4]}:{port['offset']}:{port['bytes']}" for side in ("inputs", "outputs") for port in document[side]
     ]
     arguments = [str(len(samples)), str(settings.warm_up), str(settings.runs), *ports]
-    job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": compiler, "samples": len(samples),
-           "warm_up": settings.warm_up, "runs": settings.runs}  # fmt: skip
-    told = await (_bench(board, job) if facts.python else _bare(board, job))
-    return Ran(_split(await board.get("outputs.bin"), document, len(samples)), told, facts)
+    job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": program.compiler,
+           "samples": len(samples), "warm_up": settings.warm_up, "runs": settings.runs}  # fmt: skip
+    with_state = program.facts.python and settings.runs
+    told = await (bench_job(board, job) if with_state else _bare(board, job))
+    return Ran(_split(await board.get("outputs.bin"), document, len(samples)), told, program.facts)
 
 
 async def _bare(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:

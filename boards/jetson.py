@@ -114,14 +114,42 @@ def times_of(exported: str) -> list[float]:
     return times
 
 
-def slower_than(layers: Sequence[LayerTime], other: Sequence[LayerTime]) -> list[tuple[LayerTime, LayerTime]]:
-    """Layers of both engines that the first runs more slowly, the greatest loss first; names that differ are left out."""
-    by_name = {layer.name: layer for layer in other}
-    pairs = [(layer, by_name[layer.name]) for layer in layers if layer.name in by_name]
-    slower = [(mine, its) for mine, its in pairs if mine.mean_ms > its.mean_ms]
-    return sorted(slower, key=lambda pair: its_loss(*pair), reverse=True)
+@dataclass(frozen=True)
+class Slower:
+    """Operators that one engine computes together more slowly than another does."""
+
+    operators: tuple[str, ...]
+    mean_ms: float
+    other_ms: float
+
+    def describe(self) -> str:
+        """Which, and by how much."""
+        return f"{' + '.join(self.operators)} ({self.mean_ms:.4f} ms, not {self.other_ms:.4f})"
 
 
-def its_loss(mine: LayerTime, its: LayerTime) -> float:
-    """Milliseconds by which the first is slower."""
-    return mine.mean_ms - its.mean_ms
+def slower_operators(
+    layers: Sequence[LayerTime], nodes: Mapping[str, str], others: Sequence[LayerTime], other_nodes: Mapping[str, str]
+) -> list[Slower]:
+    """Where the first engine loses time to the second, the greatest loss first.
+
+    TensorRT joins nodes and names a layer after all of them, differently in both engines. So layers are compared by the
+    operators with weights in them: `nodes` and `other_nodes` map names of nodes to the names of those operators. What
+    only one of the engines joins cannot be compared and is left out.
+    """
+    mine, its = _by_operators(layers, nodes), _by_operators(others, other_nodes)
+    found = [Slower(tuple(sorted(key)), mine[key], its[key]) for key in mine if mine[key] > its.get(key, mine[key])]
+    return sorted(found, key=lambda item: item.mean_ms - item.other_ms, reverse=True)
+
+
+def _by_operators(layers: Sequence[LayerTime], nodes: Mapping[str, str]) -> dict[frozenset[str], float]:
+    times: dict[frozenset[str], float] = {}
+    for layer in layers:
+        inside = frozenset(operator for node, operator in nodes.items() if _names(layer.name, node))
+        if inside:
+            times[inside] = times.get(inside, 0.0) + layer.mean_ms
+    return times
+
+
+def _names(layer: str, node: str) -> bool:
+    """Whether a layer's name contains that of a node, and not only as a part of a longer one."""
+    return re.search(rf"(?<![\w./:]){re.escape(node)}(?![\w./:])", layer) is not None

@@ -170,7 +170,10 @@ class SshBoard:
 
     async def probe(self) -> Facts:
         """What the board is and has."""
-        return facts_of((await self.run(["sh", "-c", SCRIPT, "probe", self.python])).stdout)
+        done = await self.run(["sh", "-c", SCRIPT, "probe", self.python])
+        if done.exit:
+            raise BoardError("the board cannot be probed", where=self.name, value=done.complaint)
+        return facts_of(done.stdout)
 
     async def run(self, command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Finished:
         """Run a program in the work folder; when the caller stops, or it takes too long, it is ended there."""

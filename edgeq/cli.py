@@ -193,6 +193,8 @@ def _calibration_options(command: Command) -> Command:
             click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many."),
             click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
             click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's]."),
+            click.option("--effort", type=click.Choice(["fast", "balanced", "best"]),
+                         help="Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
@@ -463,8 +465,12 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
 @click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
 @click.option("--threads", callback=_numbers, metavar="N[,N]",
               help="Numbers of threads to try, the first is the one that counts [all cores].")  # fmt: skip
+@click.option("--runtime", type=click.Choice(["onnxruntime", "litert", "tensorrt"]),
+              help="What runs a file there [TensorRT for what was exported for it, else by the kind of file].")  # fmt: skip
 @click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]),
               help="How C is optimized [-O2 for simulated boards, -O3 for others].")  # fmt: skip
+@click.option("--against", type=click.Path(path_type=Path),
+              help="A float ONNX file: name the layers that its FP16 engine computes more quickly.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
 @click.option("--latency-table", type=click.Path(path_type=Path),

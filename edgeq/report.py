@@ -55,7 +55,7 @@ class OutputAgreement:
 
 @dataclass
 class Report:
-    """The document of one command."""
+    """The document of one command; `pictures` are for its page alone."""
 
     command: str
     target: str | None = None
@@ -65,6 +65,7 @@ class Report:
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -168,15 +169,24 @@ def _db(item: OutputAgreement) -> str:
 
 
 def print_profile(report: Report, console: Console | None = None) -> None:
-    """Instructions of every layer, one line each with a bar of its share."""
+    """Instructions or times of every layer, one line each with a bar of its share."""
     table = Table("board", "layer", "kind", "instructions", "per MAC", "share", title="instructions by layer")
+    times = Table("board", "layer", "precision", "ms", "share", title="times by layer")
     for row in report.layers:
+        if "mean_ms" in row:
+            bar = "#" * round(40 * row["share"])
+            times.add_row(
+                row["board"], row["value"], row["kind"], f"{row['mean_ms']:.4f}", f"{row['share']:6.1%} {bar}"
+            )
+            continue
         per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
         bar = "#" * round(40 * row["share"])
         table.add_row(
             row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
         )
-    (console or Console()).print(table, markup=False)
+    for found in (table, times):
+        if found.row_count:
+            (console or Console()).print(found, markup=False)
 
 
 def print_insight(report: Report, console: Console | None = None) -> None:

@@ -10,6 +10,7 @@ import shlex
 from typing import Literal
 
 BUILD_SCRIPT = "build_engine.sh"
+Precision = Literal["fp32", "fp16", "int8"]
 
 _FLAGS = {"int8": "--int8 --fp16", "fp16": "--fp16", "fp32": ""}
 
@@ -89,7 +90,7 @@ echo "built $engine with TensorRT $number"
 """
 
 
-def build_script(onnx_name: str, stem: str, precision: Literal["fp32", "fp16", "int8"]) -> str:
+def build_script(onnx_name: str, stem: str, precision: Precision) -> str:
     """A POSIX shell script that turns `onnx_name`, beside it, into `<stem>.engine`.
 
     It ends with 7 where there is no usable trtexec and with 3 where its TensorRT cannot give this precision.

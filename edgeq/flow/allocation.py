@@ -16,7 +16,7 @@ from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import Mse
 from edgeq.errors import UsageError
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled
+from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
 from edgeq.formats import Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import constant_bytes
@@ -169,7 +169,7 @@ def allocate(
     choices = choices_of(structure, recipe, offered)
     latency = read_latency_table(budgets.latency_table) if budgets.latency_table else None
     progress("measuring losses", 0, 0)
-    observed = collect_statistics(structure, calibration, digest, progress, use_cache=use_cache)
+    observed = collect_statistics(split, watched_values(structure), calibration, digest, progress, use_cache=use_cache)
     per_class = class_statistics(structure, pooled(observed))
     errors = weight_errors(structure, {
         result: dict.fromkeys(f.weight for f in formats if f.weight is not None)

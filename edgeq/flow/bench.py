@@ -11,19 +11,20 @@ from typing import Any
 
 from edgeq.boards.bench import count
 from edgeq.boards.board import Board, Measurement
-from edgeq.boards.device import Settings, run_c
+from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.drawing import bars
 from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, EdgeqError, UsageError
-from edgeq.flow.board_report import note_state, report_agreement, timing_rows
+from edgeq.flow.board_report import layer_rows, note_state, report_agreement, timing_rows
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
 from edgeq.flow.latency_table import describe, update_latency_table
-from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on
+from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
 from edgeq.flow.run_files import write_beside
+from edgeq.flow.slower_layers import check_float, report_slower
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
@@ -41,6 +42,7 @@ class BenchRequest:
 
     `artifact` is a folder of generated C (or a file in it), an ONNX or a TFLite file; `optimize` the compiler's -O option
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
+    `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
     `picture` is where the profile of simulated boards is drawn, `latency_table` the table that it is added to, at the
     clock of `mhz`.
     """
@@ -57,6 +59,8 @@ class BenchRequest:
     runs: int = MEASURED_RUNS
     warm_up: int = WARM_UP_RUNS
     threads: tuple[int, ...] = ()
+    runtime: str | None = None
+    against: Path | None = None
 
     @property
     def settings(self) -> Settings:
@@ -93,8 +97,9 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
             report.exit = report.exit or BoardError.exit_code
         else:
             _join(report, outcome)
-    if request.picture is not None and report.layers:
-        picture = profile_picture(request.artifact.name, report.layers).encode()
+    counted = [layer for layer in report.layers if "instructions" in layer]
+    if request.picture is not None and counted:
+        picture = profile_picture(request.artifact.name, counted).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
     if request.latency_table is not None:
         _add_to_table(request.latency_table, request, report)
@@ -118,10 +123,14 @@ def _join(report: Report, of_board: Report) -> None:
     report.layers += of_board.layers
     report.agreement += of_board.agreement
     report.notes += of_board.notes
+    report.next_commands += of_board.next_commands
     report.exit = report.exit or of_board.exit
 
 
 def _file_bench(request: BenchRequest) -> Bench:
+    runtime = runtime_for(request.artifact, request.runtime)
+    if request.against is not None:
+        check_float(request.against, runtime)
     trial = trial_of(request.artifact)
 
     async def bench(board: Board) -> Report:
@@ -132,11 +141,14 @@ def _file_bench(request: BenchRequest) -> Bench:
 
 async def _bench_file(request: BenchRequest, trial: Trial, board: Board) -> Report:
     report = Report("bench", trial.target.name if trial.target else None)
-    ran = await run_on(board, request.artifact, trial.samples, request.settings, trial.ports)
+    ran = await run_on(board, request.artifact, trial.samples, request.settings, trial.ports, request.runtime)
+    report.layers += layer_rows(ran, board.name)
     report.rows += timing_rows(ran, board.name)
     note_state(report, ran, board.name)
     report_agreement(report, trial, ran.outputs, board.name)
     _apply_latency_budget(report, request, board.name)
+    if request.against is not None:
+        await report_slower(report, board, request.artifact, ran, request.against, request.settings)
     return report
 
 
@@ -157,7 +169,8 @@ def _c_bench(request: BenchRequest) -> Bench:
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)
             _apply_budgets(report, request, found, document["layers"], board.name)
             return report
-        ran = await run_c(as_device(board), folder, document, [codes], request.settings)
+        device = as_device(board)
+        ran = await run_c(device, await build_c(device, folder, document, request.settings), [codes], request.settings)
         report.rows += timing_rows(ran, board.name)
         note_state(report, ran, board.name)
         _compare(report, ran.outputs[0], document["outputs"], golden["outputs"], board.name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeq.boards.device import Ran
 from edgeq.boards.jetson import tegrastats_of
-from edgeq.boards.probe import throttling_of
+from edgeq.boards.probe import tensorrt_version, throttling_of
 from edgeq.flow.check import apply_agreement_promise, output_agreement
 from edgeq.flow.device_inputs import Trial, equal_share
 from edgeq.ir.graph import Array
@@ -27,13 +27,15 @@ def timing_rows(ran: Ran, board: str) -> list[Row]:
     for timing in timings:
         threads = timing["threads"]
         suffix = "" if timing is timings[0] else f" ({threads} threads)"
-        how = f"{runtime.get('name')} {runtime.get('version')} on {model}, {threads} threads, {timing['runs']} runs"
+        with_threads = f", {threads} threads" if threads else ""
+        how = f"{runtime.get('name')} {runtime.get('version')} on {model}{with_threads}, {timing['runs']} runs"
         for metric, key, unit in (
             ("latency_p50_ms", "p50_ms", "ms"), ("latency_p90_ms", "p90_ms", "ms"), ("latency_p99_ms", "p99_ms", "ms"),
             ("latency_min_ms", "min_ms", "ms"), ("first_ms", "first_ms", "ms"),
             ("throughput_per_s", "throughput_per_s", "1/s"),
         ):  # fmt: skip
-            rows.append(Row(metric + suffix, timing[key], unit, timing["runs"], board, how))
+            if timing[key] is not None:
+                rows.append(Row(metric + suffix, timing[key], unit, timing["runs"], board, how))
     if peak := ran.document.get("peak_rss_bytes"):
         rows.append(Row("peak_rss_bytes", peak, "B", 1, board, "resident memory of the process on the board"))
     before, after = (_temperature(ran.document.get(side, {})) for side in ("before", "after"))
@@ -43,6 +45,20 @@ def timing_rows(ran: Ran, board: str) -> list[Row]:
     for rail, watts in ran.document.get("power_w", {}).items():
         rows.append(Row(f"power_w {rail}", watts, "W", 1, board, "mean of the rail while it ran"))
     return rows
+
+
+def layer_rows(ran: Ran, board: str) -> list[dict[str, Any]]:
+    """Mean times of the layers of an engine."""
+    return [
+        {
+            "board": board,
+            "value": layer.name,
+            "kind": layer.precision,
+            "mean_ms": layer.mean_ms,
+            "share": round(layer.share, 4),
+        }
+        for layer in ran.document.get("layers", [])
+    ]
 
 
 def _temperature(state: Mapping[str, Any]) -> float | None:
@@ -62,6 +78,8 @@ def note_state(report: Report, ran: Ran, board: str) -> None:
     clocks, highest = after.get("clocks_mhz", []), after.get("max_clock_mhz", 0.0)
     if after.get("governor") == "performance" and clocks and min(clocks) < SLOW_CLOCK * highest:
         reasons.append(f"clock {min(clocks):.0f} of {highest:.0f} MHz under the governor performance")
+    if engine := ran.document.get("engine"):
+        report.notes.append(f"{board}: engine {engine['engine_sha256'][:12]} {_origin(engine)}")
     if reasons:
         report.notes.append(f"{board} was held back: {', '.join(reasons)}")
     governor = after.get("governor")
@@ -71,11 +89,21 @@ def note_state(report: Report, ran: Ran, board: str) -> None:
         report.notes.append(f"{board}: {found.describe()}")
 
 
+def _origin(engine: Mapping[str, Any]) -> str:
+    """Where an engine came from, in words."""
+    flags = engine["flags"] or "no precision flags"
+    taken = "taken from the board's cache" if engine["from_cache"] else "built on the board"
+    return f"{taken} by TensorRT {tensorrt_version(engine['tensorrt'])} with {flags} for {engine['board']}"
+
+
 def report_agreement(report: Report, trial: Trial, outputs: Sequence[Mapping[str, Array]], board: str) -> None:
-    """The outputs of a board beside those that were wanted; exit code 5 where the target promised more."""
+    """The outputs of a board beside those that were wanted; exit code 5 where the target promised more.
+
+    Nothing is promised of TensorRT, which chooses its own arithmetic.
+    """
     found = output_agreement(trial.types, trial.wanted, outputs)
     own = Report(report.command, agreement=found)
-    if trial.target is not None:
+    if trial.target is not None and trial.target.runtime != "tensorrt":
         apply_agreement_promise(own, trial.target)
     report.agreement += [replace(item, value=f"{item.value} on {board}, beside {trial.judge}") for item in found]
     report.notes += [f"{board}: {note}" for note in own.notes]

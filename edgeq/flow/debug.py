@@ -25,6 +25,7 @@ from edgeq.flow.ranges import (
     plan_of,
     pooled,
     quantize,
+    watched_values,
 )
 from edgeq.formats import INT16, Int
 from edgeq.frontend.model import open_model
@@ -236,7 +237,9 @@ def _notes(layers: Sequence[Layer], gains: Sequence[Gain], least_db: float) -> l
 def _ranges(run: _Run, graph: Graph, found: Quantization) -> list[Range]:
     """What the page draws: the distribution of every class of values, and where its codes end."""
     structure = found.plan.structure
-    observed = collect_statistics(structure, run.calibration, run.digest, silent, use_cache=run.use_cache)
+    observed = collect_statistics(
+        structure.graph, watched_values(structure), run.calibration, run.digest, silent, use_cache=run.use_cache
+    )
     per_class = class_statistics(structure, pooled(observed))
     chosen = {item.key: item.estimator for item in found.chosen}
     return [_range(key, item, found, chosen.get(key, "")) for key, item in per_class.items()]

@@ -10,18 +10,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import onnx
+
 from edgeq.boards.bench import count
 from edgeq.boards.board import Board
-from edgeq.boards.device import Array, Device, Ran, Settings, run_c, run_file
+from edgeq.boards.device import Array, Device, Ran, Settings, build_c, run_c, run_file
 from edgeq.boards.local import LocalBoard
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.boards.ssh import SshBoard
+from edgeq.boards.tensorrt import run_engine
 from edgeq.emit.artifact import MANIFEST
+from edgeq.emit.trtexec import BUILD_SCRIPT, Precision
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.runtimes.native import code_of, read_folder, value_of
 
 KINDS = {".onnx": "onnxruntime", ".tflite": "litert"}
 """The runtime of a board that runs a file, by its suffix."""
+TENSORRT = "tensorrt"
+
+
+def runtime_for(artifact: Path, asked: str | None) -> str:
+    """The runtime that runs a file on boards: the one asked for, else TensorRT for what was exported for it.
+
+    Raises UsageError if the file is not for the runtime that was asked for.
+    """
+    usual = KINDS.get(artifact.suffix, "")
+    allowed = [usual, TENSORRT] if artifact.suffix == ".onnx" else [usual]
+    if asked is not None and asked not in allowed:
+        raise UsageError("this runtime does not run the file", where=artifact, value=asked, allowed=", ".join(allowed))
+    is_for_tensorrt = artifact.suffix == ".onnx" and (artifact.parent / BUILD_SCRIPT).is_file()
+    return asked or (TENSORRT if is_for_tensorrt else usual)
+
+
+def precision_of(artifact: Path) -> Precision:
+    """What trtexec must be told of an ONNX file: whether it holds codes."""
+    model = onnx.load(str(artifact), load_external_data=False)
+    return "int8" if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else "fp16"
 
 
 class Ports(Protocol):
@@ -86,17 +110,25 @@ def ports_of_file(artifact: Path) -> Ports:
 
 
 async def run_on(
-    board: Board, artifact: Path, samples: Sequence[Mapping[str, Array]], settings: Settings, ports: Ports | None = None
+    board: Board,
+    artifact: Path,
+    samples: Sequence[Mapping[str, Array]],
+    settings: Settings,
+    ports: Ports | None = None,
+    runtime: str | None = None,
 ) -> Ran:
     """Run an artifact on `samples`, inputs by name with channels first; outputs come back likewise. Raises BoardError.
 
-    `ports` spares opening the file again.
+    `ports` spares opening the file again; `runtime` is one of `runtime_for`.
     """
     if is_c(artifact):
         return await _run_c(board, folder_of(artifact), samples, settings)
     ports = ports or ports_of_file(artifact)
-    fed = [[ports.stored(name, sample[name]) for name in ports.inputs] for sample in samples]
-    ran = await run_file(as_device(board), KINDS[artifact.suffix], artifact, fed, ports.outputs, settings)
+    if runtime_for(artifact, runtime) == TENSORRT:
+        fed = [{name: ports.stored(name, sample[name]) for name in ports.inputs} for sample in samples]
+        return await run_engine(as_device(board), artifact, precision_of(artifact), fed, settings)
+    arrays = [[ports.stored(name, sample[name]) for name in ports.inputs] for sample in samples]
+    ran = await run_file(as_device(board), KINDS[artifact.suffix], artifact, arrays, ports.outputs, settings)
     outputs = [{name: ports.given(name, array) for name, array in given.items()} for given in ran.outputs]
     return Ran(outputs, ran.document, ran.facts)
 
@@ -107,7 +139,8 @@ async def _run_c(board: Board, folder: Path, samples: Sequence[Mapping[str, Arra
     if isinstance(board, SimulatedBoard):
         counted = await count(board.row, folder, codes)
         return Ran([_values(found.outputs, document) for found in counted], {})
-    ran = await run_c(as_device(board), folder, document, codes, settings)
+    device = as_device(board)
+    ran = await run_c(device, await build_c(device, folder, document, settings), codes, settings)
     return Ran([_values(given, document) for given in ran.outputs], ran.document, ran.facts)
 
 

@@ -1,7 +1,7 @@
 """The one file that is sent to a board: runs an artifact on given inputs, and tells how fast and in what state.
 
 It needs Python 3.7, its standard library and the one runtime that the job names (with the numpy that came with it):
-onnxruntime, ai_edge_litert or tflite_runtime. A job of kind "program" runs an executable and needs no package at all.
+onnxruntime, ai_edge_litert or tflite_runtime. The kinds "program" and "command" run an executable and need no package.
 
     python3 bench.py job.json result.json
 
@@ -43,8 +43,8 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def timing(threads: int, first_ms: float, samples_ms: Sequence[float]) -> dict[str, Any]:
-    """The figures of one number of threads."""
+def timing(threads: int, first_ms: float | None, samples_ms: Sequence[float]) -> dict[str, Any]:
+    """The figures of one number of threads (0: not threads of the processor); `first_ms` if it was measured."""
     return {
         "threads": threads,
         "first_ms": first_ms,
@@ -269,7 +269,13 @@ def program(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield timing(1, lines[0] / 1e6, [line / 1e6 for line in lines[1 + job["warm_up"] :]])
 
 
-KINDS = {"onnxruntime": onnxruntime, "litert": litert, "program": program}
+def command(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Another program that measures by itself: only the board's state is told."""
+    yield {}
+    subprocess.run(job["command"], stdout=subprocess.DEVNULL, check=True)
+
+
+KINDS = {"onnxruntime": onnxruntime, "litert": litert, "program": program, "command": command}
 
 
 def version_of(package: str) -> str:
@@ -310,6 +316,9 @@ def main(arguments: Sequence[str]) -> int:
     job = json.loads(Path(job_file).read_text())
     try:
         result = bench(job)
+    except subprocess.CalledProcessError as error:
+        print(f"{error.cmd[-1]} ended with {error.returncode}", file=sys.stderr)
+        return 1
     except ImportError as error:
         print(f"{error.name} is not installed", file=sys.stderr)
         return NO_RUNTIME

@@ -105,7 +105,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
         path = shutil.which(tool)
         assert path, tool
         (root / "bin" / tool).symlink_to(path)
-    with running(SshServer(root / "sshd", environment=f"SetEnv PATH={root}/bin")) as started:
+    with running(SshServer(root / "sshd", environment={"PATH": f"{root}/bin"})) as started:
         yield started
         assert started.is_clean_within(10), (started.left(), started.processes())
 
