@@ -303,7 +303,7 @@ def _accuracy_gate(
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        found = quantize(split, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        found = _quantized(split, target, recipe, calibration, request, model, task_of(model), progress)
         lowered = lower(split, found.plan)
         run = interpreter_run(lowered)
         if head is not None:
