@@ -249,6 +249,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     from edgeq.flow import ExportRequest, export_model
     from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
+    from edgeq.flow.latency_gate import export_with_latency_gate
     from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
@@ -260,12 +261,12 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         choices=tuple(options.pop("choices")),
         max_size=None if size is None else parse_size(size),
     )
-    drops = dict(map(parse_budget, options.pop("max_drop")))
+    drops, gate = dict(map(parse_budget, options.pop("max_drop"))), options.pop("latency_gate", None)
     request = ExportRequest(
         **_formats(options), **options, calibration=mode, budgets=budgets, max_drop=drops, threads=threads
     )
     with _progress(quiet or as_json) as progress:
-        report = export_model(request, progress)
+        report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
     _finish(ctx, report, as_json, quiet)
 
 
@@ -277,6 +278,8 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--latency-gate", metavar="BOARD",
+              help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options
 @_output_options
 @click.pass_context
