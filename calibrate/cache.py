@@ -75,11 +75,17 @@ def key(
 
 
 def state_file(
-    *, model: str, preprocess: Mapping[str, object], images: Iterable[str], settings: Mapping[str, object]
+    *,
+    model: str,
+    preprocess: Mapping[str, object],
+    images: Iterable[str],
+    settings: Mapping[str, object],
+    kind: str = "training",
+    suffix: str = ".pt",
 ) -> Path:
     """Where the state of a long computation over the same things is kept, so that it can go on; see `key`."""
     name = key(model=model, preprocess=preprocess, images=images, settings=settings)
-    return cache_folder().parent / "training" / f"{name}.pt"
+    return cache_folder().parent / kind / f"{name}{suffix}"
 
 
 def _path(key: str) -> Path:

@@ -193,6 +193,8 @@ def _calibration_options(command: Command) -> Command:
             click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many."),
             click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
             click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's]."),
+            click.option("--effort", type=click.Choice(["fast", "balanced", "best"]),
+                         help="Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
@@ -474,6 +476,10 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="A float ONNX file: name the layers that its FP16 engine computes more quickly.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
+@click.option("--latency-table", type=click.Path(path_type=Path),
+              help="Add what every layer takes to this JSON file, for --max-latency-ms of export.")  # fmt: skip
+@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Clock of --latency-table, one instruction a cycle.")  # fmt: skip
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
 @click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")

@@ -55,7 +55,7 @@ class OutputAgreement:
 
 @dataclass
 class Report:
-    """The document of one command."""
+    """The document of one command; `pictures` are for its page alone."""
 
     command: str
     target: str | None = None
@@ -65,6 +65,7 @@ class Report:
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0

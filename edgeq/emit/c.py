@@ -112,6 +112,7 @@ def emit(
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= kernel_files(source.headers, target.instructions)
+    files["MISRA.md"] = (KERNELS / "MISRA.md").read_bytes()
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)

@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
-from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
+from edgeq.emit.c_pack import CHANNEL_VECTORS, in_order, packed, padded_to, stored_bits
 from edgeq.emit.c_steps import Placed
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, bits_of
@@ -183,6 +183,16 @@ class LayerContext:
         codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits)
         return self._weights(codes)
 
+    def packed_in_fours(self, rows: IntArray, bits: int) -> str:
+        """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
+        order: Instructions = "portable" if self.instructions in CHANNEL_VECTORS else self.instructions
+        return self._weights(packed(rows[None], 4, order, bits))
+
+    def channels_in_fours(self, numbers: Scaling) -> str:
+        """Channels, padded to a multiple of four."""
+        padded = [*numbers.channels, *[(0, 0, 0, 1)] * (-len(numbers.channels) % 4)]
+        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them."""
         return self._weights(in_order(weight, bits))
@@ -193,7 +203,7 @@ class LayerContext:
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
         """The finished layer; `note` says what it is."""
         kind = note.split(",", maxsplit=1)[0]
-        work = macs(self.kernel.op, self.program.graph)
+        work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
 
     def described(self, type_name: str, fields: Fields) -> str:

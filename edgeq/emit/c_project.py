@@ -225,6 +225,7 @@ Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` 
 
 `{p}_model.h` is the interface, `{p}_model.c` the layers, `{p}_weights.c` the constants, `edgeq_*.h` the kernels (one
 operator each, in plain C), `{p}_golden.h` and `selftest.c` the self-test. Rounding: `{s.profile}`.
+`MISRA.md` lists the deviations from MISRA C:2012 and why they stay.
 
 ## Layers
 

@@ -167,6 +167,8 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
+            scratch = PIXELS_AT_ONCE * types[op.weight].shape[0]
         case o.MatMul() | o.Softmax() | o.LayerNorm():
             scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
@@ -184,7 +186,7 @@ def _attention_scratch(kernel: Kernel, program: Program) -> int:
     if kernel.scoring:
         (depth, keys), width = shapes[1][-2:], shapes[2][-1]
         blocks = _up(keys, COLUMNS)
-        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + keys * _up(width, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + _up(keys, PACKED) * _up(width, COLUMNS)
     if isinstance(kernel.op, o.MatMul):
         return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
     return 0

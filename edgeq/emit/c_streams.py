@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
 from edgeq.emit.c_numbers import scaling
-from edgeq.emit.c_pack import ROW_BLOCK
+from edgeq.emit.c_weighted import SUMS
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32
 from edgeq.ir import ops as o
@@ -88,23 +88,23 @@ def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tup
     sums: list[Interval] = channel_bounds(this.program.graph, layer, bounds.__getitem__)
     assert this.types[joining.requantize.out].format == INT32
     numbers = scaling(joining.requantize, 0, bias, sums)
-    bits, block = this.bits(layer, weight.shape[1]), ROW_BLOCK[this.instructions]
+    bits = this.bits(layer, weight.shape[1])
     inner: Fields = {
-        "weights": this.packed(weight, 1, block, bits),
+        "weights": this.packed_in_fours(weight, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, block),
+        "channels": this.channels_in_fours(numbers),
         "output": output_fields(numbers),
-        "table": "NULL",
         "rows": this.types[layer.x].size // weight.shape[1],
         "inputs": weight.shape[1],
         "outputs": len(weight),
     }
     name = f"joining_{this.number}"
-    descriptors += f"static const edgeq_linear_layer {name} = {{\n{initializers(inner)}}};\n"
+    descriptors += f"static const edgeq_join_layer {name} = {{\n{initializers(inner)}}};\n"
     described = descriptors + this.described("edgeq_stream_layer", {**fields, "a": f"&{addend[0]}"})
     call = f"edgeq_join(&{this.name}, &{name}, {this.read(layer.x)}, {addend[1]}, {this.written()})"
-    headers = "edgeq_join.h" + {4: " edgeq_dot_w4.h", 2: " edgeq_dot_w2.h"}.get(bits, "")
-    return this.layer(headers, described, [call], f"fully connected, {sizes_text(weight.shape)}, joins a stream")
+    return this.layer(
+        f"{SUMS[bits]} edgeq_join.h", described, [call], f"fully connected, {sizes_text(weight.shape)}, joins a stream"
+    )
 
 
 def layer_norm(this: LayerContext, op: o.LayerNorm) -> Layer:

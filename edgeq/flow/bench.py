@@ -17,10 +17,11 @@ from edgeq.drawing import bars
 from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
-from edgeq.errors import BoardError, EdgeqError
+from edgeq.errors import BoardError, EdgeqError, UsageError
 from edgeq.flow.board_report import layer_rows, note_state, report_agreement, timing_rows
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
+from edgeq.flow.latency_table import describe, update_latency_table
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
 from edgeq.flow.run_files import write_beside
 from edgeq.flow.slower_layers import check_float, report_slower
@@ -42,7 +43,8 @@ class BenchRequest:
     `artifact` is a folder of generated C (or a file in it), an ONNX or a TFLite file; `optimize` the compiler's -O option
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
     `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
-    `picture` is where the profile of simulated boards is drawn.
+    `picture` is where the profile of simulated boards is drawn, `latency_table` the table that it is added to, at the
+    clock of `mhz`.
     """
 
     artifact: Path
@@ -52,6 +54,8 @@ class BenchRequest:
     max_ram_kb: float | None = None
     max_latency_ms: float | None = None
     picture: Path | None = None
+    latency_table: Path | None = None
+    mhz: float = 100.0
     runs: int = MEASURED_RUNS
     warm_up: int = WARM_UP_RUNS
     threads: tuple[int, ...] = ()
@@ -97,9 +101,19 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     if request.picture is not None and counted:
         picture = profile_picture(request.artifact.name, counted).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
+    if request.latency_table is not None:
+        _add_to_table(request.latency_table, request, report)
     report.seconds = time.monotonic() - started
     write_beside(folder_of(request.artifact), report)
     return report
+
+
+def _add_to_table(path: Path, request: BenchRequest, report: Report) -> None:
+    layers = [layer for layer in report.layers if layer["board"] == report.layers[0]["board"]]
+    if not layers:
+        raise UsageError("only simulated boards running C count every layer", value=", ".join(request.boards))
+    update_latency_table(path, folder_of(request.artifact), layers, request.mhz)
+    report.notes.append(describe(path))
 
 
 def _join(report: Report, of_board: Report) -> None:

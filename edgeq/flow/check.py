@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.flow.pictures import picture_rows
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
@@ -25,12 +27,15 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
-AGREEMENT_IMAGES = 4
+OUTPUT_IMAGES = 4
+LAYER_IMAGES = 1
+"""A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
 """The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
@@ -85,40 +90,33 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
-    images: int = AGREEMENT_IMAGES,
+    images: int = OUTPUT_IMAGES,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
-    Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
-    stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
-    before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
+    Outputs are compared as they come out, on `images`; they have no codes of their own, so steps of 1/255 of the
+    reference's range stand for them. Layers are compared one at a time, on the first image: each is given the codes that
+    the artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does
+    the same with reals.
     Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     if real_layers:
         watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
-    inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
+    inside = runtime.watching(watched.values()) if watched else None
     for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
-        results, seen = runtime.run(inputs), inside.run(inputs)
-
-        def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
-            if name not in watched:
-                return None
-            found = seen[watched[name]]
-            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
-            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
-            return torch.from_numpy(found)
-
+        results = runtime.run(inputs)
         with torch.no_grad():
             wanted = reference(inputs)
-            reference(inputs, compare)
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
+        if inside is not None and done <= LAYER_IMAGES:
+            _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
         progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
@@ -136,6 +134,28 @@ def output_agreement(
             step = _step(types[name], torch.as_tensor(array))
             outputs.setdefault(name, _Difference(step)).add(np.asarray(array), given[name])
     return [_agreement(name, "output", d) for name, d in outputs.items()]
+
+
+def _compare_layers(
+    lowered: Graph,
+    reference: Interpreter,
+    inputs: Mapping[Value, Array],
+    seen: Mapping[str, Array],
+    watched: Mapping[Value, str],
+    layers: dict[Value, _Difference],
+) -> None:
+    """Each of the `watched` values, by its tensor in the file, from operands as the artifact has `seen` them."""
+
+    def compare(name: Value, tensor: torch.Tensor) -> torch.Tensor | None:
+        if name not in watched:
+            return None
+        found = seen[watched[name]]
+        floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+        layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+        return torch.from_numpy(found)
+
+    with torch.no_grad():
+        reference(inputs, compare)
 
 
 def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
@@ -210,14 +230,22 @@ def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
 
 
 def measure(
-    data: Dataset, rule: InputRule, metadata: Mapping[str, str], runs: Mapping[str, Run], progress: Progress
+    data: Dataset,
+    rule: InputRule,
+    metadata: Mapping[str, str],
+    runs: Mapping[str, Run],
+    progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
-    """One pass over the images: every metric at every place."""
+    """One pass over the images: every metric at every place. What was seen in one of them is added to `pictures`."""
     evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
     total = len(data.samples)
     for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
         evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
         progress("measuring accuracy", done, total)
+    if pictures is not None and (outcomes := evaluation.outcomes()):
+        seen = {(where, "clean"): outcome for where, outcome in outcomes.items()}
+        pictures += picture_rows(data, {"clean": [None] * total}, list(outcomes), seen, 0)
     return [
         metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
     ]
@@ -239,17 +267,18 @@ def accuracy(
     head: SplitHead | None,
     threads: int | None,
     progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer or target.stored_weights:
-        runs[REFERENCE] = interpreter_run(lowered)
+    if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
+        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
     if target.emitter != "graph":
         runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]
         runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
-    return measure(data, rule, model.metadata, runs, progress)
+    return measure(data, rule, model.metadata, runs, progress, pictures)
 
 
 def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:

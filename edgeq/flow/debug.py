@@ -13,6 +13,7 @@ from edgeq.calibrate.statistics import Statistics
 from edgeq.emit.artifact import output_folder, to_json, write_files
 from edgeq.errors import UsageError
 from edgeq.flow.debug_page import Range, page
+from edgeq.flow.export import as_computed
 from edgeq.flow.inputs import CalibrationSet, calibration_set, choose_preprocess, task_of, weigh_for_task
 from edgeq.flow.ranges import (
     Inputs,
@@ -24,13 +25,13 @@ from edgeq.flow.ranges import (
     plan_of,
     pooled,
     quantize,
+    watched_values,
 )
 from edgeq.formats import INT16, Int
 from edgeq.frontend.model import open_model
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value
 from edgeq.passes.copies import with_narrow_copies
-from edgeq.passes.decompose import decompose
 from edgeq.passes.lower import lower
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
@@ -143,7 +144,7 @@ def _run(request: DebugRequest) -> tuple[_Run, str | None]:
     if not target.is_integer:
         raise UsageError("this target computes on reals", value=target.name, next_step="Leave --target out.")
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
-    graph = decompose(simplify(model.graph), target.decomposed)
+    graph = as_computed(simplify(model.graph), target)
     recipe = Recipe(request.estimator or target.estimator, tuple(map(keep_real, request.keep_real)))
     recipe, _ = with_formats(recipe, request.formats, graph, target)
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
@@ -236,7 +237,9 @@ def _notes(layers: Sequence[Layer], gains: Sequence[Gain], least_db: float) -> l
 def _ranges(run: _Run, graph: Graph, found: Quantization) -> list[Range]:
     """What the page draws: the distribution of every class of values, and where its codes end."""
     structure = found.plan.structure
-    observed = collect_statistics(structure, run.calibration, run.digest, silent, use_cache=run.use_cache)
+    observed = collect_statistics(
+        structure.graph, watched_values(structure), run.calibration, run.digest, silent, use_cache=run.use_cache
+    )
     per_class = class_statistics(structure, pooled(observed))
     chosen = {item.key: item.estimator for item in found.chosen}
     return [_range(key, item, found, chosen.get(key, "")) for key, item in per_class.items()]

@@ -34,6 +34,7 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
+from edgeq.flow.effort import Effort, learned, migrated
 from edgeq.flow.inputs import (
     CalibrationSet,
     InputRule,
@@ -48,7 +49,7 @@ from edgeq.flow.inputs import (
 from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, quantize, store_weights
+from edgeq.flow.ranges import ChosenRange, Quantization, quantize, store_weights
 from edgeq.flow.run_files import write_report
 from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
@@ -69,6 +70,7 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
 from edgeq.quantize.plan import Plan
 from edgeq.recipe import Recipe, keep_real
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report, Row
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -88,6 +90,7 @@ class ExportRequest:
     preprocess: str | None = None
     estimator: str | None = None
     float_share: float | None = None
+    effort: Effort | None = None
     keep_real: tuple[str, ...] = ()
     formats: Asked = field(default_factory=Asked)
     budgets: Budgets = field(default_factory=Budgets)
@@ -120,14 +123,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = _as_computed(head.trunk if head else whole, target)
-    recipe = Recipe(
-        _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
-    )
-    recipe, format_notes = with_formats(recipe, request.formats, graph, target)
-    report = Report("export", target.name)
-    report.rows += _costs(graph)
-    report.notes += format_notes + _coverage_notes(graph, target, recipe)
+    graph = as_computed(head.trunk if head else whole, target)
+    recipe, notes = with_formats(_recipe(request, target), request.formats, graph, target)
+    report = Report("export", target.name, rows=_costs(graph), notes=notes + _coverage_notes(graph, target, recipe))
     if request.dry_run:
         return _finished(report, started)
 
@@ -135,11 +133,10 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    calibration = _calibration(request, target, rule, task)
+    trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+    calibration = _calibration(request, trial, rule, task, model, report, progress)
     if calibration is not None:
-        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
-        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
-        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
+        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
         recipe, notes, report.manifest["allocation"] = within_budgets(
@@ -153,7 +150,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if target.is_integer:
         assert calibration is not None  # _check_options
-        found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        found = _quantized(graph, target, recipe, calibration, request, model, task, progress)
         lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
         report.notes += _lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
@@ -183,6 +180,29 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     return _written(_finished(report, started), artifact)
 
 
+def _recipe(request: ExportRequest, target: Target) -> Recipe:
+    kept = tuple(map(keep_real, request.keep_real))
+    return Recipe(_estimator(request, target), kept, output_codes=request.raw_head)
+
+
+def _quantized(
+    graph: Graph,
+    target: Target,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    request: ExportRequest,
+    model: Model,
+    task: Task | None,
+    progress: Progress,
+) -> Quantization:
+    """Ranges and biases, and what --effort learns on top."""
+    use_cache = not request.no_cache
+    found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=use_cache)
+    return learned(
+        graph, found, target, calibration, request.effort, task, progress, seed=request.seed, use_cache=use_cache
+    )
+
+
 def _trained(
     graph: Graph,
     plan: Plan,
@@ -209,7 +229,7 @@ def _trained(
     return train(graph, plan, images, calibration.weigh, run, progress)
 
 
-def _as_computed(graph: Graph, target: Target) -> Graph:
+def as_computed(graph: Graph, target: Target) -> Graph:
     """`graph` with the operators that the target computes."""
     graph = decompose(graph, target.decomposed)
     return separate(graph) if target.separate_layers else graph
@@ -240,15 +260,26 @@ def _check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
 
-def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not (target.is_integer or target.stored_weights):
+def _calibration(
+    request: ExportRequest,
+    trial: ModeTrial,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet | None:
+    """The images as the calibration mode asks for them, or None where none are needed."""
+    if request.calib is None or not (trial.target.is_integer or trial.target.stored_weights):
         return None
-    return calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = replace(images, weigh=weigh_for_task(task, model, trial.graph))
+    return apply_mode(request.calibration, images, trial, report.notes, progress)
 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
     """The options that decide what is written; places and gates are left out."""
-    names = ("calib_images", "estimator", "float_share", "keep_real", "raw_head", "seed", "imgsz", "arch")
+    names = ("calib_images", "estimator", "float_share", "effort", "keep_real", "raw_head", "seed", "imgsz", "arch")
     found = {name: getattr(request, name) for name in names}
     found |= {name: vars(getattr(request, name)) for name in ("formats", "calibration", "budgets")}
     return {**found, "estimator": _estimator(request, target), "float_share": target.float_share}
@@ -369,12 +400,15 @@ def _check(
         noise = signal_to_noise(graph, lowered, inputs)
         report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
-        quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
-        report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
+        quick = as_xnnpack(lowered)
+        found = agreement(quick, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
+        report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside XNNPACK's rounding"))
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
+        report.rows += accuracy(
+            graph, lowered, artifact, target, model, rule, data, head, request.threads, progress, report.pictures
+        )
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.calibrate.degrade import Degradation
 from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.folder import read_image
 from edgeq.datasets.outcomes import SURE, BoxOutcomes, ClassOutcomes, Outcomes
-from edgeq.flow.cells import Condition
 
 _SIDE = 288
 _QUALITY = 72
@@ -25,25 +25,28 @@ Image = npt.NDArray[np.uint8]
 
 def picture_rows(
     data: Dataset,
-    conditions: Sequence[Condition],
+    conditions: Mapping[str, Sequence[Degradation | None]],
     runners: Sequence[str],
     outcomes: Mapping[tuple[str, str], Outcomes],
     seed: int,
 ) -> list[dict[str, Any]]:
-    """One row per condition: the same image with the answers of every runner. Empty for what has no answers to draw."""
-    first = outcomes[runners[0], conditions[0].name]
+    """One row per condition: the same image with the answers of every runner. Empty for what has no answers to draw.
+
+    `conditions` says what is done to each image of `data`; the first runner under the first condition chooses the image.
+    """
+    first = outcomes[runners[0], next(iter(conditions))]
     if not isinstance(first, BoxOutcomes | ClassOutcomes):
         return []
     index = _telling(first)
     sample = data.samples[index]
     source = read_image(sample.path)
     rows = []
-    for condition in _spread(conditions):
-        part = condition.assign([s.path.name for s in data.samples])[index]
+    for condition in _spread(list(conditions)):
+        part = conditions[condition][index]
         image = source if part is None else part.apply(source, sample.path.name, seed)
         jpeg = _thumbnail(image)
-        shown = [_shown(outcomes[runner, condition.name], index, runner, jpeg, image) for runner in runners]
-        rows.append({"title": condition.name, "pictures": shown})
+        shown = [_shown(outcomes[runner, condition], index, runner, jpeg, image) for runner in runners]
+        rows.append({"title": condition, "pictures": shown})
     return rows
 
 
@@ -55,12 +58,11 @@ def _telling(outcomes: BoxOutcomes | ClassOutcomes) -> int:
     return int(np.argmax(np.where(counts <= _MOST_BOXES, counts, -1)))
 
 
-def _spread(conditions: Sequence[Condition]) -> list[Condition]:
+def _spread(conditions: Sequence[str]) -> list[str]:
     """Clean and the strongest of each kind, where there are too many."""
     if len(conditions) <= _MOST_ROWS:
         return list(conditions)
-    strongest = {condition.name.partition(":")[0]: condition for condition in conditions}
-    return list(strongest.values())[:_MOST_ROWS]
+    return list({name.partition(":")[0]: name for name in conditions}.values())[:_MOST_ROWS]
 
 
 def _thumbnail(image: Image) -> str:

@@ -72,7 +72,8 @@ def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
 def watched_values(structure: Structure) -> frozenset[Value]:
     """Values whose statistics decide ranges: computed members of every class."""
     constants = structure.graph.constants
-    return frozenset(v for key in structure.members for v in structure.sources(key) if v not in constants)
+    chosen = structure.members.keys() - structure.fixed.keys()
+    return frozenset(v for key in chosen for v in structure.sources(key) if v not in constants)
 
 
 Observed = dict[str, dict[Value, Statistics]]
@@ -80,11 +81,17 @@ Observed = dict[str, dict[Value, Statistics]]
 
 
 def collect_statistics(
-    structure: Structure, calibration: CalibrationSet, model_digest: str, progress: Progress, *, use_cache: bool
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
 ) -> Observed:
-    """Statistics of the values whose ranges must be chosen, from the cache if these images were seen before."""
+    """Statistics of `values`, from the cache if these images were seen before."""
     return {
-        name: _observed(structure, part, model_digest, progress, use_cache=use_cache)
+        name: _observed(graph, values, part, model_digest, progress, use_cache=use_cache)
         for name, part in calibration.parts.items()
     }
 
@@ -95,9 +102,14 @@ def pooled(observed: Observed) -> dict[Value, Statistics]:
 
 
 def _observed(
-    structure: Structure, calibration: CalibrationSet, model_digest: str, progress: Progress, *, use_cache: bool
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
 ) -> dict[Value, Statistics]:
-    graph, values = structure.graph, watched_values(structure)
     key = cache.key(
         model=model_digest,
         preprocess=calibration.preprocess.to_dict(),
@@ -301,7 +313,8 @@ def _lifted(
     use_cache: bool,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
-    observed = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
+    watched = watched_values(structure)
+    observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
     shifts = range_shifts(structure, observed)
     chosen = choose_ranges(structure, observed, target, recipe.estimator, calibration, progress)
     plan = plan_of(structure, chosen, target, recipe)
@@ -314,8 +327,9 @@ def _lifted(
     if not lifts:
         return Quantization(plan, chosen, [], shifts)
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
-    if watched_values(lifted) - pooled(observed).keys():
-        observed = collect_statistics(lifted, calibration, model_digest, progress, use_cache=use_cache)
+    if missing := watched_values(lifted) - watched:
+        more = collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
+        observed = {name: part | more[name] for name, part in observed.items()}
     chosen = _kept(structure, lifted, chosen) + choose_ranges(
         lifted, observed, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
     )

@@ -150,7 +150,10 @@ def measure_robustness(request: RobustnessRequest, progress: Progress = silent) 
     report.cells = [item.document() for item in figures]
     report.manifest = _manifest(request, runners, conditions, digest, rule)
     report.seconds = time.monotonic() - started
-    write_report(folder, report, picture_rows(data, conditions, labels, outcomes, request.seed))
+    files = [sample.path.name for sample in data.samples]
+    done = {condition.name: condition.assign(files) for condition in conditions}
+    report.pictures = picture_rows(data, done, labels, outcomes, request.seed)
+    write_report(folder, report)
     report.artifact = [{"path": str(path), "bytes": path.stat().st_size} for path in sorted(folder.glob("report.*"))]
     return report
 

@@ -86,7 +86,7 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     if boards:
         measure_on_boards(report, path, runtime, boards, data, rule, artifact.metadata, runs, progress)
     else:
-        report.rows += measure(data, rule, artifact.metadata, runs, progress)
+        report.rows += measure(data, rule, artifact.metadata, runs, progress, report.pictures)
     apply_accuracy_budget(report, request.max_drop, [board.name for board in boards])
     report.seconds = time.monotonic() - started
     write_beside(path, report)

@@ -85,6 +85,13 @@ class Kernel:
     joining: Joining | None = None
 
     @property
+    def ops(self) -> tuple[o.Op, ...]:
+        """The operators that do the work: what is computed on the way, then `op`."""
+        if self.scoring:
+            return self.scoring.scores, self.scoring.softmax, self.op
+        return (self.joining.layer, self.op) if self.joining else (self.op,)
+
+    @property
     def x(self) -> o.Value:
         """The operand of an operator that moves codes: where the first of a chain of them begins."""
         return o.operands(self.moves[0] if self.moves else self.op)[0]
@@ -405,8 +412,8 @@ class _Grouping:
         ):
             yield f"{kind} has a batch of {types[op.x].shape[0]}"
         in_rows = isinstance(op, o.Linear | o.MatMul | o.LayerNorm)
-        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in _activations(op)):
-            yield f"{kind} reads an image"
+        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in (*_activations(op), result)):
+            yield f"{kind} works on an image"
         if self.bits > 8 and isinstance(op, o.MatMul | o.Softmax | o.LayerNorm):
             yield f"{kind} reads {types[_activations(op)[0]].format}"
         if isinstance(op, o.Gather) and op.indices not in self.graph.constants:

@@ -49,7 +49,7 @@ def row_values(graph: Graph, ports: Iterable[o.Value]) -> frozenset[o.Value]:
             images.update(values)
         elif isinstance(op, _ROWS):
             rows.update(values)
-        if isinstance(op, _ROWS | _ALIKE):
+        elif isinstance(op, _ALIKE):
             for value in values:
                 neighbours[value] += values
     found = _reached(rows, neighbours) - _reached(images, neighbours)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from edgeq.progress import Progress, silent
 from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
 from edgeq.quantize.distance import Loss, squared_error
 from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
+from edgeq.quantize.importance import Importance
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding
@@ -70,19 +72,23 @@ def learn(
     settings: Settings,
     *,
     loss: Loss = squared_error,
+    importance: Mapping[o.Value, Importance] | None = None,
     half: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
+    store: Store | None = None,
     progress: Progress = silent,
 ) -> Learned:
     """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1).
 
-    `loss` compares the outputs of the network where `settings` also learn it as a whole.
+    `loss` compares the outputs of the network where `settings` also learn it as a whole. `importance`, measured on the
+    same samples, weighs errors inside. `store` keeps what was
+    learned after every unit, and units found there are not learned again.
     """
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
     images = batches(simulation, samples[: images_that_fit(graph)])
     frontier = Frontier(simulation, [dict(values) for values in images])
-    work = _Work(simulation, frontier, settings, half, seed)
+    work = _Work(simulation, frontier, settings, importance or {}, half, seed, store)
     starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:
         if op in done:
@@ -103,27 +109,65 @@ def learn(
 class _Work:
     """What is shared by all units while they are learned in turn."""
 
-    def __init__(self, simulation: Simulation, frontier: Frontier, settings: Settings, half: bool, seed: int) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        frontier: Frontier,
+        settings: Settings,
+        importance: Mapping[o.Value, Importance],
+        half: bool,
+        seed: int,
+        store: Store | None,
+    ) -> None:
         self.simulation, self.frontier, self.settings, self.half, self.seed = (
             simulation, frontier, settings, half, seed
         )  # fmt: skip
-        self.generator = torch.Generator().manual_seed(seed)
+        self.importance = importance
+        self.store = store
+        self.known = unpacked(store.load(), simulation) if store else Learned()
         self.found = Learned()
 
     def learn(self, unit: Unit) -> None:
+        """The layers of `unit`, and the values behind it on both sides."""
         frontier, plan = self.frontier, self.simulation.plan
+        wanted = {op.out: op for op in unit.ops if isinstance(op, Weighted) and op.out in plan.weights}
         layers: dict[o.Value, Layer] = {}
-        for op in unit.ops:
-            if isinstance(op, Weighted) and op.out in plan.weights:
-                layers[op.out] = _solved(op, frontier, plan, self.half, self.generator)
-                _install(self.simulation, op.out, layers[op.out])
-            frontier.advance(op)
-            frontier.drop([op], keep=(unit.entry, *unit.exits))
-        if self.settings.steps:
-            layers = self._refined(unit, layers, self.settings, squared_error)
-            frontier.again(unit)
+        if self.known.layers.keys() >= wanted.keys():
+            layers = {out: self.known.layers[out] for out in wanted}
+            self._take_scales(self.known.scales)
+            for out, layer in layers.items():
+                _install(self.simulation, out, layer)
+            self._advance(unit)
+        else:
+            for op in unit.ops:
+                if isinstance(op, Weighted) and op.out in wanted:
+                    layers[op.out] = _solved(
+                        op, frontier, plan, self.half, self.importance.get(op.out), self._generator(op)
+                    )
+                    _install(self.simulation, op.out, layers[op.out])
+                frontier.advance(op)
+                frontier.drop([op], keep=(unit.entry, *unit.exits))
+            if self.settings.steps:
+                layers = self._refined(unit, layers, self.settings, squared_error)
+                frontier.again(unit)
         frontier.drop(unit.ops)
         self.found.layers.update(layers)
+        if self.store and not self.known.layers.keys() >= wanted.keys():
+            self.store.save(packed(self.found))
+
+    def _advance(self, unit: Unit) -> None:
+        for op in unit.ops:
+            self.frontier.advance(op)
+            self.frontier.drop([op], keep=(unit.entry, *unit.exits))
+
+    def _take_scales(self, scales: Mapping[o.Value, float]) -> None:
+        for key, scale in scales.items():
+            self.simulation.scales[key] = torch.tensor(scale, device=self.simulation.device)
+        self.found.scales |= scales
+
+    def _generator(self, op: o.Op) -> torch.Generator:
+        """One for each operator, so that a run that goes on draws what an uninterrupted one would."""
+        return torch.Generator().manual_seed(self.seed + self.simulation.graph.ops.index(op))
 
     def learn_whole(self, images: Sequence[Values], loss: Loss, progress: Progress) -> None:
         """All layers together, for the outputs of the network."""
@@ -152,13 +196,11 @@ class _Work:
             torch.cat([values[unit.entry] for values in frontier.quantized]),
             torch.cat([values[unit.entry] for values in frontier.real]),
             tuple(torch.cat([values[name] for values in frontier.real]) for name in unit.exits),
-            tuple(None for _ in unit.exits),
+            tuple(self._weight(name) for name in unit.exits),
         )
         parameters = {out: self._parameters(out, layer, settings.method) for out, layer in layers.items()}
         best = Refinement(unit, simulation, parameters, data, settings, loss, self.seed).run()
-        for key, scale in best.scales.items():
-            simulation.scales[key] = torch.tensor(scale, device=simulation.device)
-        self.found.scales |= best.scales
+        self._take_scales(best.scales)
         found = {
             out: replace(
                 layer,
@@ -171,6 +213,10 @@ class _Work:
             _install(simulation, out, layer)
         return found
 
+    def _weight(self, name: o.Value) -> Tensor | None:
+        found, images = self.importance.get(name), sum(len(next(iter(v.values()))) for v in self.frontier.real)
+        return None if found is None else found.both[:images].to(self.simulation.device)
+
     def _parameters(self, out: o.Value, layer: Layer, method: Method) -> Parameters:
         simulation = self.simulation
         rounding = Rounding.of(method, layer.levels.float(), layer.wanted.float(), layer.type.format)
@@ -181,15 +227,65 @@ class _Work:
         return Parameters(rounding, layer.scale.float(), bias / spread, spread)
 
 
+class Store(Protocol):
+    """Where what was learned so far is kept."""
+
+    def load(self) -> dict[str, Array]:
+        """What was saved last; nothing the first time."""
+
+    def save(self, arrays: dict[str, Array]) -> None:
+        """Keep `arrays` in place of what was saved before."""
+
+
+def packed(learned: Learned) -> dict[str, Array]:
+    """`learned` as plain arrays; `unpacked` is the inverse."""
+    found: dict[str, Array] = {"names": np.array(list(learned.layers), dtype=np.str_)}
+    found["classes"] = np.array(list(learned.scales), dtype=np.str_)
+    found["scales"] = np.array(list(learned.scales.values()), dtype=np.float64)
+    for index, layer in enumerate(learned.layers.values()):
+        found[f"{index}.levels"] = layer.levels.cpu().numpy().astype(np.float32)
+        found[f"{index}.wanted"] = layer.wanted.cpu().numpy().astype(np.float32)
+        found[f"{index}.scale"] = np.array(layer.type.scale, dtype=np.float64)
+        if layer.bias is not None:
+            found[f"{index}.bias"] = layer.bias
+    return found
+
+
+def unpacked(arrays: Mapping[str, Array], simulation: Simulation) -> Learned:
+    """What `packed` made arrays of, where it still fits the plan of `simulation`."""
+    learned = Learned()
+    if not {"names", "classes", "scales"} <= arrays.keys():
+        return learned
+    weights, device = simulation.plan.weights, simulation.device
+    for index, name in enumerate(map(str, arrays["names"])):
+        levels, wanted, scale = (arrays.get(f"{index}.{part}") for part in ("levels", "wanted", "scale"))
+        if name not in weights or levels is None or wanted is None or scale is None:
+            return Learned()
+        type_ = replace(weights[name], scale=tuple(scale.tolist()))
+        if levels.shape != type_.shape or len(type_.scale) != len(weights[name].scale):
+            return Learned()
+        parts = [torch.from_numpy(part.astype(np.float64)).to(device) for part in (levels, wanted, type_.scales)]
+        learned.layers[name] = Layer(parts[0], parts[1], parts[2], type_, arrays.get(f"{index}.bias"))
+    learned.scales.update(zip(map(str, arrays["classes"]), arrays["scales"].tolist(), strict=True))
+    return learned
+
+
 def _split(count: int) -> tuple[list[int], list[int]]:
     """Indices of the batches to learn from, and of those held out."""
     held = [index for index in range(count) if index % HELD_OUT == HELD_OUT - 1]
     return [index for index in range(count) if index not in held], held
 
 
-def _solved(op: Weighted, frontier: Frontier, plan: Plan, half: bool, generator: torch.Generator) -> Layer:
+def _solved(
+    op: Weighted,
+    frontier: Frontier,
+    plan: Plan,
+    half: bool,
+    importance: Importance | None,
+    generator: torch.Generator,
+) -> Layer:
     weight = frontier.simulation.constants[op.weight]
-    parts = _moments(op, weight, frontier, generator)
+    parts = _moments(op, weight, frontier, importance, generator)
     train, held = _split(len(parts))
     if not held:
         train, held = list(range(len(parts))), list(range(len(parts)))
@@ -203,7 +299,7 @@ def _solved(op: Weighted, frontier: Frontier, plan: Plan, half: bool, generator:
     ]
     scales = _row_scales(op, type_, matrix).to(matrix.device)
     nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
-    losses = {None: float(problems[1].errors(nearest.rows).sum())}
+    losses: dict[float | None, float] = {None: float(problems[1].errors(nearest.rows).sum())}
     for damping in DAMPING:
         losses[damping] = float(problems[1].errors(fit(problems[0], scales, grid, damping, quick=True).rows).sum())
     best = min(losses, key=losses.__getitem__)
@@ -220,25 +316,27 @@ def _total(parts: Sequence[Moments]) -> Moments:
     return first
 
 
-def _moments(op: Weighted, weight: Tensor, frontier: Frontier, generator: torch.Generator) -> list[Moments]:
+def _moments(
+    op: Weighted, weight: Tensor, frontier: Frontier, importance: Importance | None, generator: torch.Generator
+) -> list[Moments]:
     """One set of moments per batch."""
     simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
     images = sum(values[op.x].shape[0] for values in frontier.real)
     wanted = max(LEAST_POSITIONS, POSITIONS_PER_INPUT * matrix.shape[2])
     shape = simulation.graph.types[op.out].shape
     per_image = int(np.prod(shape[1:-1] if isinstance(op, o.Linear) else shape[2:]))
-    few = -(-wanted // images)
+    few, start = -(-wanted // images), 0
     found = []
     with torch.no_grad():
         for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            at = None
-            if few < per_image:
-                at = torch.randperm(per_image, generator=generator)[:few].to(simulation.device)
+            at = torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
+            at = at.to(simulation.device)
             x = columns(op, real[op.x], kernel, at)
             z = columns(op, simulation.operand(op.x, quantized.__getitem__), kernel, at)
-            part = Moments()
-            part.add(matrix, x, z)
-            found.append(part)
+            stop = start + real[op.x].shape[0]
+            heavy = None if importance is None else importance.flat()[start:stop].to(at.device)[:, at].flatten()
+            found.append(Moments.of(matrix, x, z, heavy))
+            start = stop
     return found
 
 

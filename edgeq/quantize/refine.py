@@ -180,7 +180,7 @@ class Refinement:
         self._install(hard=True)
         places = torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.25, 0.75]] if self.window is not None else [[0.0, 0.0]])
         total = 0.0
-        for part in self.held.split(self.settings.images):
+        for part in torch.split(self.held, self.settings.images):
             whole = self.data.chosen(part)
             total += sum(float(self._loss(self._cropped(whole, place))) * len(part) for place in places)
         return total / len(self.held) / len(places)

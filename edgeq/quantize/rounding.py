@@ -68,7 +68,7 @@ class Rounding:
         elif method == "flexround":
             theta = [torch.zeros_like(start), start.new_zeros(start.shape[0], *(1,) * (start.dim() - 1))]
         else:
-            theta = [start.clone()]
+            theta = [torch.zeros_like(start)]
         return cls(method, format, below, above, start, [t.requires_grad_() for t in theta])
 
     def share(self) -> Tensor:
@@ -80,7 +80,10 @@ class Rounding:
         if self.method == "adaround":
             share = (self.share() >= 0.5).to(self.below) if hard else self.share()
             return self.below + share * (self.above - self.below)
-        v = self.theta[0] if self.method == "adaquant" else self.start / torch.exp(self.theta[0] + self.theta[1])
+        if self.method == "adaquant":
+            v = self.start + self.theta[0] * (self.above - self.below).clamp_min(1)
+        else:
+            v = self.start / torch.exp(self.theta[0] + self.theta[1])
         low, high = level_range(self.format)
         inside = v.clamp(low, high)
         return straight(nearest_level(inside, self.format), inside)

@@ -29,31 +29,32 @@ _FEW = 1e-3
 """Sweeps end once fewer codes than this share of all move."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Moments:
     """Weighted sums over positions, of z (quantized input) and x (real input): see `Fit`.
 
     zz and xz are [groups, k, k], z and x [groups, k]; `power` [groups, rows] sums (W x)^2 and `mean` W x.
     """
 
-    count: float = 0.0
-    z: Tensor | float = 0.0
-    x: Tensor | float = 0.0
-    zz: Tensor | float = 0.0
-    xz: Tensor | float = 0.0
-    power: Tensor | float = 0.0
+    count: float
+    z: Tensor
+    x: Tensor
+    zz: Tensor
+    xz: Tensor
+    power: Tensor
 
-    def add(self, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None) -> None:
-        """Add columns [groups, k, m]; `importance` [m] weighs them."""
-        weighed = quantized if importance is None else quantized * importance
-        self.count += float(quantized.shape[2] if importance is None else importance.sum())
-        self.z = self.z + weighed.sum(2).double()
-        self.zz = self.zz + (weighed @ quantized.transpose(1, 2)).double()
-        self.xz = self.xz + (real @ weighed.transpose(1, 2)).double()
+    @classmethod
+    def of(cls, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None) -> Moments:
+        """The moments of columns [groups, k, m]; `importance` [m] weighs them."""
         outputs = rows.to(real.dtype) @ real
-        heavy, wide = (real, outputs) if importance is None else (real * importance, outputs * importance)
-        self.x = self.x + heavy.sum(2).double()
-        self.power = self.power + (wide * outputs).sum(2).double()
+        count, heavy, wide = float(quantized.shape[2]), real, outputs
+        weighed = quantized
+        if importance is not None:
+            count, weighed = float(importance.sum()), quantized * importance
+            heavy, wide = real * importance, outputs * importance
+        zz, xz = weighed @ quantized.transpose(1, 2), real @ weighed.transpose(1, 2)
+        sums = (weighed.sum(2), heavy.sum(2), zz, xz, (wide * outputs).sum(2))
+        return cls(count, *(part.double() for part in sums))
 
     def joined(self, other: Moments) -> Moments:
         """Both together."""
@@ -75,7 +76,6 @@ class Problem:
     def of(cls, rows: Tensor, moments: Moments, *, centred: bool) -> Problem:
         """The problem of real `rows` [groups, r, k] under `moments`."""
         parts = (moments.z, moments.x, moments.zz, moments.xz, moments.power)
-        assert all(isinstance(part, Tensor) for part in parts)
         z, x, zz, xz, power = (part / moments.count for part in parts)
         rows = rows.double()
         if centred:

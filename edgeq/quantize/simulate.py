@@ -129,7 +129,8 @@ def _bias(plan: Plan, op: o.Op) -> Array:
     """The real bias that the planned codes stand for."""
     (out, *_) = o.results(op)
     assert isinstance(op, o.Conv | o.ConvTranspose | o.Linear), op
-    return (plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]).astype(np.float32)
+    real: Array = plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]
+    return real.astype(np.float32)
 
 
 def in_batches(op: o.Op) -> o.Op:

@@ -257,8 +257,8 @@ def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: fr
         reader = graph.sole_consumer(result)
         if result not in integer or not accumulates(op) or reader is None:
             continue
-        if isinstance(op, o.Softmax) and target.kernels == "tflite":  # whose result is codes at once
-            continue
+        if target.kernels == "tflite" and (isinstance(op, o.Softmax) or keeps_type(op)):
+            continue  # its result is codes at once, or has its operand's scale, which the reader's need not have
         joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
         if o.results(reader)[0] in integer and (joins or _takes_accumulator(reader, target)):
             held.add(result)

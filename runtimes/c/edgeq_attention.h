@@ -3,7 +3,8 @@
  *
  * q [heads][queries][depth], k [heads][depth][keys], v [heads][keys][width], out [heads][queries][width]. Scratch memory,
  * for one head, n being `keys` rounded up to four: 32-bit corrections [n], shares [n], codes of scores [n], keys in blocks
- * of four [n / 4][depth, rounded up to 16][4], values in blocks of four columns [width / 4, rounded up][keys][4].
+ * of four [n / 4][4 depth], values in blocks of four columns [width / 4, rounded up][4 keys], depth and keys
+ * rounded up to 16 at most.
  */
 #ifndef EDGEQ_ATTENTION_H
 #define EDGEQ_ATTENTION_H
@@ -36,7 +37,7 @@ EDGEQ_INLINE edgeq_attention_memory edgeq_attention_memory_at(const edgeq_attent
     m.shares = (int16_t *)(void *)(scratch + 4 * n);
     m.codes = scratch + 6 * n;
     m.keys = scratch + 7 * n;
-    m.values = m.keys + n * edgeq_packed(l->depth);
+    m.values = m.keys + n * edgeq_column_bytes(l->depth);
     return m;
 }
 
@@ -45,38 +46,39 @@ EDGEQ_INLINE void edgeq_attention_gather(
     const edgeq_attention_layer *l, const int8_t *k, const int8_t *v, const edgeq_attention_memory *m)
 {
     int8_t *to = m->keys;
-    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_packed(l->depth)) {
+    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_column_bytes(l->depth)) {
         const int32_t count = l->keys - n < EDGEQ_COLUMNS ? l->keys - n : EDGEQ_COLUMNS;
-        edgeq_gather_columns(to, EDGEQ_DEPTH, k + n, l->keys, count, l->depth, m->corrections + n);
+        edgeq_gather_columns(to, EDGEQ_FOUR_DEPTH, k + n, l->keys, count, l->depth, m->corrections + n);
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
             m->corrections[n + j] = l->q_zero * (l->depth * l->k_zero - m->corrections[n + j]);
         }
     }
     to = m->values;
-    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * (ptrdiff_t)l->keys) {
+    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, to += EDGEQ_COLUMNS * edgeq_wide_bytes(l->keys)) {
         const int32_t count = l->width - n < EDGEQ_COLUMNS ? l->width - n : EDGEQ_COLUMNS;
         int32_t totals[EDGEQ_COLUMNS];
-        edgeq_gather_columns(to, 1, v + n, l->width, count, l->keys, totals);
+        edgeq_gather_columns(to, EDGEQ_WIDE_DEPTH, v + n, l->width, count, l->keys, totals);
     }
 }
 
-/* Codes of the scores of one query; the largest of them. */
+/* Codes of the scores of one query; the largest of them. `output` is given apart so that the usual one can be a constant,
+ * and the channel copied, since stores of codes might change the original for all that a compiler knows. */
 EDGEQ_INLINE int32_t edgeq_attention_scores(
-    const edgeq_attention_layer *l, const int8_t *q, const edgeq_attention_memory *m)
+    const edgeq_attention_layer *l, edgeq_output output, const int8_t *q, const edgeq_attention_memory *m)
 {
-    const int32_t correction = l->k_zero ? l->k_zero * edgeq_row_sum(q, l->depth) : 0;
+    const edgeq_channel channel = l->scores;
+    const int32_t correction = l->k_zero ? l->k_zero * edgeq_total(q, l->depth) : 0;
     const int8_t *w = m->keys;
     int32_t largest = -128;
-    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_packed(l->depth)) {
+    for (int32_t n = 0; n < l->keys; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_column_bytes(l->depth)) {
         const int32_t count = l->keys - n < EDGEQ_COLUMNS ? l->keys - n : EDGEQ_COLUMNS;
-        edgeq_channel channels[EDGEQ_COLUMNS];
         int32_t sum[EDGEQ_COLUMNS];
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-            channels[j].bias = m->corrections[n + j] - correction;
+            sum[j] = m->corrections[n + j] - correction;
         }
-        edgeq_dot_1(q, w, l->depth, channels, sum);
+        edgeq_four(q, w, l->depth, sum);
         for (int32_t j = 0; j < count; j++) {
-            const int32_t code = edgeq_requantize(sum[j], &l->scores, &l->scores_output);
+            const int32_t code = edgeq_requantize(sum[j], &channel, &output);
             m->codes[n + j] = (int8_t)code;
             largest = code > largest ? code : largest;
         }
@@ -99,19 +101,27 @@ EDGEQ_INLINE int32_t edgeq_attention_shares(
 }
 
 EDGEQ_INLINE void edgeq_attention_values(
-    const edgeq_attention_layer *l, int32_t total, const edgeq_attention_memory *m, int8_t *out)
+    const edgeq_attention_layer *l, edgeq_output output, int32_t total, const edgeq_attention_memory *m, int8_t *out)
 {
+    const edgeq_channel channel = l->channel;
     const int8_t *w = m->values;
-    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * (ptrdiff_t)l->keys) {
+    for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_wide_bytes(l->keys)) {
         const int32_t count = l->width - n < EDGEQ_COLUMNS ? l->width - n : EDGEQ_COLUMNS;
         const int32_t bias = -l->v_zero * total;
         int32_t sum[EDGEQ_COLUMNS] = {bias, bias, bias, bias};
-        edgeq_dot_wide(m->shares, w, l->keys, sum);
+        edgeq_four_wide(m->shares, w, l->keys, sum);
         for (int32_t j = 0; j < count; j++) {
-            const int32_t code = edgeq_requantize(sum[j], &l->channel, &l->output);
+            const int32_t code = edgeq_requantize(sum[j], &channel, &output);
             out[n + j] = (int8_t)(l->table ? l->table[code + 128] : code);
         }
     }
+}
+
+EDGEQ_INLINE void edgeq_attention_row(const edgeq_attention_layer *l, edgeq_output scores, edgeq_output output,
+    const int8_t *q, const edgeq_attention_memory *m, int8_t *out)
+{
+    const int32_t largest = edgeq_attention_scores(l, scores, q, m);
+    edgeq_attention_values(l, output, edgeq_attention_shares(l, largest, m), m, out);
 }
 
 EDGEQ_KERNEL void edgeq_attention(const edgeq_attention_layer *l, const int8_t *q, const int8_t *k, const int8_t *v,
@@ -121,9 +131,11 @@ EDGEQ_KERNEL void edgeq_attention(const edgeq_attention_layer *l, const int8_t *
     for (int32_t head = 0; head < l->heads; head++) {
         edgeq_attention_gather(l, k, v, &memory);
         for (int32_t i = 0; i < l->queries; i++, q += l->depth, out += l->width) {
-            const int32_t largest = edgeq_attention_scores(l, q, &memory);
-            const int32_t total = edgeq_attention_shares(l, largest, &memory);
-            edgeq_attention_values(l, total, &memory, out);
+            if (edgeq_is_usual(&l->scores_output) && edgeq_is_usual(&l->output)) {
+                edgeq_attention_row(l, edgeq_usual(), edgeq_usual(), q, &memory, out);
+            } else {
+                edgeq_attention_row(l, l->scores_output, l->output, q, &memory, out);
+            }
         }
         k += (ptrdiff_t)l->depth * l->keys;
         v += (ptrdiff_t)l->keys * l->width;

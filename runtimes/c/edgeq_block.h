@@ -68,8 +68,9 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
 #endif
 }
 
+/* Sums of one block of a matrix product, `count` outputs of it (their neighbours' may be computed too). */
 EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *c,
-    int32_t total, int32_t *sum)
+    int32_t total, int32_t count, int32_t *sum)
 {
 #if defined(EDGEQ_DOT_W4_H)
     if (bits == 4) {
@@ -83,7 +84,7 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *
         return;
     }
 #endif
-    (void)bits, (void)total;
+    (void)bits, (void)total, (void)count;
     edgeq_dot_1(x, w, k, c, sum);
 }
 
@@ -99,7 +100,7 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     }
 #endif
     (void)is_long;
-    edgeq_sums_1(bits, x, w, k, c, total, sum);
+    edgeq_sums_1(bits, x, w, k, c, total, count, sum);
     if (count == EDGEQ_ROW_BLOCK) {
         edgeq_store_4(output, c, sum, out);
     } else {

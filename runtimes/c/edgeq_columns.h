@@ -2,9 +2,22 @@
 #ifndef EDGEQ_COLUMNS_H
 #define EDGEQ_COLUMNS_H
 
-#include "edgeq_dot.h"
+#include "edgeq_four.h"
+#include "edgeq_four_wide.h"
+#include "edgeq_total.h"
 
 #define EDGEQ_COLUMNS 4
+
+/* Bytes of one column, and of one that 16-bit codes are multiplied with. */
+EDGEQ_INLINE int32_t edgeq_column_bytes(int32_t k)
+{
+    return (k + EDGEQ_FOUR_DEPTH - 1) & ~(EDGEQ_FOUR_DEPTH - 1);
+}
+
+EDGEQ_INLINE int32_t edgeq_wide_bytes(int32_t k)
+{
+    return (k + EDGEQ_WIDE_DEPTH - 1) & ~(EDGEQ_WIDE_DEPTH - 1);
+}
 
 /* `k` codes, `step` apart, as column `j` of a block [k / depth, rounded up][4][depth], padded with zeros; their sum. */
 EDGEQ_INLINE int32_t edgeq_gather_column(
@@ -35,29 +48,6 @@ EDGEQ_INLINE void edgeq_gather_columns(
             sums[j] = edgeq_gather_column(block, depth, j, &zero, 0, k);
         }
     }
-}
-
-EDGEQ_INLINE int32_t edgeq_row_sum(const int8_t *x, int32_t k)
-{
-    int32_t sum = 0;
-    for (const int8_t *const end = x + k; x < end; x++) {
-        sum += *x;
-    }
-    return sum;
-}
-
-/* Sums of 16-bit codes times a block [k][4]. */
-EDGEQ_INLINE void edgeq_dot_wide(const int16_t *x, const int8_t *w, int32_t k, int32_t *sum)
-{
-    int32_t a = sum[0], b = sum[1], c = sum[2], d = sum[3];
-    for (const int16_t *const end = x + k; x < end; x++, w += 4) {
-        const int32_t xk = *x;
-        a += xk * w[0];
-        b += xk * w[1];
-        c += xk * w[2];
-        d += xk * w[3];
-    }
-    sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
 }
 
 #endif

@@ -94,10 +94,9 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
         edgeq_code *const out0 = out + (ptrdiff_t)first * l->out_c, *const out1 = out + (ptrdiff_t)second * l->out_c;
         edgeq_code *const to0 = finished ? codes : out0, *const to1 = finished ? codes + l->out_c : out1;
         for (int32_t g = 0; g < l->groups; g++) {
-            const edgeq_code *x0 = scratch, *x1 = scratch + k;
-            if (l->direct) {
-                x0 = x + (ptrdiff_t)first * l->in_c, x1 = x + (ptrdiff_t)second * l->in_c;
-            } else {
+            const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
+            if (!l->direct) {
+                x0 = scratch, x1 = scratch + k;
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, first, depth, scratch);
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
             }

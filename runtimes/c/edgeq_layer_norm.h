@@ -68,8 +68,9 @@ EDGEQ_INLINE int8_t edgeq_normal_code(const edgeq_layer_norm_layer *l, const edg
     return (int8_t)(l->table ? l->table[y + 128] : y);
 }
 
-EDGEQ_KERNEL void edgeq_layer_norm(const edgeq_layer_norm_layer *l, const int8_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_layer_norm(const edgeq_layer_norm_layer *given, const int8_t *x, int8_t *out)
 {
+    const edgeq_layer_norm_layer layer = *given, *const l = &layer; /* a copy: stores of codes cannot change it */
     for (int32_t row = 0; row < l->rows; row++, x += l->count, out += l->count) {
         int32_t total = 0;
         int64_t squares = 0;
@@ -85,8 +86,9 @@ EDGEQ_KERNEL void edgeq_layer_norm(const edgeq_layer_norm_layer *l, const int8_t
 }
 
 /* The same of 16-bit codes. */
-EDGEQ_KERNEL void edgeq_layer_norm_wide(const edgeq_layer_norm_layer *l, const int16_t *x, int8_t *out)
+EDGEQ_KERNEL void edgeq_layer_norm_wide(const edgeq_layer_norm_layer *given, const int16_t *x, int8_t *out)
 {
+    const edgeq_layer_norm_layer layer = *given, *const l = &layer;
     for (int32_t row = 0; row < l->rows; row++, x += l->count, out += l->count) {
         int32_t total = 0;
         int64_t squares = 0;

@@ -17,6 +17,13 @@ typedef struct {
     int32_t a_zero, b_zero;
 } edgeq_matmul_layer;
 
+EDGEQ_INLINE void edgeq_matmul_begin(const edgeq_matmul_layer *l, const int32_t *totals, int32_t *sum)
+{
+    for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
+        sum[j] = l->a_zero * (l->depth * l->b_zero - totals[j]);
+    }
+}
+
 EDGEQ_INLINE void edgeq_matmul_store(
     const edgeq_matmul_layer *l, const int32_t *sum, int32_t correction, int32_t count, int8_t *out)
 {
@@ -30,22 +37,18 @@ EDGEQ_INLINE void edgeq_matmul_one(
     const edgeq_matmul_layer *l, const int8_t *a, const int8_t *b, int8_t *out, int32_t *sums, int8_t *block)
 {
     for (int32_t i = 0; i < l->rows; i++) {
-        sums[i] = l->b_zero ? l->b_zero * edgeq_row_sum(a + (ptrdiff_t)i * l->depth, l->depth) : 0;
+        sums[i] = l->b_zero ? l->b_zero * edgeq_total(a + (ptrdiff_t)i * l->depth, l->depth) : 0;
     }
     for (int32_t n = 0; n < l->columns; n += EDGEQ_COLUMNS) {
         const int32_t count = l->columns - n < EDGEQ_COLUMNS ? l->columns - n : EDGEQ_COLUMNS;
         int32_t totals[EDGEQ_COLUMNS];
-        edgeq_channel channels[EDGEQ_COLUMNS];
-        edgeq_gather_columns(block, EDGEQ_DEPTH, b + n, l->columns, count, l->depth, totals);
-        for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-            channels[j] = l->channel;
-            channels[j].bias = l->a_zero * (l->depth * l->b_zero - totals[j]);
-        }
+        edgeq_gather_columns(block, EDGEQ_FOUR_DEPTH, b + n, l->columns, count, l->depth, totals);
         const int8_t *x = a;
         int8_t *to = out + n;
         for (int32_t i = 0; i < l->rows; i++, x += l->depth, to += l->columns) {
             int32_t sum[EDGEQ_COLUMNS];
-            edgeq_dot_1(x, block, l->depth, channels, sum);
+            edgeq_matmul_begin(l, totals, sum);
+            edgeq_four(x, block, l->depth, sum);
             edgeq_matmul_store(l, sum, sums[i], count, to);
         }
     }
@@ -64,15 +67,13 @@ EDGEQ_INLINE void edgeq_matmul_wide_one(
     for (int32_t n = 0; n < l->columns; n += EDGEQ_COLUMNS) {
         const int32_t count = l->columns - n < EDGEQ_COLUMNS ? l->columns - n : EDGEQ_COLUMNS;
         int32_t totals[EDGEQ_COLUMNS];
-        edgeq_gather_columns(block, 1, b + n, l->columns, count, l->depth, totals);
+        edgeq_gather_columns(block, EDGEQ_WIDE_DEPTH, b + n, l->columns, count, l->depth, totals);
         const int16_t *x = a;
         int8_t *to = out + n;
         for (int32_t i = 0; i < l->rows; i++, x += l->depth, to += l->columns) {
             int32_t sum[EDGEQ_COLUMNS];
-            for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-                sum[j] = l->a_zero * (l->depth * l->b_zero - totals[j]);
-            }
-            edgeq_dot_wide(x, block, l->depth, sum);
+            edgeq_matmul_begin(l, totals, sum);
+            edgeq_four_wide(x, block, l->depth, sum);
             edgeq_matmul_store(l, sum, sums[i], count, to);
         }
     }

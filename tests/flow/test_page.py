@@ -52,7 +52,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (images / "labels.csv").write_text("\n".join(f"{k}.png,{k % 5}" for k in range(8)))
         calib = ("--calib", images, "--preprocess", "cifar", "--data", images)
         for out, mode in (("int8", "robust"), ("plain", "clean")):
-            command = ("export", model, "-t", "onnx-int8", *calib, "--calib-mode", mode, "--out", out)
+            command = (
+                "export",
+                model,
+                "-t",
+                "onnx-int8",
+                "--float-share",
+                0,
+                *calib,
+                "--calib-mode",
+                mode,
+                "--out",
+                out,
+            )
             assert edgeq(*command).exit == 0
         assert edgeq("validate", "int8/net_int8.onnx", "--data", images, "--against", model).exit == 0
         listed = ("--degrade", "blur,noise-low,jpeg-heavy,mixed", "--workers", 1, "--resamples", 40)
@@ -124,7 +136,12 @@ def test_figures_on_the_page_are_those_of_the_report(pages: dict[str, Path]) -> 
     assert len(cells) == 3 * 10
     for cell in cells:
         assert f"{100 * cell['value']:.1f} <small>[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" in text
-    assert text.count("data:image/jpeg") == 3 * 9
+
+
+def test_pictures_show_every_runner(pages: dict[str, Path]) -> None:
+    assert pages["robustness"].read_text("utf-8").count("data:image/jpeg") == 3 * 9
+    assert pages["export"].read_text("utf-8").count("data:image/jpeg") == 3
+    assert pages["validate"].read_text("utf-8").count("data:image/jpeg") == 2
 
 
 def test_layers_say_their_noise_and_shift(pages: dict[str, Path]) -> None:

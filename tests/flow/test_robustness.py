@@ -30,7 +30,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_small_classifier(folder / "net.onnx")
     images = write_noise_images(folder / "images", COUNT)
-    options = ("-t", "onnx-int8", "--calib", images, "--preprocess", "cifar", "--out", folder / "int8", "--no-cache")
+    options = (
+        "-t",
+        "onnx-int8",
+        "--float-share",
+        0,
+        "--calib",
+        images,
+        "--preprocess",
+        "cifar",
+        "--out",
+        folder / "int8",
+        "--no-cache",
+    )
     ran = edgeq("export", folder / "net.onnx", *options)
     assert ran.exit == 0, ran.stderr
     answers = [answer(images / f"{k}.png", str(folder / "net.onnx"), None) for k in range(COUNT)]

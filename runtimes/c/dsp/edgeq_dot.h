@@ -12,7 +12,6 @@
 
 #define EDGEQ_BLOCK 2
 #define EDGEQ_ROW_BLOCK 4
-#define EDGEQ_DEPTH 4 /* elements of one channel that lie side by side */
 
 /* Bytes of one output channel's weights. */
 EDGEQ_INLINE int32_t edgeq_packed(int32_t k)

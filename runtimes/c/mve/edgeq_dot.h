@@ -11,7 +11,6 @@
 
 #define EDGEQ_BLOCK 4
 #define EDGEQ_ROW_BLOCK 4
-#define EDGEQ_DEPTH 16 /* elements of one channel that lie side by side */
 
 /* Bytes of one output channel's weights. */
 EDGEQ_INLINE int32_t edgeq_packed(int32_t k)

@@ -1,0 +1,181 @@
+"""How much work goes into accuracy: fast rounds to the nearest, balanced and best learn from the calibration images.
+
+    fast       ranges and bias correction; every weight is rounded to the nearest
+    balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
+    best       channels moved where that helps, balanced, then gradient descent on every unit and on the whole network
+
+What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from edgeq.calibrate import cache
+from edgeq.datasets.dataset import Task
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of
+from edgeq.formats import bits_of
+from edgeq.ir.file import digest
+from edgeq.ir.graph import Array, Graph
+from edgeq.ir.ops import Value
+from edgeq.passes.lower import lower
+from edgeq.passes.transform import transform
+from edgeq.progress import Progress
+from edgeq.quantize.assign import assign
+from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.migrate import Grids, choose_moves
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.reconstruct import Learned, learn, with_learned
+from edgeq.quantize.refine import Settings
+from edgeq.target import Target
+
+Effort = Literal["fast", "balanced", "best"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+
+SETTINGS: dict[Effort, Settings] = {
+    "fast": Settings(),
+    "balanced": Settings(),
+    "best": Settings(steps=400, whole_steps=400),
+}
+
+MOVE_IMAGES = 4
+
+FEW_BITS = 6
+"""Up to here rounding to the nearest costs accuracy, and learning is the default."""
+
+
+@dataclass(frozen=True)
+class LearnedFile:
+    """What an interrupted run has learned so far, as one npz file that is replaced after every unit."""
+
+    path: Path
+
+    def load(self) -> dict[str, Array]:
+        """The arrays that were stored; none where there is no file or it is damaged."""
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except Exception:  # absent or damaged: what numpy and zlib raise on damaged bytes has no complete list
+            return {}
+
+    def save(self, arrays: dict[str, Array]) -> None:
+        """Replace the file; a cache that cannot be written costs time, not results."""
+        temporary = None
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                np.savez(file, allow_pickle=False, **arrays)
+            os.replace(temporary, self.path)
+            temporary = None
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def migrated(
+    graph: Graph,
+    target: Target,
+    calibration: CalibrationSet,
+    effort: Effort | None,
+    notes: list[str],
+    progress: Progress,
+) -> Graph:
+    """For `best` the graph with channels moved where that helps its quantized readers, and a line in `notes` on it."""
+    if effort != "best" or not target.is_integer:
+        return graph
+    progress("moving channels", 0, 0)
+    grids = Grids(target.narrow, target.weight, target.symmetric)
+    found = choose_moves(graph, list(islice(inputs_of(graph, calibration), MOVE_IMAGES)), grids)
+    if found:
+        names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
+        notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
+    return transform(graph, {value: item.move for value, item in found.items()})
+
+
+def learned(
+    graph: Graph,
+    found: Quantization,
+    target: Target,
+    calibration: CalibrationSet,
+    effort: Effort | None,
+    task: Task | None,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> Quantization:
+    """`found` with what the effort is worth: learned codes, scales and biases; itself for `fast`.
+
+    Without an effort, weights of few bits are learned (balanced) and others rounded (fast).
+    """
+    effort = effort or _usual(found.plan)
+    if effort == "fast" or not found.plan.weights:
+        return found
+    store = LearnedFile(_state(graph, found.plan, calibration, effort, seed)) if use_cache else None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result = learn(
+        graph,
+        found.plan,
+        list(inputs_of(graph, calibration)),
+        SETTINGS[effort],
+        loss=_loss(graph, calibration, task),
+        half=target.half_scales,
+        seed=seed,
+        device=device,
+        store=store,
+        progress=progress,
+    )
+    return _with(found, graph, target, result)
+
+
+def _usual(plan: Plan) -> Effort:
+    return "balanced" if any(bits_of(type_.format) <= FEW_BITS for type_ in plan.weights.values()) else "fast"
+
+
+def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, effort: Effort, seed: int) -> Path:
+    return cache.state_file(
+        model=digest(lower(graph, plan)),
+        preprocess=calibration.preprocess.to_dict(),
+        images=[image.sha256 for image in calibration.images],
+        settings={**asdict(SETTINGS[effort]), "seed": seed},
+        kind="rounding",
+        suffix=".npz",
+    )
+
+
+def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+    if calibration.weigh is not None:
+        return weighed(calibration.weigh)
+    one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
+    if task == "classify" and one_row:
+        return distribution
+    return scale_invariant if task == "depth" else squared_error
+
+
+def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
+    """The plan with everything learned, and the ranges that say so."""
+    before, structure = found.plan, found.plan.structure
+    grids: dict[Value, tuple[float, int]] = {}
+    for key in structure.members:
+        type_ = before.types[key]
+        grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
+    plan = assign(structure, grids, target)
+    plan = replace(plan, output_codes=before.output_codes, biases=before.biases)
+    chosen = [_renamed(item, plan, result) for item in found.chosen]
+    return replace(found, plan=with_learned(plan, graph, result, half=target.half_scales), chosen=chosen)
+
+
+def _renamed(item: ChosenRange, plan: Plan, result: Learned) -> ChosenRange:
+    if item.key not in result.scales:
+        return item
+    return replace(item, scale=plan.types[item.key].scale[0], estimator=f"{item.estimator}, learned", gain=None)

@@ -1,0 +1,69 @@
+"""Second-order rounding against the definition of its error, and against nearest rounding in every format."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgeq.formats import INT4_NARROW, POST4, Float, Format, Int, bits_of, level_range
+from edgeq.quantize.second_order import Fit, Grid, Moments, Problem, fit
+from edgeq.quantize.simulate import nearest_level
+
+FORMATS: tuple[Format, ...] = (INT4_NARROW, Int(3, narrow=True), Int(8, narrow=True), Float(2, 1), POST4)
+
+
+def problem(groups: int, inputs: int, outputs: int, *, centred: bool) -> tuple[Problem, torch.Tensor, torch.Tensor]:
+    """Correlated inputs, whose quantized side is off by noise and a shift."""
+    generator = torch.Generator().manual_seed(groups)
+    mix = torch.randn(groups, inputs, inputs, generator=generator) / inputs**0.5
+    real = (mix @ torch.randn(groups, inputs, 900, generator=generator)).relu()
+    quantized = real + 0.1 * torch.randn(real.shape, generator=generator) + 0.05
+    rows = torch.randn(groups, outputs, inputs, generator=generator)
+    return Problem.of(rows, Moments.of(rows, real, quantized), centred=centred), real, quantized
+
+
+def start(rows: torch.Tensor, format: Format) -> torch.Tensor:
+    return rows.double().abs().amax(2, keepdim=True) / level_range(format)[1]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_errors_are_those_of_the_outputs(centred: bool) -> None:
+    stated, real, quantized = problem(2, 12, 5, centred=centred)
+    fitted = stated.rows + 0.1
+    difference = fitted @ quantized.double() - stated.rows @ real.double()
+    if centred:
+        shift = stated.shift(fitted)
+        assert torch.allclose(difference.mean(2), -shift, atol=1e-5)
+        difference = difference + shift[:, :, None]
+    assert torch.allclose(stated.errors(fitted), difference.square().mean(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("format_", FORMATS, ids=str)
+@pytest.mark.parametrize("groups", [1, 6])
+def test_it_beats_nearest_rounding(format_: Format, groups: int) -> None:
+    stated, _, _ = problem(groups, 24, 8, centred=True)
+    scales, grid = start(stated.rows, format_), Grid(format_, free_scale=False)
+    nearest = grid.nearest(stated.rows / scales) * scales
+    found = fit(stated, scales, grid, 0.01)
+    assert torch.equal(found.levels, nearest_level(found.levels, format_))
+    assert torch.equal(found.scales, scales)
+    assert len(found.levels.unique()) > 4
+    share = 0.9 if bits_of(format_) < 8 else 0.99
+    assert float(stated.errors(found.rows).sum()) < share * float(stated.errors(nearest).sum())
+    free = fit(stated, scales, Grid(format_, free_scale=True), 0.01)
+    assert float(stated.errors(free.rows).sum()) < 1.05 * float(stated.errors(found.rows).sum())
+    assert torch.equal(free.scales, free.scales.float().double())
+
+
+def test_depthwise_rows_equal_an_exhaustive_search() -> None:
+    stated, _, _ = problem(5, 3, 1, centred=False)
+    format_ = Int(3, narrow=True)
+    scales = start(stated.rows, format_)
+    levels = torch.cartesian_prod(*[torch.arange(-3, 4).double()] * 3)
+    every = torch.stack([stated.errors((level * scales[:, 0])[:, None]).sum(1) for level in levels])
+    best = every.amin(0)
+    found = fit(stated, scales, Grid(format_, free_scale=False), 1e-6)
+    reached = stated.errors(found.rows).sum(1)
+    assert bool((reached >= best - 1e-9).all())
+    assert float(reached.sum()) < 1.2 * float(best.sum())
+    assert isinstance(found, Fit)
