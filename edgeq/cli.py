@@ -578,6 +578,22 @@ def degrade(
 
 
 @main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the store and the exports.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in that folder.")
+@_output_options
+@click.pass_context
+def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Every cell of PLAN (models, recipes, targets, boards): exported, measured on its board, and stored."""
+    from edgeq.flow.sweep import SweepRequest, sweep
+
+    _use_threads(threads)
+    with _progress(quiet or as_json) as progress:
+        report = sweep(SweepRequest(**options, threads=threads), progress)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
 @_output_options
 def targets(as_json: bool, quiet: bool, threads: int | None) -> None:
     """The targets that export can write for."""

@@ -77,7 +77,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     boards = find_boards(request.boards)
     check_boards(request.artifact, boards)
     report = Report("bench")
-    bench = _c_bench(request) if is_c(request.artifact) else _file_bench(request)
+    bench = bench_on_boards(request)
     done = 0
 
     async def one(board: Board) -> Report:
@@ -114,6 +114,11 @@ def _add_to_table(path: Path, request: BenchRequest, report: Report) -> None:
         raise UsageError("only simulated boards running C count every layer", value=", ".join(request.boards))
     update_latency_table(path, folder_of(request.artifact), layers, request.mhz)
     report.notes.append(describe(path))
+
+
+def bench_on_boards(request: BenchRequest) -> Bench:
+    """What `bench_artifact` does on every board that it has entered."""
+    return _c_bench(request) if is_c(request.artifact) else _file_bench(request)
 
 
 def _join(report: Report, of_board: Report) -> None:
