@@ -466,6 +466,8 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="Boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
 @click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--repeat", type=click.IntRange(1), default=1, show_default=True,
+              help="Load or build anew this many times; the middle one counts, and the spread is told.")  # fmt: skip
 @click.option("--threads", callback=_numbers, metavar="N[,N]",
               help="Numbers of threads to try, the first is the one that counts [all cores].")  # fmt: skip
 @click.option("--runtime", type=click.Choice(["onnxruntime", "litert", "tensorrt"]),

@@ -133,6 +133,14 @@ def test_an_engine_is_kept_by_content(newest: Jetson, artifacts: Path, tmp_path:
     assert all(len(name) == len(hashlib.sha256().hexdigest()) + len(".engine") for name in newest.engines())
 
 
+def test_several_builds(newest: Jetson, artifacts: Path) -> None:
+    add_entry(pi(newest.server, "jetson"))
+    ran = edgeq("bench", artifacts / "jetson-int8" / "net_int8.onnx", "--board", "jetson", "--repeat", 2, "--json")
+    assert ran.exit == 0, ran.stderr
+    assert len(newest.builds()) == 2 and newest.engines() == []
+    assert any(row["metric"] == "latency_p50_spread_ms" and row["n"] == 2 for row in ran.document["rows"])
+
+
 def test_layers_that_int8_slows_down_are_named(newest: Jetson, artifacts: Path) -> None:
     add_entry(pi(newest.server, "jetson"))
     ran = edgeq(
