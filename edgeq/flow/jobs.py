@@ -116,8 +116,8 @@ class JobStore:
     def jobs(self) -> Iterator[Job]:
         """All of them in the order in which they were added."""
         rows = self._base.execute("SELECT key, state, attempts, board, began, ended, result FROM jobs ORDER BY rowid")
-        for row in rows:
-            yield Job(*row[:-1], json.loads(row[-1]) if row[-1] else None)
+        for key, state, attempts, board, began, ended, result in rows:
+            yield Job(key, state, attempts, board, began, ended, json.loads(result) if result else None)
 
 
 async def drive(

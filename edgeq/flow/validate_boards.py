@@ -17,7 +17,7 @@ from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.evaluate import Evaluation, Prepared, prepare
 from edgeq.errors import EdgeqError
 from edgeq.flow.board_report import note_state, report_agreement, timing_rows
-from edgeq.flow.check import AGREEMENT_IMAGES, Run, metric_row
+from edgeq.flow.check import OUTPUT_IMAGES, Run, metric_row
 from edgeq.flow.device_inputs import trial_of
 from edgeq.flow.fleet import settled
 from edgeq.flow.inputs import InputRule
@@ -59,11 +59,11 @@ def measure_on_boards(
                 settings = Settings(runs=0 if done else TIMED_RUNS, warm_up=WARM_UP_RUNS)
                 ran = await _on_all(boards, artifact, samples, settings)
                 if not done:
-                    trial = trial_of(artifact, runtime, samples[:AGREEMENT_IMAGES])
+                    trial = trial_of(artifact, runtime, samples[:OUTPUT_IMAGES])
                     for name, found in ran.items():
                         report.rows += timing_rows(found, name)
                         note_state(report, found, name)
-                        report_agreement(report, trial, found.outputs[:AGREEMENT_IMAGES], name)
+                        report_agreement(report, trial, found.outputs[:OUTPUT_IMAGES], name)
                 for k, prepared in enumerate(some):
                     here = {place: run(prepared.tensor) for place, run in runs.items()}
                     there: dict[str, Any] = {
