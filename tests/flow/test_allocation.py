@@ -10,8 +10,8 @@ import pytest
 
 from edgeq.datasets.preprocess import preset
 from edgeq.errors import BudgetError, UsageError
+from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.allocation import Allocation, Budgets, raised, within_budgets
-from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.inputs import InputRule, calibration_set
 from edgeq.ir import ops as o
 from edgeq.ir.file import load
