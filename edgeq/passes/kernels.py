@@ -428,7 +428,7 @@ class _Grouping:
             if not isinstance(follower, Settling) or not self._may_give(op, types[follower.out]):
                 yield f"{kind} gives {types[result].format} that no int{self.bits} requantization reads"
             elif isinstance(follower, o.DivideCodes):
-                if not isinstance(op, o.AveragePool | o.Resize):
+                if not isinstance(op, o.AveragePool | o.Resize) or self.bits > 8:
                     yield f"{kind} is divided"
             elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
                 yield f"{kind} has several scales"
