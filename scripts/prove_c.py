@@ -74,7 +74,7 @@ def prove_networks(count: int, board: str | None, note: Callable[[str], None]) -
         max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(code_nets(8))
+    @given(code_nets(8, transformers=True))
     def check(graph: Graph) -> None:
         name = names[seen.total() % len(names)]
         distinct.update(_on_host(graph, name) if place is None else _on_board(graph, name, place))
