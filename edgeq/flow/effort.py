@@ -63,7 +63,7 @@ class LearnedFile:
     def load(self) -> dict[str, Array]:
         """The arrays that were stored; none where there is no file or it is damaged."""
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except Exception:  # absent or damaged: what numpy and zlib raise on damaged bytes has no complete list
             return {}
