@@ -24,7 +24,9 @@ def is_available(board: Simulated) -> bool:
 def run(board: Simulated, program: Path, folder: Path) -> None:
     """Run `program` on the arena.bin of `folder`; writes result.bin and counts.txt there. Raises BoardError."""
     plugin = folder / "count.so"
-    _checked(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(FIRMWARE / "count.c")], folder)
+    if not plugin.exists():
+        _checked(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(FIRMWARE / "count.c")], folder)
+    (folder / "result.bin").unlink(missing_ok=True)
     mark = Elf(program).symbols["bench_mark"] & ~1
     counting = f"{plugin},mark={mark:x},out={folder / 'counts.txt'}"
     _checked([*board.qemu, *_QUIET, *_HOST, "-plugin", counting, "-kernel", str(program)], folder)

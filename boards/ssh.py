@@ -83,6 +83,7 @@ class SshBoard:
         self._connection: Any = None
         self._keeper: Any = None
         self._folder: str | None = None
+        self._holds: dict[str, str] = {}  # digests of the files that are there, by name
 
     # --- the connection and the work folder ---------------------------------------------------------------------------
 
@@ -150,6 +151,7 @@ class SshBoard:
         if self._connection is not None:
             await close(self._connection)
         self._connection = self._keeper = self._folder = None
+        self._holds.clear()
 
     def _lost(self) -> BoardError:
         return BoardError(
@@ -168,7 +170,10 @@ class SshBoard:
 
     async def probe(self) -> Facts:
         """What the board is and has."""
-        return facts_of((await self.run(["sh", "-c", SCRIPT, "probe", self.python])).stdout)
+        done = await self.run(["sh", "-c", SCRIPT, "probe", self.python])
+        if done.exit:
+            raise BoardError("the board cannot be probed", where=self.name, value=done.complaint)
+        return facts_of(done.stdout)
 
     async def run(self, command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Finished:
         """Run a program in the work folder; when the caller stops, or it takes too long, it is ended there."""
@@ -199,10 +204,13 @@ class SshBoard:
     # --- files --------------------------------------------------------------------------------------------------------
 
     async def put(self, files: Mapping[str, Content]) -> None:
-        """Store `files`; each is checked by its SHA-256, and one that was cut goes on where it stopped."""
+        """Store `files`; each is checked by its SHA-256, one that was cut goes on where it stopped, one that is there stays."""
         for name, content in files.items():
             digest = await asyncio.to_thread(_digest, content)
-            await self._put(checked_name(name), content, digest)
+            if self._holds.get(name) != digest:
+                self._holds.pop(name, None)
+                await self._put(checked_name(name), content, digest)
+                self._holds[name] = digest
 
     async def _put(self, name: str, content: Content, digest: str) -> None:
         done, attempts = 0, 0

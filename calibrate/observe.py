@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeq.calibrate.statistics import Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
 from edgeq.reference.interpret import Interpreter
 
@@ -47,7 +47,7 @@ def observe(
             fresh = statistics_of(tensor, where=name)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(observed(graph, wanted))
     for done, batch in enumerate(batches, start=1):
         interpreter(batch, watch)
         if progress:

@@ -23,7 +23,7 @@ from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
-from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel
+from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.structure import Structure, gated_function
 from edgeq.reference.meaning import apply_function
 
@@ -58,12 +58,6 @@ class Choice:
     gain: float
 
 
-def rounded(x: Tensor, format: Int, scale: float, zero_point: int) -> Tensor:
-    """The real x (float32) rounded to the levels of a grid and back."""
-    codes = torch.clamp(torch.round(x / scale) + zero_point, format.low, format.high)
-    return (codes - zero_point) * scale
-
-
 def _never_clipped(structure: Structure, key: o.Value, site: Site) -> bool:
     return site.format.bits >= WIDE_BITS or not set(structure.graph.inputs).isdisjoint(structure.members[key])
 
@@ -96,13 +90,12 @@ def _noise_of(
     x: Tensor, probes: list[Probe], grids: Iterable[Grid], format: Int, gradients: Mapping[o.Value, Tensor]
 ) -> FloatArray:
     """Noise power that each of `grids` causes through x."""
+    reached = [(function, gradients[probe], _behind(function, x)) for probe, function in probes if probe in gradients]
     found = []
     for grid in grids:
-        coarse, power = rounded(x, format, *grid), 0.0
-        for probe, function in probes:
-            if probe in gradients:
-                power += power_by_channel(gradients[probe], _behind(function, coarse) - _behind(function, x))
-        found.append(power)
+        coarse = rounded(x, format, *grid)
+        errors = (_behind(function, coarse) - exact for function, _, exact in reached)
+        found.append(sum(power_by_channel(slope, error) for (_, slope, _), error in zip(reached, errors, strict=True)))
     return np.array(found)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgeq.datasets.agreement import comparisons
 from edgeq.datasets.dataset import Dataset, Metric, Outputs, Runner
 from edgeq.datasets.folder import read_image
+from edgeq.datasets.outcomes import Outcomes, outcomes_of
 from edgeq.datasets.preprocess import Placement, Preprocess
 
 
@@ -54,6 +55,10 @@ class Evaluation:
         for name, compared in self._comparisons.items():
             for comparison in compared:
                 comparison.add(prepared.placement, outputs[name], outputs[self._reference])
+
+    def outcomes(self) -> dict[str, Outcomes]:
+        """By runner: what it answered on each image; empty without labels."""
+        return {name: outcomes_of(meter) for name, meter in self._meters.items() if meter is not None}
 
     def metrics(self) -> dict[str, list[Metric]]:
         """By runner: accuracy against the labels, where there are any, then agreement with the reference."""

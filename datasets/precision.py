@@ -52,8 +52,8 @@ def _class_matches(found: Sequence[dict[str, Any] | None], thresholds: int) -> C
             truths[index] = np.sum(np.asarray(item["gtIgnore"]) == 0)
             image.append(np.full(len(item["dtScores"]), index, np.int64))
             scores.append(np.asarray(item["dtScores"], np.float64))
-            matched.append(np.asarray(item["dtMatches"]).reshape(thresholds, -1) > 0)
-            ignored.append(np.asarray(item["dtIgnore"], np.bool_).reshape(thresholds, -1))
+            matched.append(np.asarray(item["dtMatches"]).reshape(thresholds, len(item["dtScores"])) > 0)
+            ignored.append(np.asarray(item["dtIgnore"], np.bool_).reshape(thresholds, len(item["dtScores"])))
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
     hit, out = np.concatenate(matched, axis=1)[:, order], np.concatenate(ignored, axis=1)[:, order]
     return ClassMatches(np.concatenate(image)[order], hit & ~out, ~hit & ~out, truths)
@@ -75,6 +75,8 @@ def average_precision(classes: Sequence[ClassMatches], weights: FloatArray) -> F
 
 def _class_precision(matches: ClassMatches, weights: FloatArray, present: FloatArray) -> FloatArray:
     """[resamples, thresholds]: precision at 101 recalls, averaged."""
+    if not matches.image.size:
+        return np.zeros((len(weights), len(matches.true)))
     weight = weights[:, matches.image][:, None, :]
     true, false = (np.cumsum(weight * kind, axis=2) for kind in (matches.true, matches.false))
     recall = true / np.maximum(present, 1e-9)[:, None, None]

@@ -164,20 +164,18 @@ def _model_options(command: Command) -> Command:
     return command
 
 
+def _report_options(command: Command) -> Command:
+    quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(quiet(command))
+
+
 def _output_options(command: Command) -> Command:
-    for option in reversed(
-        (
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress and no notes."),
-            click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: all)."),
-        )
-    ):
-        command = option(command)
-    return command
+    threads = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: all).")
+    return _report_options(threads(command))
 
 
 def _calibration_options(command: Command) -> Command:
-    """What `export` and `quantize` have in common: images, formats, budgets, where to write."""
+    """What `export` and `quantize` have in common: images, gates, where to write."""
     for option in reversed(
         (
             click.option("--calib", help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."),
@@ -195,21 +193,9 @@ def _calibration_options(command: Command) -> Command:
             click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many."),
             click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
             click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's]."),
-            click.option("--weights", metavar="FORMAT", help="Format of all weights: int4, post4, e2m1 ... [target's]."),
-            click.option("--activations", metavar="FORMAT", help="Format of what weighted operators read: int8, int4 ... [target's]."),
-            click.option("--format", "rules", multiple=True, metavar="GLOB=FORMATS",
-                         help="Formats of operators by their result's name: w4a8, post4/int8 or real; the first match wins."),
             click.option("--effort", type=click.Choice(["fast", "balanced", "best"]),
                          help="Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."),
-            click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
-            click.option("--avg-bits", type=click.FloatRange(1, 16), help="Allocate bits by layer: at most this many on average."),
-            click.option("--max-size", metavar="SIZE", help="Allocate bits by layer: weights and biases in at most 120kB, 1.5MB."),
-            click.option("--max-latency-ms", type=click.FloatRange(0), help="Allocate bits by layer: at most this by --latency-table."),
-            click.option("--latency-table", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Milliseconds by layer and formats (JSON)."),
-            click.option("--choices", multiple=True, metavar="FORMATS", help="Formats to choose from: w4a8 (repeatable) [all that the target holds]."),
-            click.option("--sensitivity", type=click.Choice(["noise", "measured", "hessian", "fisher", "error", "bits"]), default="noise", show_default=True, help="What few bits cost."),
-            click.option("--search", type=click.Choice(["ilp", "greedy", "bisect", "closed"]), default="ilp", show_default=True, help="How bits are allocated."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
             click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics."),
@@ -221,16 +207,55 @@ def _calibration_options(command: Command) -> Command:
     return command
 
 
+def _format_options(command: Command) -> Command:
+    """Formats by operator."""
+    for option in reversed(
+        (
+            click.option("--weights", metavar="FORMAT", help="Format of all weights: int4, post4, e2m1 ... [target's]."),
+            click.option("--activations", metavar="FORMAT", help="Format of what weighted operators read: int8, int4 ... [target's]."),
+            click.option("--format", "rules", multiple=True, metavar="GLOB=FORMATS",
+                         help="Formats of operators by their result's name: w4a8, post4/int8 or real; the first match wins."),
+            click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _budget_options(command: Command) -> Command:
+    """Allocation of bits."""
+    for option in reversed(
+        (
+            click.option("--avg-bits", type=click.FloatRange(1, 16), help="Allocate bits by layer: at most this many on average."),
+            click.option("--max-size", metavar="SIZE", help="Allocate bits by layer: weights and biases in at most 120kB, 1.5MB."),
+            click.option("--max-latency-ms", type=click.FloatRange(0), help="Allocate bits by layer: at most this by --latency-table."),
+            click.option("--latency-table", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Milliseconds by layer and formats (JSON)."),
+            click.option("--choices", multiple=True, metavar="FORMATS", help="Formats to choose from: w4a8 (repeatable) [all that the target holds]."),
+            click.option("--sensitivity", type=click.Choice(["noise", "measured", "hessian", "fisher", "error", "bits"]), default="noise", show_default=True, help="What few bits cost."),
+            click.option("--search", type=click.Choice(["ilp", "greedy", "bisect", "closed"]), default="ilp", show_default=True, help="How bits are allocated."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _formats(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of formats, taken out of `options`, as fields of a request."""
+    from edgeq.quantize.asked import Asked
+
+    asked = Asked(options.pop("weights"), options.pop("activations"), tuple(options.pop("rules")))
+    return {"formats": asked, "keep_real": tuple(options.pop("keep_real"))}
+
+
 def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, options: dict[str, Any]) -> None:
     from edgeq.flow import ExportRequest, export_model
     from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
-    from edgeq.quantize.asked import Asked
+    from edgeq.flow.latency_gate import export_with_latency_gate
     from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
     mode = ModeRequest(*(options.pop(f"calib_{name}") for name in ("mode", "degrade", "share", "risk")))
-    keep_real, drops = options.pop("keep_real"), dict(map(parse_budget, options.pop("max_drop")))
     names = ("avg_bits", "max_latency_ms", "latency_table", "sensitivity", "search")
     size = options.pop("max_size")
     budgets = Budgets(
@@ -238,18 +263,12 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         choices=tuple(options.pop("choices")),
         max_size=None if size is None else parse_size(size),
     )
-    asked = Asked(options.pop("weights"), options.pop("activations"), tuple(options.pop("rules")))
+    drops, gate = dict(map(parse_budget, options.pop("max_drop"))), options.pop("latency_gate", None)
     request = ExportRequest(
-        **options,
-        keep_real=tuple(keep_real),
-        formats=asked,
-        calibration=mode,
-        budgets=budgets,
-        max_drop=drops,
-        threads=threads,
+        **_formats(options), **options, calibration=mode, budgets=budgets, max_drop=drops, threads=threads
     )
     with _progress(quiet or as_json) as progress:
-        report = export_model(request, progress)
+        report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
     _finish(ctx, report, as_json, quiet)
 
 
@@ -257,8 +276,12 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @click.argument("model")
 @click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
 @_calibration_options
+@_format_options
+@_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--latency-gate", metavar="BOARD",
+              help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options
 @_output_options
 @click.pass_context
@@ -270,12 +293,46 @@ def export(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | Non
 @main.command()
 @click.argument("model")
 @_calibration_options
+@_format_options
+@_budget_options
 @_model_options
 @_output_options
 @click.pass_context
 def quantize(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """Quantize MODEL to any formats, for no runtime: writes the integer graph, measured in the reference."""
     _export(ctx, as_json, quiet, threads, {**options, "target": "reference"})
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--calib", required=True, help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."
+)
+@click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True, help="Use at most this many.")
+@click.option("-n", "--images", type=click.IntRange(1), default=8, show_default=True, help="Measure noise on so many.")
+@click.option("-t", "--target", default="reference", show_default=True, help="Whose formats and rounding.")
+@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
+@click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto [target's].")
+@_format_options
+@click.option("--least-db", type=float, default=20.0, show_default=True, help="A layer below this is bad.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for a page with pictures of all ranges.")
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics.")
+@_model_options
+@_output_options
+@click.pass_context
+def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Which layers of MODEL lose most when it is quantized, where it goes wrong first, and what would help."""
+    from edgeq.flow.debug import DebugRequest, debug_model
+    from edgeq.report import print_insight
+
+    _use_threads(threads)
+    request = DebugRequest(**_formats(options), **options)
+    with _progress(quiet or as_json) as progress:
+        report = debug_model(request, progress)
+    if not as_json:
+        print_insight(report)
+    _finish(ctx, report, as_json, quiet)
 
 
 @main.command()
@@ -293,6 +350,8 @@ def quantize(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | N
 @click.option("--device", help="cpu, or cuda [a GPU if there is one].")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step: slow to start, quick to run.")
 @_calibration_options
+@_format_options
+@_budget_options
 @_model_options
 @_output_options
 @click.pass_context
@@ -314,11 +373,13 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option("--against", help="A float model to compare with.")
 @click.option("--preprocess", help="Overrides what the artifact declares: a preset or a JSON file.")
 @click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if below --against by more.")
+@click.option("--board", "boards", multiple=True, metavar="NAME[,NAME]",
+              help="Also on boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
 @_model_options
 @_output_options
 @click.pass_context
 def validate(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
-    """Accuracy and latency of ARTIFACT in its own runtime on labelled images."""
+    """Accuracy and latency of ARTIFACT in its own runtime, here and on boards, on labelled images."""
     from edgeq.flow import ValidateRequest, validate_artifact
     from edgeq.report import parse_budget
 
@@ -391,20 +452,43 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
     ctx.exit(5 if failed else 0)
 
 
+def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """`1,2,4` as numbers."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part)
+    except ValueError:
+        raise click.BadParameter("numbers with commas, such as 1,2,4") from None
+
+
 @main.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option(
-    "--board", "boards", multiple=True, required=True, help="A simulated board, such as rv32imc-sim; repeatable."
-)
-@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]), default="-O2", show_default=True,
-              help="How the cross compiler optimizes.")  # fmt: skip
-@click.option("--layers", is_flag=True, help="Also print the instructions of every layer.")
+@click.option("--board", "boards", multiple=True, required=True, metavar="NAME[,NAME]",
+              help="Boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
+@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--repeat", type=click.IntRange(1), default=1, show_default=True,
+              help="Load or build anew this many times; the middle one counts, and the spread is told.")  # fmt: skip
+@click.option("--threads", callback=_numbers, metavar="N[,N]",
+              help="Numbers of threads to try, the first is the one that counts [all cores].")  # fmt: skip
+@click.option("--runtime", type=click.Choice(["onnxruntime", "litert", "tensorrt"]),
+              help="What runs a file there [TensorRT for what was exported for it, else by the kind of file].")  # fmt: skip
+@click.option("-O", "optimize", type=click.Choice(["-O2", "-O3", "-Os"]),
+              help="How C is optimized [-O2 for simulated boards, -O3 for others].")  # fmt: skip
+@click.option("--against", type=click.Path(path_type=Path),
+              help="A float ONNX file: name the layers that its FP16 engine computes more quickly.")  # fmt: skip
+@click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
+@click.option("--latency-table", type=click.Path(path_type=Path),
+              help="Add what every layer takes to this JSON file, for --max-latency-ms of export.")  # fmt: skip
+@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Clock of --latency-table, one instruction a cycle.")  # fmt: skip
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
-@_output_options
+@click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")
+@_report_options
 @click.pass_context
-def bench(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, layers: bool, **options: Any) -> None:
-    """Count the instructions of generated C in ARTIFACT (its folder) on simulated boards (exit 5 if a result differs)."""
+def bench(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **options: Any) -> None:
+    """Run ARTIFACT on boards: times, instructions and memory, compared with the reference (exit 5 if a result differs)."""
     from edgeq.flow import BenchRequest, bench_artifact
     from edgeq.report import print_profile
 
@@ -446,6 +530,22 @@ def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int |
     _finish(ctx, report, as_json, quiet)
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the comparison as JSON, CSV and HTML here.")
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
+@_output_options
+@click.pass_context
+def compare(
+    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
+    runs: tuple[str, ...], out: Path | None, exist_ok: bool,
+) -> None:  # fmt: skip
+    """The figures of several run folders side by side, and the options in which they differ."""
+    from edgeq.flow.compare import compare_runs
+
+    _finish(ctx, compare_runs(runs, out, exist_ok=exist_ok), as_json, quiet)
+
+
 def _severity_options(command: Command) -> Command:
     for kind, scale in reversed(SCALES.items()):
         levels = ", ".join(f"{level:g}" for level in scale.levels)
@@ -476,6 +576,22 @@ def degrade(
     request = DegradeRequest(images, chosen, study, out, exist_ok, seed)
     with _progress(quiet or as_json) as progress:
         report = degrade_images(request, progress)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the store and the exports.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in that folder.")
+@_output_options
+@click.pass_context
+def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Every cell of PLAN (models, recipes, targets, boards): exported, measured on its board, and stored."""
+    from edgeq.flow.sweep import SweepRequest, sweep
+
+    _use_threads(threads)
+    with _progress(quiet or as_json) as progress:
+        report = sweep(SweepRequest(**options, threads=threads), progress)
     _finish(ctx, report, as_json, quiet)
 
 

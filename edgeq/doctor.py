@@ -40,6 +40,7 @@ _PACKAGES = (
     ("timm", "timm", "timm architectures", "yolo"),
     ("ziglang", "ziglang", "compiling for simulated boards", "mcu"),
     ("unicorn", "unicorn", "simulated boards", "mcu"),
+    ("asyncssh", "asyncssh", "boards over SSH", "boards"),
 )
 _TOOLS = (
     ("trtexec", "building TensorRT engines on this machine (they are usually built on the Jetson)"),

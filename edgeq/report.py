@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edgeq.errors import UsageError
 
@@ -54,7 +55,7 @@ class OutputAgreement:
 
 @dataclass
 class Report:
-    """The document of one command."""
+    """The document of one command; `pictures` are for its page alone."""
 
     command: str
     target: str | None = None
@@ -64,6 +65,7 @@ class Report:
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -109,8 +111,13 @@ def _finite(thing: Any) -> Any:
     return str(thing) if isinstance(thing, Path) else thing
 
 
+def base_place(command: str, places: Sequence[Where]) -> Where:
+    """Where the figures are that others are compared with: fp32, or the first of several runs."""
+    return places[0] if command == "compare" else "fp32"
+
+
 def metric_table(report: Report) -> Table:
-    """Metrics as lines, places as columns; the change against fp32 beside each figure."""
+    """Metrics as lines, places as columns; the change against the base (fp32, or the first run) beside each figure."""
     places = list(dict.fromkeys(row.where for row in report.rows))
     table = Table(title=f"{report.command} {report.target or ''}".strip())
     table.add_column("metric")
@@ -119,7 +126,7 @@ def metric_table(report: Report) -> Table:
     table.add_column("n", justify="right")
     for metric in dict.fromkeys(row.metric for row in report.rows):
         rows = {row.where: row for row in report.rows if row.metric == metric}
-        base = rows.get("fp32")
+        base = rows.get(base_place(report.command, places))
         cells = [_cell(rows[place], base) if place in rows else "" for place in places]
         unit = next(iter(rows.values())).unit
         table.add_row(f"{metric} [{unit}]" if unit else metric, *cells, str(max(row.n for row in rows.values())))
@@ -162,15 +169,43 @@ def _db(item: OutputAgreement) -> str:
 
 
 def print_profile(report: Report, console: Console | None = None) -> None:
-    """Instructions of every layer, one line each with a bar of its share."""
+    """Instructions or times of every layer, one line each with a bar of its share."""
     table = Table("board", "layer", "kind", "instructions", "per MAC", "share", title="instructions by layer")
+    times = Table("board", "layer", "precision", "ms", "share", title="times by layer")
     for row in report.layers:
+        if "mean_ms" in row:
+            bar = "#" * round(40 * row["share"])
+            times.add_row(
+                row["board"], row["value"], row["kind"], f"{row['mean_ms']:.4f}", f"{row['share']:6.1%} {bar}"
+            )
+            continue
         per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
         bar = "#" * round(40 * row["share"])
         table.add_row(
             row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
         )
-    (console or Console()).print(table, markup=False)
+    for found in (table, times):
+        if found.row_count:
+            (console or Console()).print(found, markup=False)
+
+
+def print_insight(report: Report, console: Console | None = None) -> None:
+    """Every layer of `edgeq debug` in a line, and what changes would gain."""
+    table = Table(title="signal over noise by layer")
+    table.add_column("layer", overflow="fold")
+    for heading in ("formats", "alone dB", "accumulated dB", "share of noise"):
+        table.add_column(heading, no_wrap=True)
+    for row in report.layers:
+        share = row["weight_share"] + row["activation_share"]
+        formats = f"{row['weight'][:8]} x {row['activation']}"
+        dbs = (f"{row[key]:.1f}" for key in ("alone_db", "accumulated_db"))
+        table.add_row(Text(row["operator"]), formats, *dbs, f"{share:6.1%} {'#' * round(30 * share)}")
+    gains = Table("change", "outputs dB", "gain dB", title="what would help")
+    for gain in sorted(report.manifest["gains"], key=lambda gain: -float(gain["after_db"])):
+        gains.add_row(Text(gain["change"]), f"{gain['after_db']:.1f}", f"{gain['after_db'] - gain['before_db']:+.1f}")
+    console = console or Console()
+    console.print(table)
+    console.print(gains)
 
 
 def print_report(report: Report, console: Console, *, quiet: bool = False) -> None:

@@ -1,7 +1,8 @@
 """TFLite files run by LiteRT on this machine's CPU, with its default kernels (XNNPACK) or its reference kernels.
 
-Values come and go as the model has them: values of four axes are NHWC in the file and NCHW here, and tensors whose
-order of axes the file records (edgeq's own do) are given back in the value's own order. Inputs and outputs that the
+Values come and go as the model has them: values of four axes are NHWC in the file and NCHW here, except at ports of
+foreign files that have their channels first already; tensors whose order of axes the file records (edgeq's own do) are
+given back in the value's own order. Inputs and outputs that the
 file holds as codes are quantized and dequantized here, as the kernels do it.
 """
 
@@ -12,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError
 from edgeq.frontend.tflite_file import OWN_RECORD, TfliteFile, read_tflite
+from edgeq.frontend.tflite_types import is_channels_last
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 
 Array = NDArray[np.generic]
@@ -43,6 +46,11 @@ class Record:
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reals: tuple[str, ...] | None = None
     divided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file has a record, so that edgeq wrote it."""
+        return self.reals is not None
 
     def whole(self, port: str, array: Array) -> Array:
         """`array` times the factors that the file divided this output by."""
@@ -141,8 +149,9 @@ class LiteRtRuntime:
         return tuple(int(size) for size in port["shape"])
 
     def _port_axes(self, port: Mapping[str, Any]) -> tuple[int, ...]:
-        rank = len(port["shape"])
-        return NCHW_OF_NHWC if rank == 4 else tuple(range(rank))
+        shape = self._shape(port)
+        last = len(shape) == 4 and (self._record.is_there or is_channels_last(shape))
+        return NCHW_OF_NHWC if last else tuple(range(len(shape)))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs (and watched tensors) by name. Raises UsageError for a wrong or missing input."""
@@ -186,7 +195,7 @@ class LiteRtRuntime:
         axes = self._record.layouts.get(name, tuple(range(array.ndim)))
         return np.ascontiguousarray(array.transpose(axes))
 
-    @property
+    @cached_property
     def _indices(self) -> dict[str, int]:
         return {item["name"]: item["index"] for item in self._interpreter.get_tensor_details()}
 

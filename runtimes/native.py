@@ -157,7 +157,7 @@ class NativeRuntime:
 
         def watch(number: int, codes: Any, count: int) -> None:
             if number in wanted:
-                seen[number] = np.ctypeslib.as_array(codes, (count,)).copy().view(self._code)
+                seen[number] = np.ctypeslib.as_array(codes, (count,)).copy()
 
         callback = _Watch(watch)
         address = ctypes.cast(callback, ctypes.c_void_p).value if wanted else None
@@ -168,7 +168,8 @@ class NativeRuntime:
         for name in self._watched:
             number, layer = self._layers[name]
             if name not in found:
-                found[name] = from_memory(seen[number], tuple(layer["shape"]))
+                flat = seen[number].view(code_type(layer["bits"] // 8))
+                found[name] = from_memory(flat, tuple(layer["shape"]), tuple(layer["axes"]))
         return found
 
     def _run(self) -> None:

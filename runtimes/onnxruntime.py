@@ -91,6 +91,16 @@ class OnnxRuntime:
                 raise UsageError("wrong input shape", where=name, value=array.shape, allowed=sizes)
         return {name: np.asarray(array, dtype=_DTYPES.get(ports[name].type)) for name, array in inputs.items()}
 
+    def stored(self, name: str, array: Array) -> Array:
+        """`array` as the file takes it at an input."""
+        return self._checked({**{other: np.zeros(self.input_shapes[other]) for other in self.inputs}, name: array})[
+            name
+        ]
+
+    def given(self, name: str, array: Array) -> Array:
+        """What the file gave at an output, as the model has it: the same."""
+        return array
+
     def watching(self, tensors: Iterable[str]) -> OnnxRuntime:
         """The same file in a session that also puts out `tensors`, which may undo fusions around them.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 # Static int8 with reals at the ports, as Ultralytics calls it too. `trunk` leaves what lies behind the last weights in
 # float: a detector's boxes and scores end in one tensor, which has one scale.
-_QUANTIZER = """
+QUANTIZER = """
 import re, sys
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -52,7 +52,7 @@ def quantize(path, data, part, out):
     tool.quantize(tool.calibrate({found[0][0]: [sample for _, sample in found]})).export_model(out, overwrite=True)
 """
 
-AI_EDGE_QUANTIZER = f"{_QUANTIZER}\nquantize(*sys.argv[1:])\n"
+AI_EDGE_QUANTIZER = f"{QUANTIZER}\nquantize(*sys.argv[1:])\n"
 
 _TORCH = """
 import sys
@@ -62,7 +62,7 @@ from edgeq.frontend.torchvision_shim import install
 install()
 """
 
-LITERT_TORCH = f"""{_TORCH}{_QUANTIZER}
+LITERT_TORCH = f"""{_TORCH}{QUANTIZER}
 import litert_torch
 from edgeq.frontend.architecture import build, load_weights
 from edgeq.frontend.safe_load import load_tensors

@@ -70,6 +70,35 @@ def small_network() -> Graph:
     return n.graph(n.conv(pooled, 5, "map", kernel=1), n.linear(flat, 7, "scores"))
 
 
+def small_transformer() -> Graph:
+    """Attention of two heads over an image and a class token, with a joint layer, and a second block with biased scores."""
+    n = Net(1, 3, 12, 8)
+    x = n.conv("x", 10, "patches", kernel=1, stride=2)
+    x = n.add(o.Transpose(n.add(o.Reshape(x, "flat", (1, 10, 24))), "tokens", (0, 2, 1)))
+    x = n.add(o.Add(n.add(o.Concat((n.reals(1, 1, 10), x), "all", 1)), n.reals(1, 25, 10), "placed"))
+    for k, biased in enumerate((False, True)):
+        joint = n.linear(_norm(n, x, f"norm {k}"), 30, f"joint {k}")
+        parts = []
+        for part in range(3):
+            cut = n.add(o.Slice(joint, f"cut {k} {part}", (0, 0, 10 * part), (1, 25, 10 * part + 10), (1, 1, 1)))
+            heads = n.add(o.Reshape(cut, f"heads {k} {part}", (1, 25, 2, 5)))
+            parts.append(n.add(o.Transpose(heads, f"part {k} {part}", (0, 2, 1, 3))))
+        turned = n.add(o.Transpose(parts[1], f"turned {k}", (0, 1, 3, 2)))
+        scores = n.add(o.Mul(n.add(o.MatMul(parts[0], turned, f"scores {k}")), n.constant(0.6), f"scaled {k}"))
+        scores = n.add(o.Add(scores, n.reals(1, 2, 25, 25), f"biased {k}")) if biased else scores
+        mixed = n.add(o.MatMul(n.add(o.Softmax(scores, f"shares {k}", 3)), parts[2], f"mixed {k}"))
+        mixed = n.add(o.Reshape(n.add(o.Transpose(mixed, f"back {k}", (0, 2, 1, 3))), f"joined {k}", (1, 25, 10)))
+        x = n.add(o.Add(x, n.linear(mixed, 10, f"projected {k}"), f"stream {k}"))
+        hidden = n.apply(n.linear(_norm(n, x, f"inner {k}"), 14, f"up {k}"), "gelu", f"active {k}")
+        x = n.add(o.Add(x, n.linear(hidden, 10, f"down {k}"), f"out {k}"))
+    first = n.add(o.Slice(_norm(n, x, "last"), "class", (0, 0, 0), (1, 1, 10), (1, 1, 1)))
+    return n.graph(n.linear(n.add(o.Reshape(first, "row", (1, 10))), 7, "logits"))
+
+
+def _norm(n: Net, x: o.Value, out: o.Value) -> o.Value:
+    return n.add(o.LayerNorm(x, n.reals(10), n.reals(10, spread=0.2), out, 2, 1e-5))
+
+
 def target(name: str, bits: int | None = None) -> Target:
     """The target called `name`, or the same with weights of `bits`."""
     found = find_target(name)

@@ -22,6 +22,7 @@ FUNCTIONS = (
     o.Function("tanh"),
 )
 LARGEST_SIDE = 12
+LARGEST_ROW = 60
 
 
 class _CodeNet(Draws):
@@ -118,11 +119,65 @@ class _CodeNet(Draws):
         if max(shape[2:]) <= LARGEST_SIDE:
             self.add(self.one_of(*choices)())
 
-    def graph(self, steps: int) -> Graph:
+    def linear(self, x: o.Value, outputs: int) -> o.Value:
+        size = self.shape(x)[-1]
+        bias = self.reals(outputs, spread=0.3) if self.chance() else None
+        return self.editor.append(o.Linear(x, self.reals(outputs, size, spread=size**-0.5), bias, self.out()))
+
+    def norm(self, x: o.Value) -> o.Value:
+        size = self.shape(x)[-1:]
+        gamma, beta = (self.reals(*size) if self.chance() else None for _ in range(2))
+        return self.editor.append(o.LayerNorm(x, gamma, beta, self.out(), len(self.shape(x)) - 1, 1e-5))
+
+    def heads(self, x: o.Value, count: int) -> o.Value:
+        _, tokens, width = self.shape(x)
+        split = self.editor.append(o.Reshape(x, self.out(), (1, tokens, count, width // count)))
+        return self.editor.append(o.Transpose(split, self.out(), (0, 2, 1, 3)))
+
+    def attention(self, x: o.Value, size: int) -> o.Value:
+        """Of tokens [1,T,C]: one layer for queries, keys and values, or several; with a bias of the scores or without."""
+        tokens, count, width = self.shape(x)[1], self.integer(1, 2), 2 * self.integer(1, 4)
+        if self.chance():
+            joint, full = self.linear(x, 3 * width), (1, tokens, width)
+            cuts = [(0, 0, k * width) for k in range(3)]
+            ends = [(*full[:2], (k + 1) * width) for k in range(3)]
+            parts = [
+                self.editor.append(o.Slice(joint, self.out(), a, b, (1, 1, 1))) for a, b in zip(cuts, ends, strict=True)
+            ]
+        else:
+            parts = [self.linear(x, width) for _ in range(3)]
+        q, k, v = (self.heads(part, count) for part in parts)
+        turned = self.editor.append(o.Transpose(k, self.out(), (0, 1, 3, 2)))
+        scores = self.editor.append(o.MatMul(q, turned, self.out()))
+        number = self.editor.constant("number", np.float32((width // count) ** -0.5))
+        scores = self.editor.append(o.Mul(scores, number, self.out()))
+        if self.chance():
+            scores = self.editor.append(o.Add(scores, self.reals(1, count, tokens, tokens), self.out()))
+        mixed = self.editor.append(o.MatMul(self.editor.append(o.Softmax(scores, self.out(), 3)), v, self.out()))
+        back = self.editor.append(o.Transpose(mixed, self.out(), (0, 2, 1, 3)))
+        return self.linear(self.editor.append(o.Reshape(back, self.out(), (1, tokens, width))), size)
+
+    def transformer(self, x: o.Value) -> None:
+        """A block over the pixels of a feature map as tokens."""
+        channels, height, width = self.shape(x)[1:]
+        if height * width > LARGEST_ROW:
+            return
+        flat = self.editor.append(o.Reshape(x, self.out(), (1, channels, height * width)))
+        start = self.editor.append(o.Transpose(flat, self.out(), (0, 2, 1)))
+        stream = self.editor.append(o.Add(start, self.attention(self.norm(start), channels), self.out()))
+        if self.chance():
+            hidden = self.linear(self.norm(stream), self.integer(3, 9))
+            hidden = self.editor.append(o.Apply(hidden, self.out(), o.Function("gelu")))
+            stream = self.editor.append(o.Add(stream, self.linear(hidden, channels), self.out()))
+        stream = self.norm(stream) if self.chance() else stream
+        turned = self.editor.append(o.Transpose(stream, self.out(), (0, 2, 1)))
+        self.add(o.Reshape(turned, self.out(), (1, channels, height, width)))
+
+    def graph(self, steps: int, transformers: bool) -> Graph:
         self.conv(self.pool[-1], 3, self.integer(4, 8))
         kinds = (
             self.conv, self.function, self.residual, self.concat, self.window_op, self.resize, self.move,
-            self.conv_transpose,
+            self.conv_transpose, *([self.transformer] if transformers else []),
         )  # fmt: skip
         for _ in range(steps):
             self.one_of(*kinds)(self.pool[-1])
@@ -135,7 +190,7 @@ class _CodeNet(Draws):
 
 
 @st.composite
-def code_nets(draw: Draw, steps: int = 8) -> Graph:
+def code_nets(draw: Draw, steps: int = 8, *, transformers: bool = False) -> Graph:
     """A real graph with a convolution first, up to `steps` operators, a 1x1 convolution and a classifier last."""
     net = _CodeNet(draw)
-    return net.graph(net.integer(1, steps))
+    return net.graph(net.integer(1, steps), transformers)

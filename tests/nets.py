@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from hypothesis import strategies as st
 
-from edgeq.formats import BOOL, INDEX, INT8, INT32, REAL, Fixed, Format, Int, code_range, level_range
+from edgeq.formats import BOOL, INDEX, INT8, INT16, INT32, REAL, UINT16, Fixed, Format, Int, code_range, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.fit import problems
 from edgeq.ir.graph import Array, Editor, Graph, Type
@@ -234,6 +234,36 @@ class _IntegerNet(Draws):
         type_ = self.random_type((1, shape[1], 1, 1), WEIGHT_FORMATS)
         return self.constant(random_codes(self.rng, type_.format, type_.shape), type_)
 
+    def softmax(self, x: o.Value) -> None:
+        type_, axis = self.type(x), self.integer(0, 3)
+        if not isinstance(type_.format, Int | Fixed) or (count := self.codes(x)) > TABLE_CODES:
+            return
+        powers = [round(32768 * math.exp(-d * type_.scale[0])) for d in range(count)]
+        table = self.constant(np.array(powers), Type((count,), UINT16, (2.0**-15,)))
+        self.accumulate(o.Softmax(x, self.name(), axis, table), (1 / 32767,), 32767)
+
+    def codes(self, x: o.Value) -> int:
+        low, high = code_range(self.type(x).format)
+        return high - low + 1
+
+    def layer_norm(self, x: o.Value) -> None:
+        shape, axis = self.shape(x), self.integer(0, 3)
+        count = math.prod(shape[axis:])
+        if not isinstance(self.type(x).format, Int | Fixed):
+            return
+        halves = next(h for h in range(16) if 4**h >= count)
+        unit, bound, gamma, beta = 2.0 ** (halves - 15), math.isqrt(count << (2 * (15 - halves))) + 8, None, None
+        if self.chance():
+            format_ = self.one_of(INT16, Int(8), Int(4))
+            array = random_codes(self.rng, format_, self.one_of(shape[axis:], shape[-1:]))
+            gamma_type = Type(array.shape, format_, (self.one_of(0.25, 0.037),))
+            gamma, unit, bound = self.constant(array, gamma_type), unit * gamma_type.scale[0], bound << 15
+        if self.chance():
+            array = self.rng.integers(-bound, bound, shape[-1:], endpoint=True)
+            beta, bound = self.constant(array, Type(array.shape, INT32, (unit,))), 2 * bound
+        epsilon = self.one_of(1e-5, 1e-3, 0.0)
+        self.accumulate(o.LayerNorm(x, gamma, beta, self.name(), axis, epsilon), (unit,), bound)
+
     def mul(self, a: o.Value) -> None:
         b = self.partner(a)
         scale = self.type(a).scale[0] * self.type(b).scale[0]
@@ -331,8 +361,9 @@ class _IntegerNet(Draws):
 
     def step(self) -> None:
         steps = (
-            self.conv, self.conv, self.conv, self.move, self.conv_transpose, self.linear, self.matmul, self.mul,
+            self.conv, self.conv, self.conv, self.move, self.conv_transpose, self.linear, self.matmul, self.mul, self.softmax,
             self.sum, self.average, self.mean, self.interpolate, self.move, self.compare, self.concat, self.lookup,
+            self.layer_norm,
         )  # fmt: skip
         self.one_of(*steps)(self.pick())
 

@@ -49,6 +49,25 @@ def rounded_away(x: Fraction) -> int:
     return whole if x >= 0 else -whole
 
 
+def shares(levels: list[int], table: list[int]) -> list[int]:
+    """Softmax of integer levels: the nearest multiple of 1 / 32767, ties upward, of each exponential over their sum."""
+    powers = [table[max(levels) - level] for level in levels]
+    return [math.floor(Fraction(32767 * power, sum(powers)) + Fraction(1, 2)) for power in powers]
+
+
+def normalized(levels: list[int], epsilon: int) -> list[int]:
+    """Layer normalization of integer levels in multiples of 2^-b, by a root of the 32 leading bits and its reciprocal."""
+    count = len(levels)
+    halves = next(h for h in range(64) if 4**h >= count)
+    power = count * sum(x * x for x in levels) - sum(levels) ** 2 + epsilon
+    exponent = next(t for t in range(-15, 16) if power < 4 ** (t + 16))
+    root = math.isqrt(math.floor(power / Fraction(4) ** exponent))
+    reciprocal = (2**32 - 1) // root
+    unit = Fraction(2) ** (32 + exponent - (15 - halves))
+    deviations = [count * x - sum(levels) for x in levels]
+    return [math.floor(d * reciprocal / unit + Fraction(1, 2)) for d in deviations]
+
+
 def half_even(numerator: int, shift: int) -> int:
     """numerator / 2^shift to the nearest integer, ties to even."""
     if shift <= 0:

@@ -106,6 +106,10 @@ class Evaluator:
                 return self.pad(op)
             case o.ArgMax():
                 return self.arg_max(op)
+            case o.Softmax():
+                return self.softmax(op)
+            case o.LayerNorm():
+                return self.layer_norm(op)
             case _:
                 return self.move(op)
 
@@ -186,6 +190,32 @@ class Evaluator:
                 if x.inside((n, channel, y, z)):
                     found.append(x[n, channel, y, z])
             return max(found) if isinstance(op, o.MaxPool) else sum(found)
+
+        return at
+
+    def softmax(self, op: o.Softmax) -> Callable[[Index], Number]:
+        assert op.table is not None
+        x, table = self.levels(op.x), [int(entry) for entry in self.levels(op.table).data]
+
+        def at(index: Index) -> Number:
+            row = [int(x[insert(index, op.axis, k)]) for k in range(x.shape[op.axis])]
+            return plain.shares(row, table)[index[op.axis]]
+
+        return at
+
+    def layer_norm(self, op: o.LayerNorm) -> Callable[[Index], Number]:
+        x, scale = self.levels(op.x), self.type(op.x).scale[0]
+        rest = list(indices(x.shape[op.axis :]))
+        epsilon = max(1, round(op.epsilon * (len(rest) / scale) ** 2))
+        gamma, beta = (None if name is None else self.levels(name) for name in (op.gamma, op.beta))
+        rows: dict[Index, list[int]] = {}
+
+        def at(index: Index) -> Number:
+            first, last = index[: op.axis], index[op.axis :]
+            if first not in rows:
+                rows[first] = plain.normalized([int(x[(*first, *other)]) for other in rest], epsilon)
+            y = rows[first][rest.index(last)]
+            return y * (1 if gamma is None else broadcast(gamma, last)) + (0 if beta is None else broadcast(beta, last))
 
         return at
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +38,20 @@ def write_key(path: Path, algorithm: str = "ssh-ed25519") -> str:
 class SshServer:
     """An sshd that runs as the user of the tests; `root` holds its keys, and `work` what boards leave behind."""
 
-    def __init__(self, root: Path, *, environment: str = "") -> None:
+    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None, cpuinfo: str | None = None) -> None:
+        """`environment` is that of every command; the home folder is empty, so that no start-up file changes it.
+
+        `cpuinfo` stands in /proc/cpuinfo there.
+        """
+        self._prefix: list[str] = []
+        if cpuinfo is not None:
+            root.mkdir(parents=True)
+            (root / "cpuinfo").write_text(cpuinfo)
+            mount = f'mount --bind {root}/cpuinfo /proc/cpuinfo && exec "$@"'
+            self._prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
         self.root, self.work, self.port = root, root / "work", free_port()
+        (root / "home").mkdir(parents=True)
+        variables = {"HOME": str(root / "home"), **(environment or {})}
         self.work.mkdir(parents=True)
         self.host_key = write_key(root / "host_key")
         (root / "authorized_keys").write_text(write_key(root / "user_key") + "\n")
@@ -58,7 +70,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 200
 MaxSessions 50
-{environment}
+SetEnv {" ".join(f"{name}={value}" for name, value in variables.items())}
 """
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,7 +84,9 @@ MaxSessions 50
         if os.geteuid() == 0:
             PRIVILEGE_SEPARATION.mkdir(exist_ok=True)
         log = (self.root / "log").open("ab")
-        self._process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")], stderr=log)
+        self._process = subprocess.Popen(
+            [*self._prefix, SSHD, "-D", "-e", "-f", str(self.root / "sshd_config")], stderr=log
+        )
         log.close()
         for _ in range(200):
             with socket.socket() as probe:
@@ -101,14 +115,15 @@ MaxSessions 50
         return sorted(str(path.relative_to(self.work)) for path in self.work.rglob("*"))
 
     def processes(self) -> list[str]:
-        """Command lines of processes that mention the work folder."""
+        """Command lines of processes that mention the work folder or run in it."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        for path in Path("/proc").glob("[0-9]*"):
             try:
-                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                place = os.readlink(path / "cwd")
             except OSError:
                 continue
-            if str(self.work) in line and path.parent.name != str(os.getpid()):
+            if str(self.work) in line + place and path.name != str(os.getpid()):
                 found.append(line)
         return found
 

@@ -25,7 +25,7 @@ from tests.command_line import Ran, edgeq, files_below, write_noise_images, writ
 from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("bench", "doctor", "export", "inspect", "lint", "targets", "validate", "verify")
+COMMANDS = ("bench", "boards", "doctor", "export", "inspect", "lint", "sweep", "targets", "validate", "verify")
 INTEGER_TARGETS = ("jetson-int8", "onnx-int8")
 
 
@@ -109,6 +109,9 @@ def test_close_command_is_suggested() -> None:
 # --- export ---------------------------------------------------------------------------------------------------
 
 
+REPORTS = {"report.json", "report.csv", "report.html"}
+
+
 @pytest.mark.parametrize("target", INTEGER_TARGETS)
 def test_report_of_an_export(exports: Mapping[str, Ran], place: Path, target: str) -> None:
     ran = exports[target]
@@ -125,7 +128,7 @@ def test_report_of_an_export(exports: Mapping[str, Ran], place: Path, target: st
 @pytest.mark.parametrize("target", INTEGER_TARGETS)
 def test_files_are_those_of_the_report(exports: Mapping[str, Ran], place: Path, target: str) -> None:
     entries = exports[target].document["artifact"]
-    assert {Path(entry["path"]).name for entry in entries} | {"report.json"} == set(files_below(place / target))
+    assert {Path(entry["path"]).name for entry in entries} | REPORTS == set(files_below(place / target))
     for entry in entries:
         assert (entry["sha256"], entry["bytes"]) == (sha256(entry["path"]), Path(entry["path"]).stat().st_size)
     manifest = json.loads((place / target / "manifest.json").read_text())
@@ -149,7 +152,7 @@ def test_accuracy_and_agreement_of_an_export(exports: Mapping[str, Ran], target:
     assert all(item["equal_share"] >= 0.99 and item["largest_code_difference"] <= 1 for item in layers)
     assert any(item["kind"] == "output" for item in document["agreement"])
     assert len(document["manifest"]["calibration"]["images"]) == 6
-    assert document["layers"] and {"key", "scale", "zero_point", "format", "estimator", "gain"} == set(
+    assert document["layers"] and {"key", "scale", "zero_point", "format", "estimator", "gain", "sqnr_db"} == set(
         document["layers"][0]
     )
 
@@ -227,7 +230,7 @@ def test_same_inputs_give_the_same_bytes(place: Path) -> None:
     for target in INTEGER_TARGETS:
         for out in ("a", "b"):
             assert export_small(place, "--out", f"{target}-{out}", "--no-cache", target=target).exit == 0
-        names = [name for name in files_below(Path(f"{target}-a")) if name != "report.json"]
+        names = [name for name in files_below(Path(f"{target}-a")) if name not in REPORTS]
         assert len(names) >= 2
         for name in names:
             assert sha256(f"{target}-a/{name}") == sha256(f"{target}-b/{name}"), name

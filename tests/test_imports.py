@@ -23,7 +23,7 @@ LAYERS = (
     ("formats", "pack"),
     ("ir",),
     ("reference",),
-    ("target", "recipe", "report", "progress"),
+    ("target", "recipe", "report", "progress", "drawing"),
     ("targets",),
     ("frontend", "zoo", "passes", "quantize"),
     ("emit", "lint", "readback"),

@@ -9,7 +9,7 @@ import pytest
 from edgeq.errors import UsageError
 from edgeq.formats import INT8, INT8_NARROW, INT16, UINT8
 from edgeq.ir import ops as o
-from edgeq.targets import INTEGER_OPS, TARGETS, TFLITE_OPS, describe, find_target
+from edgeq.targets import INTEGER_OPS, TARGETS, TFLITE_OPS, TRANSFORMER_OPS, describe, find_target
 
 
 def test_names_and_aliases_are_unique() -> None:
@@ -24,14 +24,14 @@ def test_rows_are_consistent() -> None:
         assert target.is_integer == bool(target.integer_ops)
         promised = (target.agreement.signal_to_noise_db, target.agreement.real_layer_db)
         assert target.is_integer or promised != (None, None)
-        assert target.integer_ops <= TFLITE_OPS and 0 <= target.float_share <= 1
+        assert target.integer_ops <= TRANSFORMER_OPS and 0 <= target.float_share <= 1
         assert target.wide.bits >= target.narrow.bits
         bits = (target.weight.bits, target.narrow.bits)
         kind = target.precision if not target.is_integer or bits == (8, 8) else f"w{bits[0]}a{bits[1]}"
         assert target.name.endswith(kind) or target.emitter in ("coreml", "graph")
         assert (target.kernels == "tflite") == (target.emitter == "tflite" and target.is_integer)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
-    assert all(issubclass(kind, o.Op) for kind in TFLITE_OPS) and INTEGER_OPS < TFLITE_OPS
+    assert all(issubclass(kind, o.Op) for kind in TRANSFORMER_OPS) and INTEGER_OPS < TFLITE_OPS < TRANSFORMER_OPS
 
 
 def test_formats_are_those_of_the_runtimes() -> None:

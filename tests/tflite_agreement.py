@@ -21,16 +21,24 @@ Compared = tuple[o.Value, Numbers, Numbers]
 
 
 def compare_locally(
-    graph: Graph, inputs: Mapping[o.Value, Array], *, kernels: Kernels = "reference", ports: Ports = "real"
+    graph: Graph,
+    inputs: Mapping[o.Value, Array],
+    *,
+    kernels: Kernels = "reference",
+    ports: Ports = "real",
+    meant: Graph | None = None,
 ) -> Iterator[Compared]:
-    """(value, reference, file) for every output and for every value of codes that the file holds."""
+    """(value, reference, file) for every output and for every value of codes that the file holds.
+
+    The file is made of `graph`; it is compared with `meant`, if given, which has the same values.
+    """
     content, tensors = build_model(graph, ports)
     watched = {v: t for v, t in tensors.items() if is_codes(graph.types[v]) and v not in graph.inputs}
     runtime = LiteRtRuntime(content, threads=1, kernels=kernels).watching(watched.values())
     found = runtime.run(inputs)
     codes = {value: found[tensor] for value, tensor in watched.items()}
     for value in [*watched, *(output for output in graph.outputs if output not in watched)]:
-        part = between(graph, codes, value)
+        part = between(meant or graph, codes, value)
         known = {name: codes[name] if name in codes else inputs[name] for name in part.inputs}
         mine = codes[value] if value in codes else found[value]
         yield value, run(part, known)[value].numpy().astype(np.float64), mine.astype(np.float64)

@@ -55,11 +55,6 @@ class Artifact:
             for name, digest in self.files.items()
         ]
 
-    def write_report(self, document: Mapping[str, object]) -> Path:
-        """Add `report.json` to the folder. Raises OutputError."""
-        write_files(self.folder, {"report.json": to_json(document)})
-        return self.folder / "report.json"
-
 
 def to_json(document: Mapping[str, object]) -> bytes:
     """`document` as readable JSON, the same bytes for the same content."""

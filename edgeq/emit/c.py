@@ -25,6 +25,7 @@ from edgeq.emit.c_layer import LayerContext, comment
 from edgeq.emit.c_layers import print_layer
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.c_pixels import pixel_tables
+from edgeq.emit.c_plan import plan_picture
 from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
@@ -107,9 +108,11 @@ def emit(
         "Makefile": c_project.makefile(source),
         "CMakeLists.txt": c_project.cmake_lists(source),
         "README.md": c_project.readme(source),
+        "plan.svg": plan_picture(source.title, placed, found),
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= kernel_files(source.headers, target.instructions)
+    files["MISRA.md"] = (KERNELS / "MISRA.md").read_bytes()
     files |= more_files or {}
     described = {**manifest, "c": _document(source, placed, found, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
@@ -118,7 +121,8 @@ def emit(
     processor = target.name.rpartition("-")[0]
     board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
-    return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
+    primary = folder / f"{p}_model.c"
+    return Artifact(target.name, folder, digests(files), primary, tensors, found.bits, commands)
 
 
 def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str, bytes]:
@@ -153,7 +157,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     width = found.bits // 8
     source = Source(
         prefix, comment(stem), inputs, outputs, layers,
-        [(placed.offset(v), found.type(v).size) for v in values],
+        [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
         width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels,
     )  # fmt: skip
@@ -210,7 +214,7 @@ def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:
     def watch(name: o.Value, tensor: torch.Tensor) -> torch.Tensor | None:
         tensor = given.get(name, tensor)
         if name in watched:
-            seen[name] = to_memory(tensor.numpy().astype(f"<i{found.bits // 8}"))
+            seen[name] = to_memory(tensor.numpy().astype(f"<i{found.bits_of(name) // 8}"), found.axes(name))
         return given.get(name)
 
     with torch.no_grad():
@@ -231,6 +235,8 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
             {
                 "value": kernel.out,
                 "shape": list(found.type(kernel.out).shape),
+                "axes": list(found.axes(kernel.out)),
+                "bits": found.bits_of(kernel.out),
                 "kind": layer.kind,
                 "macs": layer.macs,
                 "memory_bytes": found.bits // 8 * need,

@@ -12,9 +12,9 @@ import numpy as np
 from edgeq.emit.c_numbers import Channel
 from edgeq.ir.graph import Array
 
-Kind = Literal["int8_t", "int16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
-_BYTES: dict[Kind, int] = {"int8_t": 1, "int16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
-_DTYPES: dict[Kind, str] = {"int8_t": "<i1", "int16_t": "<i2"}
+Kind = Literal["int8_t", "int16_t", "uint16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
+_BYTES: dict[Kind, int] = {"int8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
+_DTYPES: dict[Kind, str] = {"int8_t": "<i1", "int16_t": "<i2", "uint16_t": "<u2"}
 _LINE = 112
 
 
@@ -62,6 +62,10 @@ class Bank:
         """An array of 16-bit integers."""
         return self._add(name, "int16_t", array.reshape(-1, 1).tolist(), comment)
 
+    def unsigned_halves(self, name: str, array: Array, comment: str) -> str:
+        """An array of 16-bit integers without sign."""
+        return self._add(name, "uint16_t", array.reshape(-1, 1).tolist(), comment)
+
     def words(self, name: str, array: Array, comment: str) -> str:
         """An array of 32-bit integers."""
         return self._add(name, "int32_t", array.reshape(-1, 1).tolist(), comment)
@@ -96,7 +100,7 @@ class Bank:
 
 
 def _definition(entry: Entry) -> str:
-    if entry.kind in ("int8_t", "int16_t", "int32_t"):
+    if not entry.kind.startswith("edgeq"):
         items = [_number(row[0]) for row in entry.rows]
     else:
         items = ["{" + ", ".join(map(_number, row)) + "}" for row in entry.rows]

@@ -61,19 +61,31 @@ class LayerContext:
     def read(self, value: o.Value) -> str:
         """The address of an operand."""
         if value in self.program.graph.constants:
-            codes = to_memory(self.program.graph.constants[value])
+            codes = to_memory(self.program.graph.constants[value], self.program.axes(value))
             add = self.bank.codes if self.program.bits == 8 else self.bank.halves
             return add(f"constant_{self.number}", codes, f"constant {comment(value)}")
         return f"arena + {self.placed.offset(value)}"
+
+    def read_wide(self, value: o.Value) -> str:
+        """The address of an operand of 16-bit codes among 8-bit ones."""
+        return f"(const int16_t *)(const void *)({self.read(value)})"
 
     def written(self) -> str:
         """The address of the result."""
         return f"arena + {self.placed.offset(self.kernel.out)}"
 
+    def written_wide(self) -> str:
+        """The address of a result of 16-bit codes among 8-bit ones."""
+        return f"(int16_t *)(void *)({self.written()})"
+
     def scratch(self) -> str:
         """The address of the layer's scratch memory."""
         offset = self.placed.memory.scratch.get(self.step)
         return "NULL" if offset is None else f"arena + {offset}"
+
+    def takes_wide(self) -> bool:
+        """Whether an operand or the result has 16-bit codes among 8-bit ones."""
+        return any(self.program.bits_of(v) > self.program.bits for v in (*self.kernel.reads, self.kernel.out))
 
     def table(self) -> str:
         """The table of the function that follows, or NULL."""
@@ -171,6 +183,16 @@ class LayerContext:
         codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits)
         return self._weights(codes)
 
+    def packed_in_fours(self, rows: IntArray, bits: int) -> str:
+        """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
+        order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
+        return self._weights(packed(rows[None], 4, order, bits))
+
+    def channels_in_fours(self, numbers: Scaling) -> str:
+        """Channels, padded to a multiple of four."""
+        padded = [*numbers.channels, *[(0, 0, 0, 1)] * (-len(numbers.channels) % 4)]
+        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them."""
         return self._weights(in_order(weight, bits))
@@ -181,7 +203,7 @@ class LayerContext:
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
         """The finished layer; `note` says what it is."""
         kind = note.split(",", maxsplit=1)[0]
-        work = macs(self.kernel.op, self.program.graph)
+        work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
 
     def described(self, type_name: str, fields: Fields) -> str:

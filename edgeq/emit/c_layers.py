@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeq.emit import c_moves, c_plain, c_weighted
+from edgeq.emit import c_attention, c_moves, c_plain, c_streams, c_weighted
 from edgeq.emit.c_layer import Layer, LayerContext
 from edgeq.emit.c_steps import is_channelwise, is_planewise
 from edgeq.ir import ops as o
@@ -20,6 +20,8 @@ def print_layer(this: LayerContext) -> Layer:
             return c_weighted.conv(this, op)
         case o.ConvTranspose():
             return c_weighted.conv_transpose(this, op)
+        case o.Add() | o.Sub() if this.kernel.joining or this.takes_wide():
+            return c_streams.stream_sum(this, op)
         case o.Linear():
             return c_weighted.linear(this, op)
         case o.Add() | o.Sub():
@@ -30,6 +32,14 @@ def print_layer(this: LayerContext) -> Layer:
             return c_plain.pool(this, op, op.kernel, (1, 1), "edgeq_average_pool")
         case o.MaxPool():
             return c_plain.pool(this, op, op.kernel, op.dilation, "edgeq_max_pool")
+        case o.MatMul() if this.kernel.scoring:
+            return c_attention.attention(this, op, this.kernel.scoring)
+        case o.MatMul():
+            return c_attention.matmul(this, op)
+        case o.Softmax():
+            return c_attention.softmax(this, op)
+        case o.LayerNorm():
+            return c_streams.layer_norm(this, op)
         case o.Mean():
             return c_plain.mean(this, op)
         case o.Resize() if op.mode == "linear":

@@ -1,4 +1,5 @@
-"""Where elements lie in memory: images as [height][width][channel], everything else in row-major order.
+"""Where elements lie in memory: images as [height][width][channel], everything else in row-major order
+(edgeq/passes/orders.py).
 
 Whatever only moves elements is a map from the bytes of its result to the bytes of its operand. `nest` writes such maps
 as nested loops with strides, which is what the kernels walk.
@@ -13,31 +14,30 @@ import numpy as np
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
+from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.orders import axes_in_memory
 from edgeq.reference.meaning import nearest_sources
+
+Axes = tuple[int, ...]
 
 Loops = list[tuple[int, tuple[int, ...]]]
 """(count, stride in each map) of nested loops, outermost first."""
 
 
-def axes_in_memory(rank: int) -> tuple[int, ...]:
-    """The axes of a value in the order in which memory holds them."""
-    return (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
+def to_memory(array: Array, axes: Axes | None = None) -> Array:
+    """`array` flat, as memory holds it with this order of axes (of images, if the rank is 4, unless given)."""
+    return np.ascontiguousarray(array.transpose(axes or axes_in_memory(array.ndim))).reshape(-1)
 
 
-def to_memory(array: Array) -> Array:
-    """`array` (NCHW if of rank 4) flat, as memory holds it."""
-    return np.ascontiguousarray(array.transpose(axes_in_memory(array.ndim))).reshape(-1)
-
-
-def from_memory(flat: Array, shape: tuple[int, ...]) -> Array:
+def from_memory(flat: Array, shape: tuple[int, ...], axes: Axes | None = None) -> Array:
     """The value of `shape` that lies flat in memory."""
-    axes = axes_in_memory(len(shape))
+    axes = axes or axes_in_memory(len(shape))
     return flat.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
 
 
-def places(shape: tuple[int, ...]) -> IntArray:
+def places(shape: tuple[int, ...], axes: Axes | None = None) -> IntArray:
     """For every element of a value of `shape`, in its own order of axes: where it lies."""
-    return np.asarray(from_memory(np.arange(int(np.prod(shape)), dtype=np.int64), shape), dtype=np.int64)
+    return np.asarray(from_memory(np.arange(int(np.prod(shape)), dtype=np.int64), shape, axes), dtype=np.int64)
 
 
 def image(type_: Type) -> tuple[int, int, int]:
@@ -57,32 +57,35 @@ def _resized(op: o.Resize, x: IntArray) -> IntArray:
     return np.asarray(x[:, :, rows][:, :, :, columns])
 
 
-def source_places(op: o.Op, x: tuple[int, ...], indices: Array | None) -> IntArray:
-    """For every byte of the result of an operator that moves codes, in memory order: which byte of x it copies.
-
-    -1 where the result is padding. `indices` are those of a Gather.
-    """
-    found = places(x)
+def moved(op: o.Op, found: IntArray, indices: Array | None = None) -> IntArray:
+    """`found` as an operator moves its elements; -1 where the result is padding. `indices` are those of a Gather."""
     match op:
         case o.Reshape():
-            found = found.reshape(op.shape)
+            return found.reshape(op.shape)
         case o.Transpose():
-            found = found.transpose(op.permutation)
+            return found.transpose(op.permutation)
         case o.Slice():
-            found = _sliced(op, found)
+            return _sliced(op, found)
         case o.Expand():
-            found = np.broadcast_to(found, op.shape)
+            return np.broadcast_to(found, op.shape)
         case o.Resize():
-            found = _resized(op, found)
+            return _resized(op, found)
         case o.Pad():
             pads = list(zip(op.before, op.after, strict=True))
-            found = np.pad(found, pads, constant_values=-1) if op.mode == "constant" else np.pad(found, pads, op.mode)
+            return np.pad(found, pads, constant_values=-1) if op.mode == "constant" else np.pad(found, pads, op.mode)
         case o.Gather():
             assert indices is not None
-            found = np.take(found, indices.astype(np.int64), op.axis)
+            return np.take(found, indices.astype(np.int64), op.axis)
         case _:
             raise TypeError(f"{type(op).__name__} does not move codes")
-    return np.asarray(to_memory(found), dtype=np.int64)
+
+
+def source_places(kernel: Kernel, program: Program) -> IntArray:
+    """For every code that a kernel of moves writes, in memory order: which code of its operand it copies, or -1."""
+    found = places(program.type(kernel.x).shape, program.axes(kernel.x))
+    for op in (*kernel.moves, kernel.op):
+        found = moved(op, found, program.graph.constants[op.indices] if isinstance(op, o.Gather) else None)
+    return np.asarray(to_memory(found, program.axes(kernel.out)), dtype=np.int64)
 
 
 def nest(maps: Sequence[IntArray]) -> Loops | None:

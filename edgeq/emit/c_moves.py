@@ -13,13 +13,16 @@ from edgeq.ir import ops as o
 
 def concat(this: LayerContext, op: o.Concat) -> Layer:
     """Operands one after another along an axis: one copy each."""
-    found = places(this.types[this.kernel.out].shape)
+    order = this.program.axes(this.kernel.out)
+    found = places(this.types[this.kernel.out].shape, order)
     start, descriptors, calls = 0, [], []
     for index, x in enumerate(op.xs):
         size = this.types[x].shape[op.axis]
-        into = to_memory(np.take(found, range(start, start + size), op.axis)).astype(np.int64)
+        part = np.take(found, range(start, start + size), op.axis)
+        source = to_memory(places(this.types[x].shape, this.program.axes(x)), order).astype(np.int64)
+        into = to_memory(part, order).astype(np.int64)
         name = f"{this.name}_{index}"
-        walk, first = walk_of(this, name, np.arange(len(into)), into)
+        walk, first = walk_of(this, name, source, into)
         descriptors.append(walk)
         calls.append(f"edgeq_copy_walk(&{name}, {this.read(x)}, {this.written()} + {first[1]})")
         start += size
@@ -28,9 +31,9 @@ def concat(this: LayerContext, op: o.Concat) -> Layer:
 
 def move(this: LayerContext, op: o.Op) -> Layer:
     """An operator that copies codes by a fixed map: nested loops, or a list of runs."""
-    x, kind = o.operands(op)[0], type(op).__name__.lower()
-    indices = this.program.graph.constants[op.indices] if isinstance(op, o.Gather) else None
-    source = source_places(op, this.types[x].shape, indices)
+    x, kind = this.kernel.x, "moved" if this.kernel.moves else type(op).__name__.lower()
+    source = source_places(this.kernel, this.program)
+    unit = this.program.bits_of(x) // this.program.bits
     inside = np.flatnonzero(source >= 0)
     calls = []
     if isinstance(op, o.Pad) and len(inside) < len(source):
@@ -47,8 +50,8 @@ def move(this: LayerContext, op: o.Op) -> Layer:
     if len(inside) < len(source):
         raise UnsupportedError("this padding is not written for C", where=o.results(op)[0])
     run = _common_run(source)
-    starts = this.bank.words(f"starts_{this.number}", source[::run], "where each run of codes begins")
-    calls.append(f"edgeq_copy_listed({starts}, {len(source) // run}, {run}, {this.read(x)}, {this.written()})")
+    starts = this.bank.words(f"starts_{this.number}", unit * source[::run], "where each run of codes begins")
+    calls.append(f"edgeq_copy_listed({starts}, {len(source) // run}, {run * unit}, {this.read(x)}, {this.written()})")
     return this.layer("edgeq_copy.h", "", calls, kind)
 
 
@@ -61,13 +64,15 @@ def walk_of(this: LayerContext, name: str, source: IntArray, into: IntArray) -> 
     if len(loops) > 5:
         raise UnsupportedError("this move has too many axes for C", where=this.kernel.out)
     loops = [(1, (0, 0))] * (5 - len(loops)) + loops
+    unit = this.program.bits_of(this.kernel.out) // this.program.bits
     fields: Fields = {
-        "run": run,
+        "run": run * unit,
         "size": [count for count, _ in loops],
-        "from_stride": [strides[0] for _, strides in loops],
-        "to_stride": [strides[1] for _, strides in loops],
+        "from_stride": [strides[0] * unit for _, strides in loops],
+        "to_stride": [strides[1] * unit for _, strides in loops],
     }
-    return f"static const edgeq_walk {name} = {{\n{initializers(fields)}}};\n", (int(source[0]), int(into[0]))
+    first = int(source[0]) * unit, int(into[0]) * unit
+    return f"static const edgeq_walk {name} = {{\n{initializers(fields)}}};\n", first
 
 
 def _common_run(source: IntArray) -> int:

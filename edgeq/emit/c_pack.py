@@ -17,6 +17,9 @@ ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 
 PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8}
 """Output channels of a convolution that are computed together."""
 
+PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 2, "rvv": 2, "neon": 2}
+"""Pixels of a convolution with 8-bit weights that are computed together; with packed weights two."""
+
 CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon"})
 """Sets whose depthwise convolutions work on neighbouring channels at once."""
 
@@ -41,6 +44,19 @@ def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
     return next(width for width in (2, 4, 8) if width >= max(bits, _LEAST_BITS[instructions]))
 
 
+def pixel_groups(pixels: int, most: int) -> list[int]:
+    """How many pixels are computed together, one group after another: none alone after others.
+
+    >>> pixel_groups(10, 3), pixel_groups(4, 3), pixel_groups(5, 2)
+    ([3, 3, 2, 2], [2, 2], [2, 2, 1])
+    """
+    found = []
+    while pixels > 0:
+        found.append(3 if most == 3 and pixels > 2 and pixels != 4 else min(pixels, 2))
+        pixels -= found[-1]
+    return found
+
+
 def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8) -> IntArray:
     """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros.
 
@@ -49,8 +65,8 @@ def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8
     groups, outputs, k = rows.shape
     depth = _DEPTH[instructions]
     if instructions in _RAGGED:
-        blocks = [rows[:, start : start + block].swapaxes(1, 2) for start in range(0, outputs, block)]
-        return np.concatenate([part.reshape(groups, -1) for part in blocks], axis=1)
+        parts = [rows[:, start : start + block].swapaxes(1, 2) for start in range(0, outputs, block)]
+        return np.concatenate([part.reshape(groups, -1) for part in parts], axis=1)
     whole = np.pad(rows, ((0, 0), (0, -outputs % block), (0, -k % depth)))
     blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth).swapaxes(2, 3)
     return blocks if bits == 8 else _nested(blocks, bits)

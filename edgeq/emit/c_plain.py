@@ -41,8 +41,7 @@ def _wide_function(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
 def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Layer:
     """A sum or product of two operands, one of which may broadcast."""
     a, b = (this.kernel.terms[k].value for k in (0, 1)) if this.kernel.terms else (op.a, op.b)
-    shape = this.types[this.kernel.out].shape
-    loops = nest([_broadcast_places(this.types[v].shape, shape) for v in (a, b)])
+    loops = nest([_broadcast_places(this, v) for v in (a, b)])
     if loops is None or len(loops) > 3:
         raise UnsupportedError(
             "this broadcast is not written for C", where=op.out, value=(this.types[a].shape, this.types[b].shape)
@@ -80,11 +79,8 @@ def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dila
 
 def mean(this: LayerContext, op: o.Mean) -> Layer:
     """A mean over axes that are neighbours in memory."""
-    shape = this.types[op.x].shape
-    summed = np.broadcast_to(places(tuple(1 if k in op.axes else s for k, s in enumerate(shape))), shape)
-    loops = nest([np.asarray(to_memory(summed), dtype=np.int64)])
-    sizes = _outer_count_inner(loops or [])
-    if loops is None or sizes is None:
+    sizes = outer_count_inner(this, op.x, op.axes)
+    if sizes is None:
         raise UnsupportedError("a mean over these axes is not written for C", where=op.out, value=op.axes)
     count = this.types[op.x].size // this.types[op.out].size
     this.check_sum()
@@ -115,13 +111,20 @@ def resize(this: LayerContext, op: o.Resize) -> Layer:
     return this.layer("edgeq_resize.h", described, [call], "linear interpolation")
 
 
-def _broadcast_places(shape: tuple[int, ...], out: tuple[int, ...]) -> IntArray:
-    """For every byte of a result of shape `out`, in memory order: the byte of an operand of `shape` that it reads."""
-    return np.asarray(to_memory(np.broadcast_to(places(shape), out)), dtype=np.int64)
+def _broadcast_places(this: LayerContext, value: o.Value) -> IntArray:
+    """For every code of the result, in memory order: the code of an operand that it reads."""
+    out = this.kernel.out
+    found = np.broadcast_to(places(this.types[value].shape, this.program.axes(value)), this.types[out].shape)
+    return np.asarray(to_memory(found, this.program.axes(out)), dtype=np.int64)
 
 
-def _outer_count_inner(loops: list[tuple[int, tuple[int, ...]]]) -> tuple[int, int, int] | None:
-    """Loops of a mean as (outer, summed, inner) sizes; the summed loop has stride 0."""
+def outer_count_inner(this: LayerContext, value: o.Value, axes: o.Ints) -> tuple[int, int, int] | None:
+    """The sizes before, of and behind some axes of a value in memory; None unless they lie side by side there."""
+    shape, order = this.types[value].shape, this.program.axes(value)
+    joined = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    loops = nest([np.asarray(to_memory(np.broadcast_to(places(joined, order), shape), order), dtype=np.int64)])
+    if loops is None:
+        return None
     summed = [k for k, (_, (stride,)) in enumerate(loops) if stride == 0]
     if not summed:
         return int(np.prod([count for count, _ in loops])), 1, 1

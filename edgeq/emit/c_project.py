@@ -219,12 +219,13 @@ Inputs and outputs lie in the arena, and a run overwrites its input. A code `q` 
 | lower bound of any memory plan that runs these layers in this order | {s.lower_bound:,} |
 | a plan that never lets a result overlap an operand would need | {s.plain_bytes:,} |
 
-Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
+`plan.svg` shows where each value lies and when. Code and stack depend on the compiler: `make size`, or `edgeq bench` for a simulated board.
 
 ## Files
 
 `{p}_model.h` is the interface, `{p}_model.c` the layers, `{p}_weights.c` the constants, `edgeq_*.h` the kernels (one
 operator each, in plain C), `{p}_golden.h` and `selftest.c` the self-test. Rounding: `{s.profile}`.
+`MISRA.md` lists the deviations from MISRA C:2012 and why they stay.
 
 ## Layers
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.emit.c_layout import image, source_places
-from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, stored_bits
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
@@ -19,7 +19,9 @@ from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
 from edgeq.target import Instructions
 
-PIXELS_AT_ONCE = 2
+COLUMNS, PACKED = 4, 16
+"""Columns of a matrix that are gathered together, and how many elements of one may lie side by side."""
+
 SPARE_BYTES = 3
 """Kernels that load words may read so far beyond the plane of a depthwise convolution."""
 
@@ -56,7 +58,7 @@ def place(program: Program, instructions: Instructions) -> Placed:
             kernels.append(kernel)
     values = {v for k in kernels for v in (*k.reads, k.out)} | {v for _, v in (*program.inputs, *program.outputs)}
     names = {root.get(v, v) for v in values} - program.graph.constants.keys()
-    sizes = {name: program.type(name).size for name in names}
+    sizes = {name: program.size(name) for name in names}
     inputs = list(dict.fromkeys(v for _, v in program.inputs))
     outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
     overlapping = [_rooted(step_of(kernel, program, instructions, direct=False), root) for kernel in kernels]
@@ -103,10 +105,9 @@ def _larger(a: int | None, b: int | None) -> int | None:
 def _is_view(kernel: Kernel, program: Program) -> bool:
     match kernel.op:
         case o.Reshape() | o.Transpose() | o.Slice() | o.Expand():
-            if kernel.op.x in program.graph.constants:
+            if kernel.x in program.graph.constants:
                 return False
-            source = source_places(kernel.op, program.type(kernel.op.x).shape, None)
-            return np.array_equal(source, np.arange(program.type(kernel.op.x).size))
+            return np.array_equal(source_places(kernel, program), np.arange(program.type(kernel.x).size))
         case _:
             return False
 
@@ -153,11 +154,12 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():
             shape = types[op.weight].shape
-            columns = 0 if direct else PIXELS_AT_ONCE * int(np.prod(shape[1:]))
-            codes = PIXELS_AT_ONCE * shape[0] if kernel.table is not None or kernel.residual else 0
+            most = _pixels_at_once(op, program, instructions)
+            columns = 0 if direct else most * int(np.prod(shape[1:]))
+            codes = most * shape[0] if kernel.table is not None or kernel.residual else 0
             scratch = columns + codes
             if not direct:
-                overlaps = (_conv_overlap(op, shape[2:4], types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
+                overlaps = (_conv_overlap(op, shape[2:4], most, types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
             if kernel.residual:
                 overlaps = (*overlaps, Overlap(kernel.residual.other.value, 0, 0))
         case o.MaxPool() | o.AveragePool():
@@ -165,11 +167,38 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
+        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
+            scratch = _pixels_at_once(op, program, instructions) * types[op.weight].shape[0]
+        case o.MatMul() | o.Softmax() | o.LayerNorm():
+            scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
-            same = [v for v in kernel.reads if types[v].shape == types[kernel.out].shape]
+            same = [v for v in kernel.reads if v != _layer_input(kernel)]
+            same = [v for v in same if types[v].shape == types[kernel.out].shape]
+            same = [v for v in same if program.bits_of(v) == program.bits_of(kernel.out)]
             overlaps = tuple(Overlap(v, 0) for v in dict.fromkeys(same))
     overlaps = tuple(v for v in overlaps if v.operand not in program.graph.constants)
     return Step(kernel.reads, kernel.out, scratch, overlaps)
+
+
+def _attention_scratch(kernel: Kernel, program: Program) -> int:
+    """Bytes of the layouts that edgeq_attention.h and edgeq_matmul.h describe."""
+    shapes = [program.type(value).shape for value in kernel.reads]
+    if kernel.scoring:
+        (depth, keys), width = shapes[1][-2:], shapes[2][-1]
+        blocks = _up(keys, COLUMNS)
+        return blocks * (4 + 2 + 1 + _up(depth, PACKED)) + _up(keys, PACKED) * _up(width, COLUMNS)
+    if isinstance(kernel.op, o.MatMul):
+        return 4 * shapes[0][-2] + COLUMNS * _up(shapes[0][-1], PACKED)
+    return 0
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _layer_input(kernel: Kernel) -> o.Value | None:
+    """What the layer reads whose sums an addition takes: all of it is needed for every row."""
+    return kernel.joining.layer.x if kernel.joining else None
 
 
 def _window_ends(
@@ -184,21 +213,26 @@ def _window_ends(
     return low.reshape(-1) * channels, high.reshape(-1) * channels
 
 
-def _conv_overlap(op: o.Conv, kernel: tuple[int, int], x: Type, out: Type) -> Overlap:
-    """Two pixels at a time are gathered before they are written; groups are gathered one after another."""
+def _pixels_at_once(op: o.Conv | o.Linear, program: Program, instructions: Instructions) -> int:
+    weight = program.type(op.weight)
+    bits = 8 if program.bits > 8 else stored_bits(bits_of(weight.format), int(np.prod(weight.shape[1:])), instructions)
+    return PIXELS[instructions] if bits == 8 else 2
+
+
+def _conv_overlap(op: o.Conv, kernel: tuple[int, int], most: int, x: Type, out: Type) -> Overlap:
+    """A few pixels at a time are gathered before they are written; groups are gathered one after another."""
     low, high = _window_ends(kernel, op.stride, op.padding, op.dilation, x, out)
     pixel, pixels = out.shape[1], len(low)
-    waits = 0 if op.groups > 1 else PIXELS_AT_ONCE
     needed_from = np.minimum.accumulate(low[::-1])[::-1]
     needed_to = np.maximum.accumulate(high)
-    firsts = np.arange(0, pixels, PIXELS_AT_ONCE)
-    ends = np.minimum(firsts + PIXELS_AT_ONCE, pixels)
-    later = firsts + waits < pixels
-    forward = int(np.max(ends[later] * pixel - needed_from[(firsts + waits)[later]], initial=-x.size))
-    lasts = np.arange(pixels, 0, -PIXELS_AT_ONCE)
-    starts = np.maximum(lasts - PIXELS_AT_ONCE, 0)
-    earlier = lasts - waits > 0
-    reverse = int(np.max(needed_to[(lasts - waits)[earlier] - 1] - starts[earlier] * pixel, initial=-out.size))
+    ends = np.cumsum(pixel_groups(pixels, most))
+    firsts = np.concatenate([[0], ends[:-1]])
+    reads = firsts if op.groups > 1 else ends  # the first pixel that is read after a group is written
+    later = reads < pixels
+    forward = int(np.max(ends[later] * pixel - needed_from[reads[later]], initial=-x.size))
+    # In reverse a group begins where that of the same number ends, counted from the other side.
+    starts, lasts = pixels - ends, pixels - reads
+    reverse = int(np.max(needed_to[lasts[later] - 1] - starts[later] * pixel, initial=-out.size))
     return Overlap(op.x, forward, reverse)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
-from edgeq.emit.c_numbers import scaling
+from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of
 from edgeq.errors import UnsupportedError
+from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 
 # Headers of packed weights, by their bits.
@@ -145,10 +146,12 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
 
 
 def linear(this: LayerContext, op: o.Linear) -> Layer:
-    """A matrix product with constant weights."""
+    """A matrix product with constant weights; of several rows, a pointwise convolution over them."""
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
     bits, is_long = this.bits(op, weight.shape[1]), this.is_long(weight, bias, op.out)
+    if this.types[op.x].size > weight.shape[1]:
+        return _rows(this, op, weight, numbers, bits, is_long)
     block = ROW_BLOCK[this.instructions]
     fields: Fields = {
         "weights": this.packed(weight, 1, block, bits),
@@ -168,4 +171,33 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         described,
         [call],
         f"fully connected, {sizes_text(weight.shape)}",
+    )
+
+
+def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, bits: int, is_long: bool) -> Layer:
+    """Rows of a matrix product two at a time, as pixels of a column."""
+    rows, block = this.types[op.x].size // weight.shape[1], PIXEL_BLOCK[this.instructions]
+    fields: Fields = {
+        "weights": this.packed(weight, 1, block, bits),
+        "bits": bits,
+        "channels": this.channels(numbers, len(weight), 1, block),
+        "output": output_fields(numbers),
+        "table": this.table(),
+        "sum": "NULL",
+        "in_h": rows,
+        "in_w": 1,
+        "in_c": weight.shape[1],
+        "out_h": rows,
+        "out_w": 1,
+        "out_c": len(weight),
+        **dict.fromkeys(("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "groups"), 1),
+        "is_long": int(is_long),
+        "direct": 1,
+    }
+    call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, NULL, {this.written()}, {this.scratch()})"
+    return this.layer(
+        f"{_long(this, is_long)} {SUMS[bits]} edgeq_conv.h",
+        this.described("edgeq_conv_layer", fields),
+        [call],
+        f"fully connected, {sizes_text(weight.shape)}, {rows} rows",
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Graph, Type
+from edgeq.ir.graph import Editor, Graph
 from edgeq.ir.rename import renamed
 
 _TASKS = ("detect", "segment", "pose", "obb")
@@ -77,15 +78,29 @@ def divided(graph: Graph, scales: Mapping[o.Value, Scaled]) -> Graph:
     for value, scaled in scales.items():
         pixels = f"{value}.pixels"
         graph = renamed(graph, {value: pixels})
-        type_ = graph.types[pixels]
-        shape = tuple(-1 if axis == scaled.axis else 1 for axis in range(len(type_.shape)))
-        fractions = (1 / np.array(scaled.factors)).astype(np.float32).reshape(shape)
-        name = f"{value}.fractions"
-        graph = replace(
-            graph,
-            ops=(*graph.ops, o.Mul(pixels, name, value)),
-            outputs=tuple(value if output == pixels else output for output in graph.outputs),
-            types={**graph.types, value: type_, name: Type(fractions.shape)},
-            constants={**graph.constants, name: fractions},
-        )
+        editor = Editor.like(graph)
+        for op in graph.ops:
+            editor.append(op, *(graph.types[result] for result in o.results(op)))
+        fractions = (1 / np.array(scaled.factors)).astype(np.float32)
+        _multiply(editor, graph, pixels, scaled.axis, fractions, value)
+        graph = editor.graph(value if output == pixels else output for output in graph.outputs)
     return graph
+
+
+def _multiply(
+    editor: Editor, graph: Graph, x: o.Value, axis: int, factors: npt.NDArray[np.float32], out: o.Value
+) -> o.Value:
+    """`out`, which is x times `factors` along `axis`: of a concatenation only the operands that change.
+
+    So boxes are fractions like the scores before both are one tensor, and whoever quantizes the file finds one range.
+    """
+    op, type_ = graph.producer.get(x), graph.types[x]
+    if isinstance(op, o.Concat) and op.axis == axis:
+        ends = np.cumsum([graph.types[part].shape[axis] for part in op.xs])
+        parts = [
+            part if (own == 1).all() else _multiply(editor, graph, part, axis, own, editor.fresh(f"{part}.fractions"))
+            for part, own in zip(op.xs, np.split(factors, ends[:-1]), strict=True)
+        ]
+        return editor.append(o.Concat(tuple(parts), out, axis), type_)
+    shape = tuple(-1 if k == axis else 1 for k in range(len(type_.shape)))
+    return editor.append(o.Mul(x, editor.constant(f"{x}.by", factors.reshape(shape)), out), type_)

@@ -16,7 +16,7 @@ from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import Mse
 from edgeq.errors import UsageError
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled
+from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
 from edgeq.formats import Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import constant_bytes
@@ -26,8 +26,10 @@ from edgeq.progress import Progress
 from edgeq.quantize.allocate import (
     Item,
     Selection,
+    changed,
     closed_form_bits,
     cost_of,
+    difference,
     finest,
     loss_of,
     meets,
@@ -167,8 +169,8 @@ def allocate(
     choices = choices_of(structure, recipe, offered)
     latency = read_latency_table(budgets.latency_table) if budgets.latency_table else None
     progress("measuring losses", 0, 0)
-    statistics = collect_statistics(structure, calibration, digest, progress, use_cache=use_cache)
-    per_class = class_statistics(structure, pooled(statistics))
+    observed = collect_statistics(split, watched_values(structure), calibration, digest, progress, use_cache=use_cache)
+    per_class = class_statistics(structure, pooled(observed))
     errors = weight_errors(structure, {
         result: dict.fromkeys(f.weight for f in formats if f.weight is not None)
         for result, formats in choices.items() if weight_of(structure.graph.producer[result])
@@ -264,18 +266,28 @@ def _closed(items: Sequence[Item], limits: dict[str, float], budgets: Budgets) -
     """Bits of weights by the closed form, rounded up, then lowered greedily where that is too much."""
     if budgets.avg_bits is None:
         raise UsageError("--search closed solves for mean bits", next_step="Give --avg-bits.")
-    places = [k for k, item in enumerate(items) if item.choices[0].costs[WEIGHT_BITS] > 0]
-    first = [min(items[k].choices, key=lambda c: c.costs[WEIGHT_BITS]) for k in places]
-    lowest = [c.costs[WEIGHT_BITS] / bits_of(c.formats.weight) for c in first if c.formats.weight is not None]
-    coefficients = np.array([max(c.loss, 1e-300) * 4.0 ** bits_of(c.formats.weight) for c in first if c.formats.weight])
-    wanted = closed_form_bits(coefficients, np.array(lowest), budgets.avg_bits, 2, 8)
     selection = list(finest(items))
+    places = [k for k, item in enumerate(items) if item.choices[0].costs[WEIGHT_BITS] > 0]
+    ladders = {k: _ladder(items[k], selection[k]) for k in places}
+    low, high = (end(_weight_bits(items[k], p) for k in places for p in ladders[k]) for end in (min, max))
+    coefficients, elements = [], []
+    for k in places:
+        coarse, fine = items[k].choices[ladders[k][0]], items[k].choices[ladders[k][-1]]
+        bits = _weight_bits(items[k], ladders[k][0])
+        coefficients.append(max(coarse.loss - fine.loss, 0.0) * 4.0**bits)
+        elements.append(coarse.costs[WEIGHT_BITS] / bits)
+    wanted = closed_form_bits(np.array(coefficients), np.array(elements), budgets.avg_bits, low, high)
     for k, bits in zip(places, wanted, strict=True):
-        activation = items[k].choices[selection[k]].formats.activation
-        fitting = [p for p, c in enumerate(items[k].choices) if c.formats.activation == activation]
-        near = [p for p in fitting if _weight_bits(items[k], p) >= bits - 1e-9] or fitting
-        selection[k] = min(near, key=lambda p: _weight_bits(items[k], p))
+        enough = (place for place in ladders[k] if _weight_bits(items[k], place) >= bits - 1e-9)
+        selection[k] = next(enough, ladders[k][-1])
     return solve_greedily(items, limits, tuple(selection))
+
+
+def _ladder(item: Item, place: int) -> list[int]:
+    """Choices with the activation of choice `place`, the coarsest weights first."""
+    activation = item.choices[place].formats.activation
+    fitting = [k for k, choice in enumerate(item.choices) if choice.formats.activation == activation]
+    return sorted(fitting, key=lambda k: _weight_bits(item, k))
 
 
 def _weight_bits(item: Item, place: int) -> int:
@@ -292,17 +304,13 @@ def raised(allocation: Allocation, count: int) -> tuple[Allocation, list[str]]:
     hard = {kind: limit for kind, limit in allocation.limits.items() if kind in (BYTES, MILLISECONDS)}
     for _ in range(count):
         before, now = loss_of(items, selection), selection
-        better = [
-            (before - loss_of(items, candidate), candidate)
-            for candidate in moves(items, selection)
-            if loss_of(items, candidate) < before and meets(items, candidate, hard)
-        ]
+        gains = ((-difference(items, now, move, lambda choice: choice.loss), move) for move in moves(items, now))
+        better = [(gain, move) for gain, move in gains if gain > 0 and meets(items, changed(now, move), hard)]
         if not better:
             break
-        gain, selection = max(better)
-        changed = [item.operator for item, a, b in zip(items, now, selection, strict=True) if a != b]
-        formats = selected(items, selection)[changed[0]]
-        notes.append(
-            f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {', '.join(changed)}"
-        )
+        gain, move = max(better, key=lambda step: step[0])
+        selection = changed(now, move)
+        names = ", ".join(items[k].operator for k in move)
+        formats = selected(items, selection)[items[next(iter(move))].operator]
+        notes.append(f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {names}")
     return Allocation(items, selection, allocation.limits), notes

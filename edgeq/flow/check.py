@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.flow.pictures import picture_rows
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import Model
 from edgeq.ir.bounds import is_codes
@@ -25,12 +27,15 @@ from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
-AGREEMENT_IMAGES = 4
+OUTPUT_IMAGES = 4
+LAYER_IMAGES = 1
+"""A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
 """The step of half precision at zero: layers whose results are tiny have no more digits."""
 EXIT_BUDGET = 4
@@ -85,45 +90,72 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
-    images: int = AGREEMENT_IMAGES,
+    images: int = OUTPUT_IMAGES,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
-    Outputs are compared as they come out; they have no codes of their own, so steps of 1/255 of the reference's range
-    stand for them. Layers are compared one at a time: each is given the codes that the artifact itself computed
-    before it, so that a difference belongs to the layer that shows it; `real_layers` does the same with reals.
+    Outputs are compared as they come out, on `images`; they have no codes of their own, so steps of 1/255 of the
+    reference's range stand for them. Layers are compared one at a time, on the first image: each is given the codes that
+    the artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does
+    the same with reals.
     Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     if real_layers:
         watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
-    inside = runtime.watching(watched.values()) if watched else runtime
     reference = Interpreter(lowered)
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
+    inside = runtime.watching(watched.values()) if watched else None
     for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
-        results, seen = runtime.run(inputs), inside.run(inputs)
-
-        def compare(name: Value, tensor: torch.Tensor, seen: dict[Value, Array] = seen) -> torch.Tensor | None:
-            if name not in watched:
-                return None
-            found = seen[watched[name]]
-            floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
-            layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
-            return torch.from_numpy(found)
-
+        results = runtime.run(inputs)
         with torch.no_grad():
             wanted = reference(inputs)
-            reference(inputs, compare)
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
+        if inside is not None and done <= LAYER_IMAGES:
+            _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
         progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
         *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),
     ]
+
+
+def output_agreement(
+    types: Mapping[Value, Type], wanted: Sequence[Mapping[Value, Array]], found: Sequence[Mapping[Value, Array]]
+) -> list[OutputAgreement]:
+    """Outputs of several runs beside those that were wanted; see `agreement`."""
+    outputs: dict[Value, _Difference] = {}
+    for expected, given in zip(wanted, found, strict=True):
+        for name, array in expected.items():
+            step = _step(types[name], torch.as_tensor(array))
+            outputs.setdefault(name, _Difference(step)).add(np.asarray(array), given[name])
+    return [_agreement(name, "output", d) for name, d in outputs.items()]
+
+
+def _compare_layers(
+    lowered: Graph,
+    reference: Interpreter,
+    inputs: Mapping[Value, Array],
+    seen: Mapping[str, Array],
+    watched: Mapping[Value, str],
+    layers: dict[Value, _Difference],
+) -> None:
+    """Each of the `watched` values, by its tensor in the file, from operands as the artifact has `seen` them."""
+
+    def compare(name: Value, tensor: torch.Tensor) -> torch.Tensor | None:
+        if name not in watched:
+            return None
+        found = seen[watched[name]]
+        floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
+        layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+        return torch.from_numpy(found)
+
+    with torch.no_grad():
+        reference(inputs, compare)
 
 
 def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
@@ -198,18 +230,29 @@ def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
 
 
 def measure(
-    data: Dataset, rule: InputRule, metadata: Mapping[str, str], runs: Mapping[str, Run], progress: Progress
+    data: Dataset,
+    rule: InputRule,
+    metadata: Mapping[str, str],
+    runs: Mapping[str, Run],
+    progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
-    """One pass over the images: every metric at every place."""
+    """One pass over the images: every metric at every place. What was seen in one of them is added to `pictures`."""
     evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
     total = len(data.samples)
     for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
         evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
         progress("measuring accuracy", done, total)
-    return [_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics]
+    if pictures is not None and (outcomes := evaluation.outcomes()):
+        seen = {(where, "clean"): outcome for where, outcome in outcomes.items()}
+        pictures += picture_rows(data, {"clean": [None] * total}, list(outcomes), seen, 0)
+    return [
+        metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
+    ]
 
 
-def _row(metric: Metric, where: str, data: str) -> Row:
+def metric_row(metric: Metric, where: str, data: str) -> Row:
+    """A metric of `data` at a place."""
     return Row(metric.name, metric.value, metric.unit, metric.n, where, f"on {data}")
 
 
@@ -224,17 +267,18 @@ def accuracy(
     head: SplitHead | None,
     threads: int | None,
     progress: Progress,
+    pictures: list[dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
-    if target.is_integer or target.stored_weights:
-        runs[REFERENCE] = interpreter_run(lowered)
+    if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
+        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
     if target.emitter != "graph":
         runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:
         types = [lowered.types[value] for value in lowered.outputs]
         runs |= {where: decoded_run(run, head.decode, types) for where, run in runs.items() if where != FP32}
-    return measure(data, rule, model.metadata, runs, progress)
+    return measure(data, rule, model.metadata, runs, progress, pictures)
 
 
 def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:
@@ -279,20 +323,21 @@ def loss_in_points(metric: str, base: float, value: float) -> float:
     return 100 * ((value - base) if metric in LOWER_IS_BETTER else (base - value))
 
 
-def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float]) -> None:
-    """Set the report's exit code to 4 when a metric of the artifact lies further below fp32 than allowed.
+def apply_accuracy_budget(report: Report, max_drop: Mapping[str, float], boards: Sequence[str] = ()) -> None:
+    """Set the report's exit code to 4 when a metric of the artifact, here or on a board, lies too far below fp32.
 
     Where the graph itself is the artifact, the reference's figures count.
     """
-    where = ARTIFACT if any(row.where == ARTIFACT and row.metric in max_drop for row in report.rows) else REFERENCE
-    for metric, allowed in max_drop.items():
-        base, value = report.value(metric, FP32), report.value(metric, where)
+    own = ARTIFACT if any(row.where == ARTIFACT and row.metric in max_drop for row in report.rows) else REFERENCE
+    for metric, place in product(max_drop, (own, *boards)):
+        base, value, allowed = report.value(metric, FP32), report.value(metric, place), max_drop[metric]
+        there = "" if place == own else f" on {place}"
         if base is None or value is None:
-            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == where))
-            report.notes.append(f"budget missed: {metric} was not measured (measured: {known})")
+            known = ", ".join(dict.fromkeys(row.metric for row in report.rows if row.where == place))
+            report.notes.append(f"budget missed: {metric} was not measured{there} (measured: {known})")
             report.exit = EXIT_BUDGET
         elif not (lost := loss_in_points(metric, base, value)) <= allowed:  # so that NaN misses it
-            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points, allowed {allowed:g}")
+            report.notes.append(f"budget missed: {metric} drops by {lost:.2f} points{there}, allowed {allowed:g}")
             report.exit = EXIT_BUDGET
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgeq.emit.artifact import output_folder
+from edgeq.emit.artifact import Artifact, output_folder
 from edgeq.errors import UnsupportedError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.check import agreement, apply_agreement_promise
@@ -29,7 +29,7 @@ def is_quantized(model: Model) -> bool:
 
 def export_codes(
     model: Model, target: Target, out: Path | None, seed: int, progress: Progress, *, exist_ok: bool
-) -> Report:
+) -> tuple[Report, Artifact]:
     """Write a quantized model as C and compare it with the reference on random codes.
 
     Raises UnsupportedError for targets that quantize themselves.
@@ -56,5 +56,4 @@ def export_codes(
     report.agreement = agreement(micro.graph, artifact, None, seed, None, progress)
     apply_agreement_promise(report, target)
     report.next_commands = artifact.next_commands
-    artifact.write_report(report.document())
-    return report
+    return report, artifact

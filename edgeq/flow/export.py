@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ from edgeq.flow.inputs import (
     training_set,
     weigh_for_task,
 )
+from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
+from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.ranges import ChosenRange, Quantization, quantize, store_weights
+from edgeq.flow.run_files import write_report
 from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
@@ -66,6 +70,7 @@ from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
 from edgeq.quantize.plan import Plan
 from edgeq.recipe import Recipe, keep_real
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report, Row
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -113,21 +118,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     target = _target(request)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
-        return _finished(
-            export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok), started
-        )
+        report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
+        return _written(_finished(report, started), artifact)
     _check_options(request, target)
     whole = simplify(model.graph)
     head = split_head(whole) if request.raw_head else None
-    graph = decompose(head.trunk if head else whole, target.decomposed)
-    graph = separate(graph) if target.separate_layers else graph
-    recipe = Recipe(
-        _estimator(request, target), tuple(map(keep_real, request.keep_real)), output_codes=request.raw_head
-    )
-    recipe, format_notes = with_formats(recipe, request.formats, graph, target)
-    report = Report("export", target.name)
-    report.rows += _costs(graph)
-    report.notes += format_notes + _coverage_notes(graph, target, recipe)
+    graph = as_computed(head.trunk if head else whole, target)
+    recipe, notes = with_formats(_recipe(request, target), request.formats, graph, target)
+    report = Report("export", target.name, rows=_costs(graph), notes=notes + _coverage_notes(graph, target, recipe))
     if request.dry_run:
         return _finished(report, started)
 
@@ -135,11 +133,9 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    calibration = _calibration(request, target, rule, task)
+    trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
+    calibration = _calibration(request, trial, rule, task, model, report, progress)
     if calibration is not None:
-        calibration = replace(calibration, weigh=weigh_for_task(task, model, graph))
-        trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
-        calibration = apply_mode(request.calibration, calibration, trial, report.notes, progress)
         graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
@@ -179,10 +175,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
-    report.rows += _sizes(lowered, artifact)
+    report.rows += _sizes(lowered, artifact, target)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
-    artifact.write_report(report.document())
-    return _finished(report, started)
+    return _written(_finished(report, started), artifact)
+
+
+def _recipe(request: ExportRequest, target: Target) -> Recipe:
+    kept = tuple(map(keep_real, request.keep_real))
+    return Recipe(_estimator(request, target), kept, output_codes=request.raw_head)
 
 
 def _quantized(
@@ -229,6 +229,12 @@ def _trained(
     return train(graph, plan, images, calibration.weigh, run, progress)
 
 
+def as_computed(graph: Graph, target: Target) -> Graph:
+    """`graph` with the operators that the target computes."""
+    graph = decompose(graph, target.decomposed)
+    return separate(graph) if target.separate_layers else graph
+
+
 def _target(request: ExportRequest) -> Target:
     target = find_target(request.target)
     return target if request.float_share is None else replace(target, float_share=request.float_share)
@@ -254,10 +260,21 @@ def _check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
 
 
-def _calibration(request: ExportRequest, target: Target, rule: InputRule, task: Task | None) -> CalibrationSet | None:
-    if request.calib is None or not (target.is_integer or target.stored_weights):
+def _calibration(
+    request: ExportRequest,
+    trial: ModeTrial,
+    rule: InputRule,
+    task: Task | None,
+    model: Model,
+    report: Report,
+    progress: Progress,
+) -> CalibrationSet | None:
+    """The images as the calibration mode asks for them, or None where none are needed."""
+    if request.calib is None or not (trial.target.is_integer or trial.target.stored_weights):
         return None
-    return calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = replace(images, weigh=weigh_for_task(task, model, trial.graph))
+    return apply_mode(request.calibration, images, trial, report.notes, progress)
 
 
 def _options(request: ExportRequest, target: Target) -> dict[str, Any]:
@@ -286,7 +303,7 @@ def _accuracy_gate(
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        found = quantize(split, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        found = _quantized(split, target, recipe, calibration, request, model, task_of(model), progress)
         lowered = lower(split, found.plan)
         run = interpreter_run(lowered)
         if head is not None:
@@ -310,9 +327,10 @@ def _costs(graph: Graph) -> list[Row]:
     ]
 
 
-def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
+def _sizes(lowered: Graph, artifact: Artifact, target: Target) -> list[Row]:
+    counted = constant_bytes(lowered, target.real_bits)
     return [
-        Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
+        Row("constant_bytes", counted, "B", 1, "reference", "constants in their formats"),
         Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 
@@ -378,13 +396,20 @@ def _check(
             lowered, artifact, samples, request.seed, request.threads, progress,
             real_layers=target.agreement.real_layer_db is not None,
         )  # fmt: skip
+    if calibration is not None and report.layers:
+        inputs = ({graph.inputs[0]: tensor} for tensor in islice(calibration.tensors(), NOISE_IMAGES))
+        noise = signal_to_noise(graph, lowered, inputs)
+        report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
-        quick = agreement(lowered, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
-        report.rows.append(equal_codes_row(quick, "LiteRT's default kernels"))
+        quick = as_xnnpack(lowered)
+        found = agreement(quick, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
+        report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside XNNPACK's rounding"))
     if target.runs_here:
         report.rows += latency(graph, artifact, request.threads)
     if data is not None:
-        report.rows += accuracy(graph, lowered, artifact, target, model, rule, data, head, request.threads, progress)
+        report.rows += accuracy(
+            graph, lowered, artifact, target, model, rule, data, head, request.threads, progress, report.pictures
+        )
     apply_accuracy_budget(report, request.max_drop)
     apply_agreement_promise(report, target)
     report.next_commands = _next_commands(request, artifact, target)
@@ -413,6 +438,11 @@ def _next_commands(request: ExportRequest, artifact: Artifact, target: Target) -
     if artifact.primary.suffix in (".onnx", ".tflite"):
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands
+
+
+def _written(report: Report, artifact: Artifact) -> Report:
+    write_report(artifact.folder, report)
+    return report
 
 
 def _finished(report: Report, started: float) -> Report:

@@ -6,7 +6,8 @@ One event loop serves them all: Ctrl-C cancels what runs on every board, and eac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from edgeq.boards.board import BOARDS, Board, find_board
@@ -47,28 +48,35 @@ def _labelled(name: str, entries: Mapping[str, Entry]) -> list[str]:
 
 def _open(name: str, entries: Mapping[str, Entry]) -> Device | SimulatedBoard:
     if name == LOCAL:
-        return LocalBoard()
+        return LocalBoard(python=sys.executable)
     if name in {row.name for row in BOARDS}:
         return SimulatedBoard(find_board(name))
     return SshBoard(find_entry(name, entries))
 
 
-def on_each(boards: Sequence[Board], work: Callable[[Board], Awaitable[T]]) -> dict[str, T | EdgeqError]:
-    """`work` on every board at once: what it gives by the board's name, or the error it ended with."""
+async def settled(work: Iterable[Awaitable[T]]) -> list[T | EdgeqError]:
+    """All of `work` at once: what each gives, or the error it ended with. Cancelled, it cancels them all."""
 
-    async def one(board: Board) -> T | EdgeqError:
+    async def one(awaitable: Awaitable[T]) -> T | EdgeqError:
         try:
-            async with board:
-                return await work(board)
+            return await awaitable
         except EdgeqError as error:
             return error
 
-    async def every() -> list[T | EdgeqError]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(board)) for board in boards]
-        return [task.result() for task in tasks]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(awaitable)) for awaitable in work]
+    return [task.result() for task in tasks]
 
-    return dict(zip((board.name for board in boards), asyncio.run(every()), strict=True))
+
+def on_each(boards: Sequence[Board], work: Callable[[Board], Awaitable[T]]) -> dict[str, T | EdgeqError]:
+    """`work` on every board at once: what it gives by the board's name, or the error it ended with."""
+
+    async def entered(board: Board) -> T:
+        async with board:
+            return await work(board)
+
+    outcomes = asyncio.run(settled(entered(board) for board in boards))
+    return dict(zip((board.name for board in boards), outcomes, strict=True))
 
 
 def probe_boards(names: Sequence[str]) -> dict[str, Facts]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
 from edgeq.calibrate.estimators import MinMax, central_width
+from edgeq.calibrate.importance import DetectionWeights
 from edgeq.calibrate.mixture import group_of
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, choose_by_output_noise
@@ -37,7 +38,7 @@ from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 AUTO = "auto"
-AUTO_IMAGES = 16
+AUTO_IMAGES = 32
 NOISE_IMAGES = 12
 BIAS_IMAGES = 16
 NARROW_BITS = 8
@@ -69,9 +70,11 @@ def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
         yield {name: tensor}
 
 
-def _watched(structure: Structure) -> frozenset[Value]:
+def watched_values(structure: Structure) -> frozenset[Value]:
+    """Values whose statistics decide ranges: computed members of every class."""
     constants = structure.graph.constants
-    return frozenset(v for key in structure.members for v in structure.sources(key) if v not in constants)
+    chosen = structure.members.keys() - structure.fixed.keys()
+    return frozenset(v for key in chosen for v in structure.sources(key) if v not in constants)
 
 
 Observed = dict[str, dict[Value, Statistics]]
@@ -79,11 +82,17 @@ Observed = dict[str, dict[Value, Statistics]]
 
 
 def collect_statistics(
-    structure: Structure, calibration: CalibrationSet, model_digest: str, progress: Progress, *, use_cache: bool
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
 ) -> Observed:
-    """Statistics of the values whose ranges must be chosen, from the cache if these images were seen before."""
+    """Statistics of `values`, from the cache if these images were seen before."""
     return {
-        name: _observed(structure, part, model_digest, progress, use_cache=use_cache)
+        name: _observed(graph, values, part, model_digest, progress, use_cache=use_cache)
         for name, part in calibration.parts.items()
     }
 
@@ -94,9 +103,14 @@ def pooled(observed: Observed) -> dict[Value, Statistics]:
 
 
 def _observed(
-    structure: Structure, calibration: CalibrationSet, model_digest: str, progress: Progress, *, use_cache: bool
+    graph: Graph,
+    values: frozenset[Value],
+    calibration: CalibrationSet,
+    model_digest: str,
+    progress: Progress,
+    *,
+    use_cache: bool,
 ) -> dict[Value, Statistics]:
-    graph, values = structure.graph, _watched(structure)
     key = cache.key(
         model=model_digest,
         preprocess=calibration.preprocess.to_dict(),
@@ -153,20 +167,26 @@ def choose_ranges(
         if only is None or key in only
     ]
     per_class = {key: item for key, item in per_class.items() if key not in structure.fixed}
-    sites = {key: _site(structure, key, target) for key in per_class if only is None or key in only}
+    sites = {key: site_of(structure, key, target) for key in per_class if only is None or key in only}
     if not sites:
         return fixed
     if estimator == AUTO:
         parts = {name: class_statistics(structure, part) for name, part in observed.items()}
         chosen = _by_output_noise(structure, sites, per_class, calibration, progress, parts)
         return fixed + chosen
-    named = parse_estimator(estimator)
-    chosen = fixed
+    return fixed + ranges_by_estimator(sites, per_class, target, estimator)
+
+
+def ranges_by_estimator(
+    sites: Mapping[Value, Site], statistics: Mapping[Value, Statistics], target: Target, estimator: str
+) -> list[ChosenRange]:
+    """The grid that the named estimator finds for every one of `sites`; wide values keep all that was seen."""
+    named, chosen = parse_estimator(estimator), []
     for key, site in sites.items():
         wide = site.format.bits > target.narrow.bits
         used = MinMax(WIDE_HEADROOM) if wide else named
         grid = choose(
-            per_class[key],
+            statistics[key],
             site.format,
             symmetric=target.symmetric,
             estimator=used,
@@ -176,7 +196,8 @@ def choose_ranges(
     return chosen
 
 
-def _site(structure: Structure, key: Value, target: Target) -> Site:
+def site_of(structure: Structure, key: Value, target: Target) -> Site:
+    """What the grid of a class must hold."""
     format = structure.formats[key]
     assert isinstance(format, Int), format
     return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
@@ -190,18 +211,21 @@ def _by_output_noise(
     progress: Progress,
     parts: Observed,
 ) -> list[ChosenRange]:
+    sample = calibration.sample(AUTO_IMAGES)
+    count = len(sample.images)
+
     def counted() -> Iterator[Inputs]:
-        for done, inputs in enumerate(islice(inputs_of(structure.graph, calibration), count)):
+        for done, inputs in enumerate(inputs_of(structure.graph, sample)):
             progress("choosing ranges", done, count)
             yield inputs
         progress("choosing ranges", count, count)
 
-    count = min(AUTO_IMAGES * len(parts), len(calibration.images))
     guarded = calibration.guarded and len(parts) > 1
-    groups = tuple(group_of(image) for image in calibration.images[:count])
-    risk = Risk(calibration.risk, groups) if guarded else MEAN
+    risk = Risk(calibration.risk, tuple(map(group_of, sample.images))) if guarded else MEAN
     narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
     objective = objective_of(structure, calibration.weigh)
+    if guarded:
+        objective = _recording(objective, risk.signals, calibration.weigh)
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
         for key, c in choose_by_output_noise(
@@ -213,6 +237,19 @@ def _by_output_noise(
         grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
         chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
     return chosen
+
+
+def _recording(objective: Objective, signals: list[float], weigh: Weigh | None) -> Objective:
+    """`objective`, which also notes how much the network says about each image."""
+
+    def noted(found: Sequence[Tensor]) -> Sequence[Tensor]:
+        if isinstance(weigh, DetectionWeights):
+            signals.append(weigh.signal(found))
+        else:
+            signals.append(sum(float(y.square().sum()) for y in found))
+        return objective.weigh(found)
+
+    return Objective(objective.outputs, noted)
 
 
 def objective_of(structure: Structure, weigh: Weigh | None) -> Objective:
@@ -293,7 +330,8 @@ def _lifted(
     use_cache: bool,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
-    observed = collect_statistics(structure, calibration, model_digest, progress, use_cache=use_cache)
+    watched = watched_values(structure)
+    observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
     shifts = range_shifts(structure, observed)
     chosen = choose_ranges(structure, observed, target, recipe.estimator, calibration, progress)
     plan = plan_of(structure, chosen, target, recipe)
@@ -306,8 +344,9 @@ def _lifted(
     if not lifts:
         return Quantization(plan, chosen, [], shifts)
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
-    if _watched(lifted) - pooled(observed).keys():
-        observed = collect_statistics(lifted, calibration, model_digest, progress, use_cache=use_cache)
+    if missing := watched_values(lifted) - watched:
+        more = collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
+        observed = {name: part | more[name] for name, part in observed.items()}
     chosen = _kept(structure, lifted, chosen) + choose_ranges(
         lifted, observed, target, recipe.estimator, calibration, progress, only=_changed(structure, lifted)
     )

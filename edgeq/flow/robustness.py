@@ -23,14 +23,16 @@ from edgeq.calibrate.mixture import STUDY_SEED, Mixture
 from edgeq.calibrate.robust import interval_of, resamples
 from edgeq.calibrate.severity import MOST_SEVERE, SCALES, STUDY
 from edgeq.datasets.outcomes import SURE, BoxOutcomes, Outcomes
-from edgeq.emit.artifact import output_folder, to_json, write_files
+from edgeq.emit.artifact import output_folder
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import RUNNABLE, open_runtime
 from edgeq.flow.cells import Cell, Condition, Runner, data_digest, file_digest, measure_cells
 from edgeq.flow.check import FP32, LOWER_IS_BETTER
 from edgeq.flow.inputs import InputRule, choose_preprocess, evaluation_set, task_of
-from edgeq.flow.robustness_tables import to_csv
+from edgeq.flow.pictures import picture_rows
+from edgeq.flow.robustness_tables import MEAN
+from edgeq.flow.run_files import write_report
 from edgeq.formats import FloatArray
 from edgeq.frontend.model import Model, open_model, ports_of
 from edgeq.passes.simplify import simplify
@@ -66,9 +68,10 @@ class RobustnessRequest:
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric of one cell with its interval, and its paired differences with theirs; losses are positive points.
+    """One metric of one cell with its interval, and its paired differences in points with theirs.
 
-    `lost` is against FP32 on clean images, `lost_beside` against FP32 under the same condition.
+    `lost` is below FP32 on clean images, `lost_beside` below FP32 under the same condition, `gained` above the first
+    artifact under the same condition.
     """
 
     runner: str
@@ -79,13 +82,14 @@ class Figure:
     high: float
     lost: tuple[float, float, float]
     lost_beside: tuple[float, float, float]
+    gained: tuple[float, float, float]
     n: int
     more: Mapping[str, float | None] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """One flat JSON object."""
         found = {name: getattr(self, name) for name in ("runner", "condition", "metric", "value", "low", "high", "n")}
-        for name in ("lost", "lost_beside"):
+        for name in ("lost", "lost_beside", "gained"):
             found |= dict(zip((name, f"{name}_low", f"{name}_high"), getattr(self, name), strict=True))
         return {**found, **self.more}
 
@@ -146,9 +150,11 @@ def measure_robustness(request: RobustnessRequest, progress: Progress = silent) 
     report.cells = [item.document() for item in figures]
     report.manifest = _manifest(request, runners, conditions, digest, rule)
     report.seconds = time.monotonic() - started
-    files = {"report.json": to_json(report.document()), "cells.csv": to_csv(report.cells)}
-    write_files(folder, files)
-    report.artifact = [{"path": str(folder / name), "bytes": len(content)} for name, content in files.items()]
+    files = [sample.path.name for sample in data.samples]
+    done = {condition.name: condition.assign(files) for condition in conditions}
+    report.pictures = picture_rows(data, done, labels, outcomes, request.seed)
+    write_report(folder, report)
+    report.artifact = [{"path": str(path), "bytes": path.stat().st_size} for path in sorted(folder.glob("report.*"))]
     return report
 
 
@@ -195,23 +201,37 @@ def _float_runner(model: Model) -> Iterator[Runner]:
 def compare(
     outcomes: Mapping[tuple[str, str], Outcomes], runners: Sequence[str], conditions: Sequence[str], count: int
 ) -> list[Figure]:
-    """Figures of every cell; `count` bootstrap resamples of the images, the same ones for all cells."""
+    """Figures of every cell; `count` bootstrap resamples of the images, the same ones for all cells.
+
+    The mean over all degraded conditions is one more condition.
+    """
     images = len(outcomes[runners[0], conditions[0]])
     weights = np.concatenate([np.ones((1, images)), resamples(images, count)])
     accuracy = {place: cell.accuracy(weights) for place, cell in outcomes.items()}
-    base = accuracy[runners[0], conditions[0]]
+    if len(conditions) > 2:
+        accuracy |= {(runner, MEAN): _mean([accuracy[runner, c] for c in conditions[1:]]) for runner in runners}
     figures = []
-    for condition in conditions:
-        reference, beside = outcomes[runners[0], condition], accuracy[runners[0], condition]
+    for condition in [*conditions, *([MEAN] if len(conditions) > 2 else [])]:
         for runner in runners:
-            mine = accuracy[runner, condition]
-            more = _beside(outcomes[runner, condition], reference) if runner != runners[0] else {}
-            for metric, values in mine.items():
+            more = {}
+            if condition != MEAN and runner != runners[0]:
+                more = _beside(outcomes[runner, condition], outcomes[runners[0], condition])
+            others = [
+                (runners[0], conditions[0]),
+                (runners[0], condition),
+                (runners[min(1, len(runners) - 1)], condition),
+            ]
+            for metric, values in accuracy[runner, condition].items():
+                lost, beside, behind = (_lost(metric, accuracy[place][metric], values) for place in others)
+                gained = (0.0, 0.0, 0.0) if runner == runners[0] else (-behind[0], -behind[2], -behind[1])
                 interval = interval_of(float(values[0]), values[1:])
-                lost, lost_beside = (_lost(metric, other[metric], values) for other in (base, beside))
                 bounds = (interval.mean, interval.low, interval.high)
-                figures.append(Figure(runner, condition, metric, *bounds, lost, lost_beside, images, more))
+                figures.append(Figure(runner, condition, metric, *bounds, lost, beside, gained, images, more))
     return figures
+
+
+def _mean(parts: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
+    return {metric: np.mean([part[metric] for part in parts], axis=0) for metric in parts[0]}
 
 
 def _lost(metric: str, base: FloatArray, values: FloatArray) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from edgeq.flow.check import FP32, LOWER_IS_BETTER
 from edgeq.report import Report
 
 CLEAN = "clean"
+MEAN = "mean of degraded"
 Cells = Sequence[Mapping[str, Any]]
 
 
@@ -32,24 +33,32 @@ def names(cells: Cells, key: str) -> list[str]:
     return list(dict.fromkeys(str(cell[key]) for cell in cells))
 
 
+def differences(runners: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
+    """By runner the differences that tables show: (title, key of a cell, the sign that is good news)."""
+    found: dict[str, list[tuple[str, str, int]]] = {FP32: []}
+    for runner in runners[1:]:
+        found[runner] = [("lost", "lost_beside", -1)]
+        if runner != runners[1]:
+            found[runner].append((f"above {runners[1]}", "gained", 1))
+    return found
+
+
 def accuracy_table(cells: Cells, metric: str) -> Table:
-    """One line per condition: the figure of each runner with its interval, and the points lost to FP32 there."""
+    """One line per condition: the figure of each runner with its interval, points lost to FP32, points gained."""
     found, runners = of_metric(cells, metric), names(cells, "runner")
-    table = Table(title=f"{metric} x 100, [95 % interval]; lost: points below fp32 on the same images")
+    table = Table(title=f"{metric} x 100 [95 % interval]; lost: points below fp32 on the same images")
     table.add_column("condition")
+    shown = differences(runners)
     for runner in runners:
-        table.add_column(runner, justify="right")
-        if runner != FP32:
-            table.add_column("lost", justify="right")
+        for title in (runner, *(title for title, _, _ in shown[runner])):
+            table.add_column(title, justify="right")
     for condition in names(cells, "condition"):
         line = [condition]
         for runner in runners:
             cell = found[runner, condition]
             line.append(f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]")
-            if runner != FP32:
-                line.append(
-                    f"{cell['lost_beside']:+.1f} [{cell['lost_beside_low']:+.1f}, {cell['lost_beside_high']:+.1f}]"
-                )
+            for _, key, _ in shown[runner]:
+                line.append(f"{cell[key]:+.1f} [{cell[f'{key}_low']:+.1f}, {cell[f'{key}_high']:+.1f}]")
         table.add_row(*line)
     return table
 

@@ -17,10 +17,10 @@ from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
 from edgeq.flow.parting import Execution, Inputs
 from edgeq.formats import Int, code_range
 from edgeq.frontend.model import ports_of
-from edgeq.frontend.tflite_types import TO_FIRST, TO_LAST
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
+from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Agreement
 
@@ -55,21 +55,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Kernels:
-    """One way to run the file, and what it promises; without a promise it is only reported."""
+    """One way to run the file, the graph as its kernels round, and the promise; without one it is only reported."""
 
     label: str
     promise: Agreement | None
     runtime: Runtime
+    graph: Graph
 
 
 def kernels_of(subject: Subject, threads: int | None) -> Iterator[Kernels]:
-    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported beside them."""
+    """The kernels whose arithmetic the graph spells keep the promise; LiteRT's quicker ones are reported as well."""
     exact = open_runtime(subject.path, threads, exact=True)
     if subject.path.suffix != ".tflite":
-        yield Kernels(exact.name, subject.promise, exact)
+        yield Kernels(exact.name, subject.promise, exact, subject.graph)
         return
-    yield Kernels("LiteRT reference", subject.promise, exact)
-    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads))
+    yield Kernels("LiteRT reference", subject.promise, exact, subject.graph)
+    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads), as_xnnpack(subject.graph))
 
 
 def execution(subject: Subject, runtime: Runtime) -> Execution:
@@ -84,19 +85,12 @@ def execution(subject: Subject, runtime: Runtime) -> Execution:
     inside = runtime.watching(watched.values()) if watched else runtime
 
     def execute(inputs: Inputs) -> tuple[dict[Value, Array], dict[Value, Array]]:
-        fed = {name: _port(array, runtime.input_shapes[name], TO_FIRST) for name, array in inputs.items()}
-        results = runtime.run(fed)
-        found = inside.run(fed) if watched else {}
+        results = runtime.run(inputs)
+        found = inside.run(inputs) if watched else {}
         seen = {value: _turned(subject, value, found[tensor]) for value, tensor in watched.items()}
-        given = {name: _port(array, graph.types[name].shape, TO_LAST) for name, array in results.items()}
-        return {**given, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
+        return {**results, **{name: seen[name] for name in graph.outputs if name in seen}}, seen
 
     return execute
-
-
-def _port(array: Array, shape: tuple[int, ...], permutation: tuple[int, ...]) -> Array:
-    """A port of a file with channels first, which runtimes take for channels last."""
-    return array if array.shape == shape or array.ndim != 4 else np.ascontiguousarray(array.transpose(permutation))
 
 
 def _turned(subject: Subject, value: Value, tensor: Array) -> Array:

@@ -124,7 +124,8 @@ class _Loop:
         self.classifies = data.task == "classify"
         self.steps = self.options.epochs * len(self.training)
         self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.options.rate)
-        self.compiled = torch.compile(self._values) if self.options.compiled else self._values
+        self.module.prepare(self.training.size)
+        self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.probabilities = False

@@ -155,7 +155,7 @@ def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: P
         given = list(islice(_inputs(request, subject), request.images))
         for kernels in kernels_of(subject, request.threads):
             shown = execution(subject, kernels.runtime)
-            compared = layers(subject.graph, shown, given, progress, len(given))
+            compared = layers(kernels.graph, shown, given, progress, len(given))
             _report_layers(report, subject, kernels, compared)
     except UnsupportedError as error:
         if not found.differences:

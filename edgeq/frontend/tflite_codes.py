@@ -204,6 +204,27 @@ def _mean(i: Importer, op: FileOperator) -> None:
     reduced(i, op, lambda x, axes: _accumulated(i, op, o.Mean(x, "", axes), None))
 
 
+def _extreme(function: o.BinaryName) -> Handler:
+    """The larger or smaller of two codes, which the kernel compares as they are: exact between reals of one scale."""
+
+    def handle(i: Importer, op: FileOperator) -> None:
+        values, first = operands_in_one_form(i, [i.tensor(op, 0), i.tensor(op, 1)])
+        to = _result_type(i, op)
+        for value in values:
+            type_ = i.type(_codes_of(i, value))
+            if (type_.format, type_.scale, type_.zero_point) != (to.format, to.scale, to.zero_point):
+                raise UnsupportedError("operands and result have other scales", value=type_.scale, allowed=to.scale)
+        a, b = (i.emit(o.Dequantize(value, ""), Type(())) for value in values)
+        larger = i.emit(o.Binary(a, b, "", function))
+        i.give(i.result(op), tflite.quantize(i.builder.editor, larger, to, i.builder.new()), first=first)
+
+    return handle
+
+
+def _reduced_extreme(function: o.ReduceName) -> Handler:
+    return lambda i, op: reduced(i, op, lambda x, axes: i.emit(o.Reduce(_codes_of(i, x), "", function, axes)))
+
+
 def _resize_bilinear(i: Importer, op: FileOperator) -> None:
     i.give(i.result(op), _accumulated(i, op, resize(i, op, (2, 3)), None), first=True)
 
@@ -288,5 +309,6 @@ CODES: dict[str, Handler] = {
     "HARD_SWISH": _table("hardswish"), "LEAKY_RELU": _leaky_relu, "GELU": _gelu,
     "RELU": _clamped(o.Function("relu")), "RELU6": _clamped(o.Function("clip", 0.0, 6.0)),
     "RELU_N1_TO_1": _clamped(o.Function("clip", -1.0, 1.0)), "RELU_0_TO_1": _clamped(o.Function("clip", 0.0, 1.0)),
-    "QUANTIZE": _quantize, "SOFTMAX": _softmax,
+    "QUANTIZE": _quantize, "SOFTMAX": _softmax, "MAXIMUM": _extreme("maximum"), "MINIMUM": _extreme("minimum"),
+    "REDUCE_MAX": _reduced_extreme("max"), "REDUCE_MIN": _reduced_extreme("min"),
 }  # fmt: skip

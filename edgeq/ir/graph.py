@@ -170,6 +170,20 @@ class Editor:
         )
 
 
+def trimmed(graph: Graph, outputs: Iterable[Value]) -> Graph:
+    """The part of `graph` that computes `outputs`."""
+    editor = Editor.like(graph)
+    for op in graph.ops:
+        editor.append(op, *(graph.types[value] for value in results(op)))
+    return editor.graph(outputs)
+
+
+def observed(graph: Graph, values: Iterable[Value]) -> Graph:
+    """The part of `graph` that computes `values`; those that it reads itself are no outputs, so they need not be kept."""
+    part = trimmed(graph, sorted(values))
+    return replace(part, outputs=tuple(value for value in part.outputs if value not in part.consumers))
+
+
 def with_constants(graph: Graph, constants: Mapping[Value, Array]) -> Graph:
     """`graph` with some constants replaced by arrays of the same shape."""
     return replace(graph, constants={**graph.constants, **constants})

@@ -5,6 +5,9 @@ requantization after it, then a table of a function, then (a convolution) the ad
 that widens codes for an addition becomes a table of 32-bit terms. Values between kernels are all that memory holds.
 Tables over 16-bit codes would be too large: functions then stay kernels of their own, and terms are computed.
 
+Transformers keep two kinds of 16-bit codes beside the 8-bit ones: their residual stream, which only sums and
+normalizations read, and the shares of a softmax.
+
 Everything that has no such form is refused at once, by name.
 """
 
@@ -21,13 +24,19 @@ from edgeq.formats import INT16, Int, IntArray, code_range, decode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
+from edgeq.passes.fused import Fused, Joining, Scoring, find_fused
+from edgeq.passes.orders import axes_in_memory, row_values
 from edgeq.reference.arithmetic import requantize
 
 WEIGHT_BITS = 8
 Weighted = o.Conv | o.ConvTranspose | o.Linear
 Binary = o.Add | o.Sub | o.Mul
-Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Gather | o.Pad | o.Concat
-Anchor = Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+Moved = o.Reshape | o.Transpose | o.Slice | o.Expand
+Moving = Moved | o.Gather | o.Pad | o.Concat
+Anchor = (
+    Weighted | Binary | Moving | o.AveragePool | o.Mean | o.MaxPool | o.Resize | o.Lookup | o.Requantize
+    | o.MatMul | o.Softmax | o.LayerNorm
+)  # fmt: skip
 Settling = o.Requantize | o.DivideCodes
 
 
@@ -59,7 +68,8 @@ class Residual:
 class Kernel:
     """One step: `op` on codes, settled to codes, mapped through `table` (codes by code), plus a residual; gives `out`.
 
-    `terms` are the operands of an Add or Sub. `sums` are the proved intervals of the accumulator, one for each output
+    `terms` are the operands of an Add or Sub; with `joining`, of an Add to a layer's sums, the other one alone. `scoring`
+    says how the shares come about that a matrix product reads; `inner` are the proved intervals of either's sums. `moves` came before `op`, which moves codes too. `sums` are the proved intervals of the accumulator, one for each output
     channel of a weighted operator.
     """
 
@@ -70,12 +80,34 @@ class Kernel:
     terms: tuple[Term, ...] = ()
     residual: Residual | None = None
     sums: tuple[Interval, ...] = ()
+    moves: tuple[Moved, ...] = ()
+    scoring: Scoring | None = None
+    joining: Joining | None = None
+    inner: tuple[Interval, ...] = ()
+
+    @property
+    def ops(self) -> tuple[o.Op, ...]:
+        """The operators that do the work: what is computed on the way, then `op`."""
+        if self.scoring:
+            return self.scoring.scores, self.scoring.softmax, self.op
+        return (self.joining.layer, self.op) if self.joining else (self.op,)
+
+    @property
+    def x(self) -> o.Value:
+        """The operand of an operator that moves codes: where the first of a chain of them begins."""
+        return o.operands(self.moves[0] if self.moves else self.op)[0]
 
     @property
     def reads(self) -> tuple[o.Value, ...]:
         """Values of codes that the step reads, constants among them; weights and biases are not."""
+        if self.joining:
+            return (self.joining.layer.x, *(term.value for term in self.terms))
         match self.op:
-            case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather():
+            case o.MatMul() if self.scoring:
+                return (self.scoring.scores.a, self.scoring.scores.b, self.op.b)
+            case _ if self.moves:
+                return (self.x,)
+            case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.LayerNorm() | o.Softmax():
                 found: tuple[o.Value, ...] = (self.op.x,)
             case o.Add() | o.Sub():
                 found = tuple(term.value for term in self.terms)
@@ -89,7 +121,8 @@ class Program:
     """`kernels` in execution order over the codes of `graph`.
 
     `inputs` and `outputs` are pairs (name in the model, value of codes): a real input is its quantized codes, a real
-    output the codes that it dequantizes. Codes between kernels have `bits`, 8 or 16.
+    output the codes that it dequantizes. Codes between kernels have `bits`, 8 or 16. `rows` are the values of rank 4
+    that lie row by row, not as images.
     """
 
     graph: Graph
@@ -97,10 +130,24 @@ class Program:
     inputs: tuple[tuple[o.Value, o.Value], ...]
     outputs: tuple[tuple[o.Value, o.Value], ...]
     bits: int = 8
+    rows: frozenset[o.Value] = frozenset()
 
     def type(self, value: o.Value) -> Type:
         """Type of a value."""
         return self.graph.types[value]
+
+    def bits_of(self, value: o.Value) -> int:
+        """Bits that a code of a value takes in memory."""
+        return 16 if self.type(value).format == INT16 else self.bits
+
+    def size(self, value: o.Value) -> int:
+        """What a value takes in memory, in units of `bits`."""
+        return self.type(value).size * self.bits_of(value) // self.bits
+
+    def axes(self, value: o.Value) -> tuple[int, ...]:
+        """The axes of a value in the order in which memory holds them."""
+        rank = len(self.type(value).shape)
+        return tuple(range(rank)) if value in self.rows else axes_in_memory(rank)
 
 
 def is_depthwise(op: o.Conv, graph: Graph) -> bool:
@@ -131,10 +178,13 @@ class _Grouping:
     def run(self) -> Program:
         inputs, outputs = self._inputs(), self._outputs()
         self.kept = {codes for _, codes in outputs}
+        self.rows = row_values(self.graph, [value for _, value in (*inputs, *outputs)])
+        self.fused = find_fused(self.graph, self.kept) if self.bits == 8 else Fused()
+        inside = self.fused.inside
         kernels = []
         for op in self.graph.ops:
             is_port = isinstance(op, o.Quantize | o.Dequantize)
-            if not (is_port or id(op) in self.absorbed or self._is_term(op)):
+            if not (is_port or id(op) in self.absorbed or o.results(op)[0] in inside or self._is_term(op)):
                 kernels.append(self._kernel(op))
         if self.problems:
             raise UnsupportedError(
@@ -143,11 +193,15 @@ class _Grouping:
                 value="; ".join(dict.fromkeys(self.problems)),
                 next_step="Cut a detector's decode off with --raw-head, or choose another target.",
             )
-        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits)
+        return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits, self.rows)
 
     def _is_stored(self, type_: Type) -> bool:
         """Whether values of this type are codes that memory holds between kernels."""
         return is_codes(type_) and type_.format in (Int(self.bits), Int(self.bits, narrow=True))
+
+    def _is_wide(self, type_: Type) -> bool:
+        """Whether values of this type are 16-bit codes among 8-bit ones."""
+        return self.bits == 8 and is_codes(type_) and type_.format == INT16
 
     # --- ports ------------------------------------------------------------------------------------------------
 
@@ -188,14 +242,13 @@ class _Grouping:
         if not isinstance(op, o.Requantize) or op.out in self.graph.outputs or len(op.multiplier) > 1:
             return False
         maker = self.graph.producer.get(op.x)
-        if not self._is_stored(self.graph.types[op.x]) and not (
+        if not (self._is_stored(self.graph.types[op.x]) or self._is_wide(self.graph.types[op.x])) and not (
             self.bits == 8 and isinstance(maker, o.Requantize) and self._widens(maker)
         ):
             return False
         readers = self.graph.consumers.get(op.out, ())
-        return not self._is_stored(self.graph.types[op.out]) and all(
-            isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers
-        )
+        is_code = self._is_stored(self.graph.types[op.out]) or self._is_wide(self.graph.types[op.out])
+        return not is_code and all(isinstance(reader, o.Add | o.Sub) or self._is_term(reader) for reader in readers)
 
     def _widens(self, op: o.Requantize) -> bool:
         return self._is_stored(self.graph.types[op.x]) and not self._is_stored(self.graph.types[op.out])
@@ -209,13 +262,21 @@ class _Grouping:
             return None
         assert isinstance(op, Anchor)
         kernel = Kernel(op, o.results(op)[0])
+        if isinstance(op, o.MatMul) and op.out in self.fused.scorings:
+            scoring = self.fused.scorings[op.out]
+            kernel = replace(kernel, scoring=scoring, inner=(self.bounds[scoring.scores.out],))
+        if isinstance(op, o.Add) and op.out in self.fused.joinings:
+            return self._joined(kernel, self.fused.joinings[op.out])
+        if isinstance(op, Moved):
+            return self._with_moves(kernel)
         if isinstance(op, o.Requantize | o.Lookup):
             if self.bits > 8:
                 return replace(kernel, settling=op if isinstance(op, o.Requantize) else None)
             return self._with_tables(replace(kernel, table=self._table(op)))
-        if not accumulates(op):
+        if not accumulates(op) or (isinstance(op, o.Softmax) and self._is_wide(self.graph.types[op.out])):
             return kernel
-        if self.bits > 8:
+        follower = self._next(kernel.out)
+        if self.bits > 8 or (isinstance(follower, Settling) and self._is_wide(self.graph.types[follower.out])):
             return self._settled(kernel)
         return self._with_residual(self._with_tables(self._settled(kernel)))
 
@@ -224,13 +285,31 @@ class _Grouping:
         assert isinstance(follower, Settling)
         self.absorbed.add(id(follower))
         terms: tuple[Term, ...] = ()
-        if isinstance(kernel.op, o.Add | o.Sub):
+        if isinstance(kernel.op, o.Add | o.Sub) and not kernel.joining:
             sign = -1 if isinstance(kernel.op, o.Sub) else 1
             terms = (self._term(kernel.op.a), self._term(kernel.op.b, sign))
         sums: tuple[Interval, ...] = (self.bounds[kernel.out],)
         if isinstance(kernel.op, Weighted):
             sums = tuple(channel_bounds(self.graph, kernel.op, self.bounds.__getitem__))
         return replace(kernel, out=follower.out, settling=follower, terms=terms, sums=sums)
+
+    def _joined(self, kernel: Kernel, joining: Joining) -> Kernel:
+        """An addition to the sums of a layer; the other operand is its only term."""
+        add = kernel.op
+        assert isinstance(add, o.Add)
+        other = add.a if joining.requantize.out == add.b else add.b
+        inner = tuple(channel_bounds(self.graph, joining.layer, self.bounds.__getitem__))
+        return replace(self._settled(replace(kernel, joining=joining, inner=inner)), terms=(self._term(other),))
+
+    def _with_moves(self, kernel: Kernel) -> Kernel:
+        """Absorb the operators that alone move on what this one moved."""
+        follower = self._next(kernel.out)
+        while isinstance(follower, Moved) and not self._problem(follower):
+            assert isinstance(kernel.op, Moved)
+            self.absorbed.add(id(follower))
+            kernel = replace(kernel, op=follower, out=follower.out, moves=(*kernel.moves, kernel.op))
+            follower = self._next(kernel.out)
+        return kernel
 
     def _with_tables(self, kernel: Kernel) -> Kernel:
         """Absorb functions of the codes, one after another, into one table."""
@@ -277,14 +356,13 @@ class _Grouping:
 
     def _term(self, value: o.Value, sign: int = 1) -> Term:
         maker = self.graph.producer.get(value)
-        if self.bits > 8:
-            if isinstance(maker, o.Requantize) and self._is_term(maker):
-                return Term(maker.x, None, sign, maker)
-            return Term(value, None, sign)
+        source = maker.x if isinstance(maker, o.Requantize) and self._is_term(maker) else value
+        if self.bits > 8 or self._is_wide(self.graph.types[source]):
+            return Term(source, None, sign, maker if isinstance(maker, o.Requantize) and source != value else None)
         if isinstance(maker, o.Requantize) and self._is_term(maker):
-            source = self._term(maker.x)
-            assert source.table is not None
-            return Term(source.value, sign * self._requantized(maker, source.table))
+            inner = self._term(maker.x)
+            assert inner.table is not None
+            return Term(inner.value, sign * self._requantized(maker, inner.table))
         type_ = self.graph.types[value]
         low, high = code_range(type_.format)
         return Term(value, sign * decode(type_.format, _codes(low, high), type_.zero_point))
@@ -321,11 +399,14 @@ class _Grouping:
         if not isinstance(op, Anchor) or not is_codes(types[result]):
             yield f"{kind} works on real numbers"
             return
+        joining = self.fused.joinings.get(result)
         for value in _activations(op):
-            maker = self.graph.producer.get(value)
-            widened = isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker)
-            if not self._is_stored(types[value]) and not widened:
+            if not self._may_read(op, value) and not (joining and value == joining.requantize.out):
                 yield f"{kind} reads {types[value].format}"
+        if joining:
+            yield from self._problems_inside(joining.layer, joining.requantize)
+        if isinstance(op, o.MatMul) and (scoring := self.fused.scorings.get(result)):
+            yield from self._problems_inside(scoring.scores, scoring.requantize)
         if isinstance(op, Weighted):
             yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
         if (
@@ -333,23 +414,51 @@ class _Grouping:
             and types[op.x].shape[0] != 1
         ):
             yield f"{kind} has a batch of {types[op.x].shape[0]}"
-        if isinstance(op, o.Linear) and len(types[op.x].shape) == 4 and max(types[op.x].shape[1:3]) > 1:
-            yield f"{kind} reads an image"
+        in_rows = isinstance(op, o.Linear | o.MatMul | o.LayerNorm)
+        if in_rows and any(len(types[v].shape) == 4 and v not in self.rows for v in (*_activations(op), result)):
+            yield f"{kind} works on an image"
+        if self.bits > 8 and isinstance(op, o.MatMul | o.Softmax | o.LayerNorm):
+            yield f"{kind} reads {types[_activations(op)[0]].format}"
         if isinstance(op, o.Gather) and op.indices not in self.graph.constants:
             yield f"{kind} has computed indices"
+        if isinstance(op, o.Softmax) and self._is_wide(types[result]):
+            return
         if accumulates(op):
             follower = self._next(result)
-            if not isinstance(follower, Settling) or not self._is_stored(types[follower.out]):
+            if not isinstance(follower, Settling) or not self._may_give(op, types[follower.out]):
                 yield f"{kind} gives {types[result].format} that no int{self.bits} requantization reads"
             elif isinstance(follower, o.DivideCodes):
-                if not isinstance(op, o.AveragePool | o.Resize):
+                if not isinstance(op, o.AveragePool | o.Resize) or self.bits > 8:
                     yield f"{kind} is divided"
             elif not isinstance(op, Weighted) and len(follower.multiplier) > 1:
                 yield f"{kind} has several scales"
             elif follower.rounding not in (("single", "gemmlowp2") if self.bits == 8 else ("single", "single15")):
                 yield f"{kind} rounds by the rule {follower.rounding}, which needs floating point"
-        elif not self._is_stored(types[result]):
+        elif not self._may_give(op, types[result]):
             yield f"{kind} gives {types[result].format}"
+
+    def _may_read(self, op: o.Op, value: o.Value) -> bool:
+        """Whether `op` has a kernel that reads codes of this type: 16-bit ones among 8-bit ones only in a few places."""
+        maker, type_ = self.graph.producer.get(value), self.graph.types[value]
+        if self._is_wide(type_):
+            return isinstance(op, o.LayerNorm | Moved) or (isinstance(op, o.MatMul) and value == op.a)
+        return self._is_stored(type_) or (isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker))
+
+    def _may_give(self, op: o.Op, type_: Type) -> bool:
+        """Whether `op` has a kernel that writes codes of this type."""
+        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved))
+
+    def _problems_inside(self, op: o.Linear | o.MatMul, settling: o.Requantize) -> Iterator[str]:
+        """Of an operator that another kernel computes on its way."""
+        kind = f"{type(op).__name__} {op.out!r}"
+        if not all(self._is_stored(self.graph.types[value]) for value in _activations(op)):
+            yield f"{kind} reads other codes than int8"
+        if isinstance(op, o.Linear):
+            yield from (f"{kind}: {problem}" for problem in self._weight_problems(op))
+        elif len(settling.multiplier) > 1:
+            yield f"{kind} has several scales"
+        if settling.rounding != "single":
+            yield f"{kind} rounds by the rule {settling.rounding}"
 
     def _weight_problems(self, op: Weighted) -> Iterator[str]:
         type_ = self.graph.types[op.weight]
@@ -369,7 +478,9 @@ def _codes(low: int, high: int) -> IntArray:
 
 def _activations(op: o.Op) -> tuple[o.Value, ...]:
     match op:
-        case o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.Lookup():
+        case (
+            o.Conv() | o.ConvTranspose() | o.Linear() | o.Gather() | o.Lookup() | o.Softmax() | o.LayerNorm()
+        ):  # fmt: skip
             return (op.x,)
         case _:
             return o.operands(op)

@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """`order`: indices of the steps; `offsets` in bytes of values, `scratch` of each step; `reverse` steps run backward.
+    """`order`: indices of the steps; `offsets` in bytes of values, `scratch` of each step (of `scratch_sizes` bytes); `reverse` steps run backward.
 
     `lower_bound` is what the best plan of this order could need; `overlapped` are the pairs that share bytes.
     """
@@ -55,6 +55,7 @@ class Memory:
     arena_bytes: int
     lower_bound: int
     overlapped: frozenset[tuple[int, str]]
+    scratch_sizes: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def plan_memory(
         aligned(total),
         bounds[order],
         frozenset(_overlapped(problem, offsets, order)),
+        {k: step.scratch for k, step in enumerate(steps) if step.scratch},
     )
 
 

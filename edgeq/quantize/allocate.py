@@ -46,6 +46,9 @@ class Item:
 Selection = tuple[int, ...]
 """The place of the choice taken, for every item."""
 
+Move = Mapping[int, int]
+"""New places of the choices of some items."""
+
 
 def loss_of(items: Sequence[Item], selection: Selection) -> float:
     """The sum of the losses."""
@@ -177,36 +180,42 @@ def solve_greedily(items: Sequence[Item], budgets: Mapping[str, float], start: S
     selection = finest(items) if start is None else start
     while not meets(items, selection, budgets):
         over = {kind: limit for kind, limit in budgets.items() if cost_of(items, selection, kind) > limit}
-        best = min(_steps(items, selection, over), default=None)
+        best = min(_steps(items, selection, over), key=lambda step: step[0], default=None)
         if best is None:
             raise BudgetError("no choice of formats keeps all budgets", value=_shown(budgets))
-        selection = best[1]
+        selection = changed(selection, best[1])
     return selection
 
 
-def _steps(items: Sequence[Item], selection: Selection, over: Mapping[str, float]) -> Iterator[tuple[float, Selection]]:
-    """Loss gained per share of budget saved, and the selection, of every step that saves something."""
-    for candidate in moves(items, selection):
-        saved = sum(
-            (cost_of(items, selection, kind) - cost_of(items, candidate, kind)) / max(limit, 1e-300)
-            for kind, limit in over.items()
-        )
+def _steps(items: Sequence[Item], selection: Selection, over: Mapping[str, float]) -> Iterator[tuple[float, Move]]:
+    """Loss gained per share of budget saved, and the move, of every one that saves something."""
+
+    def saving(choice: Choice) -> float:
+        return -sum(choice.costs.get(kind, 0.0) / max(limit, 1e-300) for kind, limit in over.items())
+
+    for move in moves(items, selection):
+        saved = difference(items, selection, move, saving)
         if saved > 0:
-            yield (loss_of(items, candidate) - loss_of(items, selection)) / saved, candidate
+            yield difference(items, selection, move, lambda choice: choice.loss) / saved, move
 
 
-def moves(items: Sequence[Item], selection: Selection) -> Iterator[Selection]:
-    """Every selection that differs in one item's weights, or in the format that the items of one tie read."""
+def difference(items: Sequence[Item], selection: Selection, move: Move, of: Callable[[Choice], float]) -> float:
+    """How much a move changes the sum of `of` over all choices taken."""
+    return sum(of(items[k].choices[place]) - of(items[k].choices[selection[k]]) for k, place in move.items())
+
+
+def moves(items: Sequence[Item], selection: Selection) -> Iterator[Move]:
+    """Every change of one item's weights, or of the format that the items of one tie read."""
     for group in groups_of(items):
         now = items[group[0]].choices[selection[group[0]]].formats.activation
         for k in group:
             for place, choice in enumerate(items[k].choices):
                 if place != selection[k] and choice.formats.activation == now:
-                    yield _changed(selection, {k: place})
+                    yield {k: place}
         for activation in {choice.formats.activation for choice in items[group[0]].choices} - {now}:
             places = {k: _same_weight(items[k], selection[k], activation) for k in group}
             if None not in places.values():
-                yield _changed(selection, {k: place for k, place in places.items() if place is not None})
+                yield {k: place for k, place in places.items() if place is not None}
 
 
 def _same_weight(item: Item, now: int, activation: object) -> int | None:
@@ -217,7 +226,8 @@ def _same_weight(item: Item, now: int, activation: object) -> int | None:
     return next(matching, None)
 
 
-def _changed(selection: Selection, places: Mapping[int, int]) -> Selection:
+def changed(selection: Selection, places: Move) -> Selection:
+    """`selection` after a move."""
     return tuple(places.get(k, place) for k, place in enumerate(selection))
 
 
@@ -238,7 +248,7 @@ def solve_by_bisection(
         def lowered(
             count: int, before: Selection = before, movable: list[tuple[int, ...]] = movable, rung: Formats = rung
         ) -> Selection:
-            return _changed(before, {k: places[k][rung] for group in movable[:count] for k in group})
+            return changed(before, {k: places[k][rung] for group in movable[:count] for k in group})
 
         while low < high:
             middle = (low + high + 1) // 2

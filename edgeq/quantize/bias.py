@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph, with_constants
+from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
@@ -35,15 +35,20 @@ def _means(
             channels = 1 if tensor.dim() == 4 else tensor.dim() - 1
             axes = [axis for axis in range(tensor.dim()) if axis != channels]
             error = rounding_error(tensor, plan.types[name])
-            found.setdefault(name, []).append((tensor.double().mean(axes).numpy(), error.double().mean(axes).numpy()))
+            found.setdefault(name, []).append((_mean(tensor, axes), _mean(error, axes)))
 
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(observed(graph, values))
     with torch.no_grad():
         for sample in samples:
             interpreter(sample, watch)
     return {
         name: (np.mean([m for m, _ in means], 0), np.mean([e for _, e in means], 0)) for name, means in found.items()
     }
+
+
+def _mean(x: Tensor, axes: list[int]) -> FloatArray:
+    mean: FloatArray = x.mean(axes, dtype=torch.float64).numpy()
+    return mean
 
 
 def _shift(op: o.Conv | o.Linear, graph: Graph, plan: Plan, means: Means) -> FloatArray:
@@ -92,9 +97,9 @@ def _real_means(
     def watch(name: o.Value, tensor: Tensor) -> None:
         if name in channels:
             axes = [axis for axis in range(tensor.dim()) if axis != channels[name]]
-            found.setdefault(name, []).append(tensor.double().mean(axes).numpy())
+            found.setdefault(name, []).append(_mean(tensor, axes))
 
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(observed(graph, channels))
     with torch.no_grad():
         for sample in samples:
             interpreter(sample, watch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,18 +42,36 @@ def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
     return tuple(value for value in found if graph.types[value].is_real)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One operator of the graph for a number of images, with everything decided that does not depend on tensors.
+
+    `rounds`: operands that it reads on their grids. `planned`: its result has a grid; `moves`: and is on it already.
+    """
+
+    op: o.Op
+    results: tuple[o.Value, ...]
+    on_codes: bool
+    rounds: tuple[o.Value, ...]
+    weight: o.Value | None
+    weight_grid: str
+    planned: bool
+    moves: bool
+
+
 class QatModule(nn.Module):
     """`graph` (real, simplified) under `plan`, trainable; inputs and outputs are the graph's, for any number of images.
 
     forward takes one tensor [N, ...] per input and gives one per output (a tuple unless there is one). Raises
-    UnsupportedError for N > 1 where an operator would mix images.
+    UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
     """
 
     def __init__(self, graph: Graph, plan: Plan) -> None:
         super().__init__()
         self.graph, self.plan = graph, plan
         self._fields = _field_names([*graph.constants, *plan.types, *plan.weights])
-        self._graphs: dict[int, Graph] = {1: graph}
+        self._steps: dict[int, tuple[_Step, ...]] = {}
+        self._images = graph.types[graph.inputs[0]].shape[0]
         self._integers: tuple[tuple[int, ...], Graph] | None = None
         self._interpreters: dict[int, Interpreter] = {}
         trained = set(trained_constants(graph))
@@ -68,6 +86,10 @@ class QatModule(nn.Module):
                 if any(value not in graph.constants for value in members)
             }
         )
+        self._grids = {
+            value: self._fields[key] if self._fields[key] in self.values else None
+            for value, key in plan.structure.key.items()
+        }
         self.weights = nn.ModuleDict(
             {
                 self._fields[out]: Grid(type_, type_.size // max(len(type_.scale), 1))
@@ -87,59 +109,74 @@ class QatModule(nn.Module):
 
     def rounded(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
         """Any values of the graph, as reals, with straight-through rounding."""
-        graph = self._graph(inputs)
-        reals: dict[o.Value, Tensor] = dict(inputs)
-        codes: dict[o.Value, Tensor] = {}
+        reals, codes = dict(inputs), dict[o.Value, Tensor]()
 
         def real(name: o.Value) -> Tensor:
             return reals[name] if name in reals else self._constant(name)
 
-        def code(name: o.Value) -> Tensor:
-            if name not in self.plan.types:
-                return real(name)
-            if name not in codes:
-                codes[name] = self._rounded(name, real(name))
-            return codes[name]
-
-        for op in graph.ops:
-            out = o.results(op)[0]
-            if not self.plan.structure.runs_on_codes(op):
-                reals.update(zip(o.results(op), evaluate(op, real), strict=True))
+        for step in self._steps_for(inputs):
+            if not step.on_codes:
+                reals.update(zip(step.results, evaluate(step.op, real), strict=True))
                 continue
-            weight = weight_of(op)
-            grid = self.weights[self._fields[out]] if out in self.plan.weights else None
+            for name in step.rounds:
+                if name not in codes:
+                    codes[name] = self._rounded(name, real(name))
 
-            def operand(name: o.Value, weight: o.Value | None = weight, grid: nn.Module | None = grid) -> Tensor:
-                if grid is not None and name == weight:
-                    found: Tensor = grid(real(name))
+            def operand(name: o.Value, step: _Step = step) -> Tensor:
+                if name == step.weight:
+                    found: Tensor = self.weights[step.weight_grid](real(name))
                     return found
-                return code(name)
+                return codes[name] if name in codes else real(name)
 
-            (result,) = evaluate(op, operand)
-            if out in self.plan.types:
-                result = result if moves_codes(op) else self._rounded(out, result)
-                codes[out] = result
+            (result,) = evaluate(step.op, operand)
+            out = step.results[0]
+            if step.planned:
+                result = codes[out] = result if step.moves else self._rounded(out, result)
             reals[out] = result
         return tuple(real(name) for name in wanted)
 
+    def exact(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
+        """Any values of the graph without rounding, from the weights as they are."""
+        reals = dict(inputs)
+
+        def real(name: o.Value) -> Tensor:
+            return reals[name] if name in reals else self._constant(name)
+
+        for step in self._steps_for(inputs):
+            reals.update(zip(step.results, evaluate(step.op, real), strict=True))
+        return tuple(real(name) for name in wanted)
+
     def _rounded(self, name: o.Value, x: Tensor) -> Tensor:
-        field = self._fields[self.plan.structure.key[name]]
-        if field not in self.values:  # constants alone, whose grid follows from them
+        field = self._grids[name]
+        if field is None:  # constants alone, whose grid follows from them
             return x
-        grid: Tensor = self.values[field](x)
-        return grid
+        found: Tensor = self.values[field](x)
+        return found
 
     def _constant(self, name: o.Value) -> Tensor:
         field = self._fields[name]
         found: Tensor = self.trained[field] if field in self.trained else getattr(self.fixed, field)
         return found
 
-    def _graph(self, inputs: Mapping[o.Value, Tensor]) -> Graph:
-        name, tensor = next(iter(inputs.items()))
-        count = int(tensor.shape[0]) // self.graph.types[name].shape[0]
-        if count not in self._graphs:
-            self._graphs[count] = with_batch(self.graph, count)
-        return self._graphs[count]
+    def _steps_for(self, inputs: Mapping[o.Value, Tensor]) -> tuple[_Step, ...]:
+        tensor = inputs[self.graph.inputs[0]]
+        count = int(tensor.shape[0]) // self._images
+        if count not in self._steps:
+            self.prepare(count)
+        return self._steps[count]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the one thing here that is not arithmetic on tensors
+    def prepare(self, count: int) -> None:
+        """Get ready for `count` images at a time; after it torch.compile sees one graph."""
+        self._steps[count] = tuple(self._step(op) for op in with_batch(self.graph, count).ops)
+
+    def _step(self, op: o.Op) -> _Step:
+        plan, out = self.plan, o.results(op)[0]
+        weight = weight_of(op) if out in plan.weights else None
+        rounds = tuple(v for v in o.operands(op) if v in plan.types and v != weight)
+        grid = self._fields[out] if weight is not None else ""
+        on_codes = plan.structure.runs_on_codes(op)
+        return _Step(op, o.results(op), on_codes, rounds, weight, grid, out in plan.types, moves_codes(op))
 
     # --- what has been learned --------------------------------------------------------------------------------
 
@@ -172,7 +209,7 @@ class QatModule(nn.Module):
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
         structure = replace(self.plan.structure, graph=graph)
-        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases)
+        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases, codes={})
 
     def convert(self) -> Graph:
         """The exact integer graph of what has been learned so far, ready for every emitter."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeq.formats import Int
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Editor, Graph, Type
+from edgeq.ir.graph import Array, Graph, Type, trimmed
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure, weight_of
@@ -44,12 +44,17 @@ def integer_outputs(structure: Structure) -> tuple[o.Value, ...]:
     return tuple(leaving) or graph.outputs
 
 
+def rounded(x: Tensor, format: Int, scale: float, zero_point: int) -> Tensor:
+    """The real x (float32) rounded to the levels of a grid and back, in one fresh tensor: most of the time goes there."""
+    levels = torch.div(x, scale).round_()
+    return levels.clamp_(format.low - zero_point, format.high - zero_point).mul_(scale)
+
+
 def rounding_error(x: Tensor, type_: Type) -> Tensor:
     """Q(x) - x for the grid of `type_` (integer, one scale)."""
     assert isinstance(type_.format, Int), type_
     (scale,) = type_.scale
-    codes = torch.clamp(torch.round(x / scale) + type_.zero_point, type_.format.low, type_.format.high)
-    return (codes - type_.zero_point) * scale - x
+    return rounded(x, type_.format, scale, type_.zero_point).sub_(x)
 
 
 def power_by_channel(gradient: Tensor, error: Tensor) -> float:
@@ -57,14 +62,6 @@ def power_by_channel(gradient: Tensor, error: Tensor) -> float:
     product = gradient * error
     axes = [axis for axis in range(product.dim()) if axis != 1]
     return float(product.sum(axes).square().sum())
-
-
-def trimmed(graph: Graph, outputs: tuple[o.Value, ...]) -> Graph:
-    """`graph` with other outputs, and without what they do not need."""
-    editor = Editor.like(graph)
-    for op in graph.ops:
-        editor.append(op, *(graph.types[value] for value in o.results(op)))
-    return editor.graph(outputs)
 
 
 Weigh = Callable[[Sequence[Tensor]], Sequence[Tensor]]

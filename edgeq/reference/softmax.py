@@ -29,7 +29,8 @@ def exponentials(scale: float, count: int) -> IntArray:
     [32768, 19875, 12055, 7312]
     """
     powers = [EXPONENTIAL_ONE * math.exp(-d * scale) for d in range(count)]
-    return np.rint(np.array(powers)).astype(np.int64)
+    entries: IntArray = np.rint(np.array(powers)).astype(np.int64)
+    return entries
 
 
 def softmax(level: Tensor, table: Tensor, axis: int) -> Tensor:

@@ -22,10 +22,12 @@ from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
 from edgeq.flow.bench import BenchRequest, bench_artifact
+from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
+from edgeq.passes.simplify import simplify
 from edgeq.runtimes.native import read_folder
-from tests.c_nets import folder_of, small_network, target
+from tests.c_nets import folder_of, small_network, small_transformer, target
 from tests.code_nets import code_nets
 from tests.quantized import Net
 
@@ -103,6 +105,28 @@ def test_depthwise_planes_of_any_width(width: int, board_name: str, tmp_path: Pa
     assert len(np.unique(codes)) > 20
 
 
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
+def test_a_transformer_equals_the_reference(name: str, tmp_path: Path) -> None:
+    board = installed(find_board(name))
+    folder_of(small_transformer(), target(TARGET_OF[name]), tmp_path / "out")
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    (codes,) = found.outputs.values()
+    assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
+    assert len(np.unique(codes)) > 4 and 100 < found.stack_bytes < 4096
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
+def test_the_classifier_of_the_zoo_equals_the_reference(name: str, tmp_path: Path) -> None:
+    board = installed(find_board(name))
+    graph = simplify(open_model("zoo:classifier").graph)
+    folder_of(graph, target(TARGET_OF[name]), tmp_path / "out")
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    (codes,) = found.outputs.values()
+    assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
+    assert len(np.unique(codes)) > 4 and document["arena_bytes"] < 1 << 16 <= document["macs"]
+
+
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
 def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> None:
     pytest.importorskip("unicorn")
@@ -134,7 +158,7 @@ def test_wheels_alone_are_enough(name: str, folders: dict[str, Path], monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code_nets(8))
+@given(code_nets(8, transformers=True))
 def test_random_networks_equal_the_reference_on_a_board(name: str, graph: Graph) -> None:
     board = installed(find_board(name))
     with tempfile.TemporaryDirectory() as temporary:

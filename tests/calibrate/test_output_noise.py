@@ -12,13 +12,13 @@ import torch
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import MinMax, Mse, Percentile
 from edgeq.calibrate.observe import observe
-from edgeq.calibrate.output_noise import CANDIDATES, Choice, Site, choose_by_output_noise, rounded
+from edgeq.calibrate.output_noise import CANDIDATES, Choice, Site, choose_by_output_noise
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
 from edgeq.errors import DataError
 from edgeq.formats import INT8, INT16, UINT8, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
-from edgeq.quantize.sensitivity import Objective
+from edgeq.quantize.sensitivity import Objective, rounded
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import Interpreter

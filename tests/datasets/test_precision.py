@@ -38,6 +38,17 @@ def test_ones_are_pycocotools(seed: int) -> None:
         assert abs(accuracy[name][0] - value) < 1e-12
 
 
+def test_a_class_that_nobody_detects_counts_as_zero() -> None:
+    truths, found = scene(1)
+    found = [detections[detections.classes != 2] for detections in found]
+    wanted = evaluate(truths, found, range(5))
+    accuracy = BoxOutcomes(tuple(truths), tuple(found), tuple(range(5))).accuracy(np.ones((2, len(truths))))
+    assert any(2 in truth.classes for truth in truths)
+    assert accuracy["map50-95"] == pytest.approx([wanted["map50-95"]] * 2)
+    nothing = [detections[:0] for detections in found]
+    assert BoxOutcomes(tuple(truths), tuple(nothing), tuple(range(5))).accuracy(np.ones((1, 24)))["map50"] == [0.0]
+
+
 def test_weights_are_copies() -> None:
     """Scores tie across images, so copies are put where pycocotools' stable order keeps them beside their original."""
     truths, found = scene(7)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -141,9 +140,7 @@ def test_a_named_folder_must_be_empty_or_meant(tmp_path: Path) -> None:
         output_folder(tmp_path / "x", "yolo", "onnx-int8", exist_ok=True)
 
 
-def test_document_and_report(tmp_path: Path) -> None:
+def test_document(tmp_path: Path) -> None:
     write_files(tmp_path, FILES)
     artifact = Artifact("onnx-int8", tmp_path, digests(FILES), tmp_path / "a.bin")
     assert [entry["bytes"] for entry in artifact.document()] == [2, 10]
-    artifact.write_report({"schema": "x", "value": 1.5})
-    assert json.loads((tmp_path / "report.json").read_text()) == {"schema": "x", "value": 1.5}

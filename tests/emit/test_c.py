@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.c_nets import (
     extreme_inputs,
     folder_of,
     small_network,
+    small_transformer,
     target,
 )
 from tests.code_nets import code_nets
@@ -56,14 +58,14 @@ def assert_equal_everywhere(graph: Graph, name: str, seed: int, bits: int | None
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code_nets(8))
+@given(code_nets(8, transformers=True))
 def test_random_networks_equal_the_reference(graph: Graph) -> None:
     assert assert_equal_everywhere(graph, "c-int8", 1) > 3
 
 
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code_nets(12))
+@given(code_nets(12, transformers=True))
 def test_many_random_networks_equal_the_reference(graph: Graph) -> None:
     for name in C_TARGETS:
         assert assert_equal_everywhere(graph, name, 2) > 3
@@ -104,7 +106,7 @@ def test_weights_of_any_bits(name: str, bits: int) -> None:
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code_nets(8), st.sampled_from(PACKED_TARGETS), st.sampled_from([2, 4]))
+@given(code_nets(8, transformers=True), st.sampled_from(PACKED_TARGETS), st.sampled_from([2, 4]))
 def test_random_networks_with_packed_weights(graph: Graph, name: str, bits: int) -> None:
     assert assert_equal_everywhere(graph, name, 4, bits) > 3
 
@@ -118,6 +120,23 @@ def test_packed_weights_take_their_bits(instructions: Instructions, bits: int) -
     assert found.size == rows.size * stored // 8 and found.min() >= -128 and found.max() <= 127
     assert len(np.unique(found)) >= 16
     assert in_order(rows, bits).size == rows.size * bits // 8
+
+
+@pytest.mark.parametrize("name", [*C_TARGETS, "c-w4a8"])
+def test_a_transformer_equals_the_reference(name: str) -> None:
+    assert assert_equal_everywhere(small_transformer(), name, 0) > 200
+
+
+@pytest.mark.parametrize("optimize", ["-O0", "-O2", "-Os"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compilers_have_nothing_to_say_about_a_transformer(compiler: str, optimize: str, tmp_path: Path) -> None:
+    made = tmp_path / "out"
+    folder_of(small_transformer(), target("c-int8"), made)
+    sources = [made / "selftest.c", made / "net_weights.c"]
+    program = tmp_path / "selftest"
+    subprocess.run([compiler, *STRICT, optimize, "-o", program, *sources], check=True, capture_output=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("passed")
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +191,11 @@ def test_the_self_test_sees_a_single_changed_bit_of_the_weights(folder: Path, tm
 
 
 @pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS, WIDE_TARGET])
-def test_no_float_no_heap_no_library(name: str, tmp_path: Path) -> None:
-    folder_of(small_network(), target(name), tmp_path / "out")
+@pytest.mark.parametrize("network", [small_network, small_transformer])
+def test_no_float_no_heap_no_library(network: Callable[[], Graph], name: str, tmp_path: Path) -> None:
+    if name == WIDE_TARGET and network is small_transformer:
+        pytest.skip("attention on 16-bit codes stays real")
+    folder_of(network(), target(name), tmp_path / "out")
     for stem in ("net_model", "net_weights"):
         made = tmp_path / f"{stem}.o"
         command = ["gcc", *STRICT, "-O2", "-fno-builtin", "-mgeneral-regs-only", "-c", "-o", made]
@@ -227,8 +249,8 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_everything_that_cannot_be_computed_is_named_at_once(tmp_path: Path) -> None:
     n = Net(1, 3, 8, 8)
     y = n.conv("x", 4, "conv")
-    soft = n.add(o.Softmax(y, "shares", 1))
-    graph = n.graph(n.conv(soft, 4, "after", kernel=1), n.add(o.LayerNorm(y, None, None, "normed", 1, 1e-5)))
+    soft = n.add(o.GroupNorm(y, None, None, "shares", 2, 1e-5))
+    graph = n.graph(n.conv(soft, 4, "after", kernel=1), n.add(o.GroupNorm(y, None, None, "normed", 4, 1e-5)))
     integer = lowered(graph, target("c-int8"), inputs_of(graph))
     with pytest.raises(UnsupportedError) as caught:
         emit(integer, target("c-int8"), tmp_path / "out", "net", {}, {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.emit.tflite import emit
-from edgeq.emit.tflite_boxes import box_scales
+from edgeq.emit.tflite_boxes import box_scales, divided
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.reference.interpret import run
@@ -66,3 +66,25 @@ def test_what_the_loader_multiplies_is_divided(
 )
 def test_other_models_are_left_alone(metadata: dict[str, object]) -> None:
     assert box_scales(detector(6), metadata) == {}
+
+
+def test_only_boxes_are_divided_and_before_they_meet_the_scores() -> None:
+    editor = Editor("head", ["images"], {"images": Type((1, 3, 8, 16))})
+    parts = []
+    for name, channels in (("centres", 2), ("sizes", 2), ("scores", 5)):
+        weight = np.random.default_rng(channels).normal(0, 9, (channels, 3, 2, 2)).astype(np.float32)
+        x = editor.append(o.Conv("images", editor.constant("w", weight), None, f"{name}.map", (2, 2)))
+        parts.append(editor.append(o.Reshape(x, name, (1, channels, 32))))
+    boxes = editor.append(o.Concat((parts[0], parts[1]), "boxes", 1))
+    graph = editor.graph([editor.append(o.Concat((boxes, parts[2]), "output0", 1))])
+    metadata = {**DETECTOR, "names": "{0: 'a', 1: 'b', 2: 'c', 3: 'd', 4: 'e'}"}
+    found = divided(graph, box_scales(graph, metadata))
+    last = found.producer["output0"]
+    assert isinstance(last, o.Concat) and last.xs[1] == "scores"
+    products = [op for op in found.ops if isinstance(op, o.Mul)]
+    assert [op.a for op in products] == ["centres", "sizes"] and found.outputs == ("output0",)
+    fed = {"images": np.random.default_rng(1).random((1, 3, 8, 16), dtype=np.float32)}
+    wanted, fractions = (run(net, fed)["output0"].numpy() for net in (graph, found))
+    fractions[:, [0, 2]] *= 16
+    fractions[:, [1, 3]] *= 8
+    np.testing.assert_allclose(fractions, wanted, rtol=1e-6)

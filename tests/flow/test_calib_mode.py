@@ -26,7 +26,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def exported(mode: str, out: str, *more: object) -> Ran:
-    command = ("export", "net.onnx", "-t", "onnx-int8", "--calib", "images", "--preprocess", "cifar")
+    command = (
+        "export",
+        "net.onnx",
+        "-t",
+        "onnx-int8",
+        "--float-share",
+        0,
+        "--calib",
+        "images",
+        "--preprocess",
+        "cifar",
+    )
     ran = edgeq(*command, "--calib-mode", mode, "--out", out, "--json", *more)
     assert ran.exit == 0, ran.stderr
     return ran

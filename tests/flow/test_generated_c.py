@@ -81,7 +81,10 @@ def test_bench_counts_on_a_board(exported: Path) -> None:
     found = {row["metric"]: row["value"] for row in ran.document["rows"]}
     assert found["instructions"] / found["macs"] == pytest.approx(found["instructions_per_mac"])
     assert found["ram_bytes"] == found["arena_bytes"] + found["stack_bytes"]
-    table = edgeq("bench", exported / "out", "--board", "rv32imc-sim", "--layers")
+    picture = exported / "profile.svg"
+    table = edgeq("bench", exported / "out", "--board", "rv32imc-sim", "--layers", "--picture", picture)
+    layers = len(json.loads((exported / "out" / "manifest.json").read_text())["c"]["layers"])
+    assert picture.read_text().count("<title>") == layers > 3
     assert table.exit == 0 and "instructions by layer" in table.stdout
 
 

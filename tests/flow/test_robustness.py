@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,39 @@ from tests.command_line import edgeq, write_noise_images, write_small_classifier
 COUNT = 12
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier, its artifact, and images labelled with what it answers, a third of them wrongly."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_small_classifier(tmp_path / "net.onnx")
-    images = write_noise_images(tmp_path / "images", COUNT)
-    ran = edgeq("export", "net.onnx", "-t", "onnx-int8", "--calib", "images", "--preprocess", "cifar", "--out", "int8")
+    folder = tmp_path_factory.mktemp("made")
+    write_small_classifier(folder / "net.onnx")
+    images = write_noise_images(folder / "images", COUNT)
+    options = (
+        "-t",
+        "onnx-int8",
+        "--float-share",
+        0,
+        "--calib",
+        images,
+        "--preprocess",
+        "cifar",
+        "--out",
+        folder / "int8",
+        "--no-cache",
+    )
+    ran = edgeq("export", folder / "net.onnx", *options)
     assert ran.exit == 0, ran.stderr
-    answers = [answer(images / f"{k}.png", "net.onnx", None) for k in range(COUNT)]
+    answers = [answer(images / f"{k}.png", str(folder / "net.onnx"), None) for k in range(COUNT)]
     lines = [f"{k}.png,{(a + (k % 3 == 0)) % 5}" for k, a in enumerate(answers)]
     (images / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in, with a cache of its own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -72,10 +94,12 @@ def test_cells_are_what_a_plain_run_gives(place: Path) -> None:
     assert worse["lost"] == pytest.approx(100 * (2 / 3 - worse["value"]))
     assert worse["low"] <= worse["value"] <= worse["high"] and 0 <= worse["agreement"] <= 1
     assert len({c["value"] for c in document["cells"]}) > 3
+    degraded = [cell(document, "q", condition)["value"] for condition in ("contrast:5", "noise-low", "mixed")]
+    assert cell(document, "q", "mean of degraded")["value"] == pytest.approx(np.mean(degraded))
     stored = json.loads(Path("run/report.json").read_text())
     assert stored["cells"] == document["cells"]
-    rows = list(csv.DictReader(Path("run/cells.csv").read_text().splitlines()))
-    assert len(rows) == len(document["cells"]) == 2 * 4 * 2 and float(rows[0]["value"]) == document["cells"][0]["value"]
+    rows = list(csv.DictReader(Path("run/report.csv").read_text().splitlines()))
+    assert len(rows) == len(document["cells"]) == 2 * 5 * 2 and float(rows[0]["value"]) == document["cells"][0]["value"]
 
 
 def test_an_interrupted_table_goes_on_and_a_changed_label_is_seen(place: Path) -> None:
@@ -109,7 +133,7 @@ def test_the_studys_preset_prints_its_table(place: Path) -> None:
     ran = edgeq("robustness", "net.onnx", "int8", "--data", "images", "--preset", "study", "--workers", 1)
     assert ran.exit == 0, ran.stderr
     assert "relative drop" in ran.stdout and "jpeg-moderate" in ran.stdout and "mixed" in ran.stdout
-    assert Path("runs/edgeq/net-robustness/cells.csv").is_file()
+    assert Path("runs/edgeq/net-robustness/report.csv").is_file()
 
 
 def test_conditions_are_listed_once_and_clean_comes_first() -> None:
@@ -127,13 +151,40 @@ def test_differences_are_paired() -> None:
     ranks = (rng.random(200) < 0.5).astype(np.int64)
     worse = ranks.copy()
     worse[:10] = 3
-    flat = np.zeros(200)
-    cells = {("fp32", "clean"): ClassOutcomes(ranks, ranks, flat), ("q", "clean"): ClassOutcomes(worse, worse, flat)}
-    figures = {(f.runner, f.metric): f for f in compare(cells, ["fp32", "q"], ["clean"], 500)}
+    cells = {
+        (name, "clean"): ClassOutcomes(x, x, np.zeros(200)) for name, x in (("fp32", ranks), ("q", worse), ("r", ranks))
+    }
+    figures = {(f.runner, f.metric): f for f in compare(cells, ["fp32", "q", "r"], ["clean"], 500)}
     right = float((ranks[:10] < 1).sum()) / 2
     found = figures["q", "top1"]
     assert found.lost[0] == pytest.approx(right) and 0 < found.lost[1] < right < found.lost[2]
     assert found.lost[2] - found.lost[1] < 0.5 * 100 * (found.high - found.low), "pairing narrows the interval"
+    assert figures["r", "top1"].gained == pytest.approx(found.lost_beside) and found.gained == (0, 0, 0)
+
+
+def test_a_detector_is_measured_with_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in detector on rendered rooms: darkness costs accuracy, and its page shows boxes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = (
+        "--data",
+        "scenes:6",
+        "--degrade",
+        "dim:5,blur:5",
+        "--workers",
+        1,
+        "--resamples",
+        50,
+        "--out",
+        "run",
+        "--json",
+    )
+    ran = edgeq("robustness", "zoo:detector", *options)
+    assert ran.exit == 0, ran.stderr
+    clean, dark = (cell(ran.document, "fp32", name, "map50-95") for name in ("clean", "dim:5"))
+    assert clean["value"] > 0.3 and clean["low"] < clean["value"] < clean["high"]
+    assert dark["value"] < clean["value"] and dark["lost"] == pytest.approx(100 * (clean["value"] - dark["value"]))
+    assert Path("run/report.html").read_text("utf-8").count("<rect x=") >= 3
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 
 import pytest
 
+from edgeq.flow.check import LAYER_IMAGES, OUTPUT_IMAGES
 from edgeq.runtimes.litert import LiteRtRuntime
 from tests.command_line import edgeq
 
@@ -31,6 +33,10 @@ def test_every_layer_has_the_codes_of_the_reference(model: str, target: str, fil
     codes = sum(item["n"] for item in layers)
     assert sum(item["equal_share"] * item["n"] for item in layers) / codes > 0.9999
     assert max(item["largest_code_difference"] for item in layers) <= 1
+    runtime = LiteRtRuntime(tmp_path / "out" / f"{file}.tflite", threads=1)
+    sizes = {name: prod(shape) for name, shape in runtime.output_shapes.items()}
+    outputs = {item["value"]: item["n"] for item in ran.document["agreement"] if item["kind"] == "output"}
+    assert outputs == {name: OUTPUT_IMAGES * size for name, size in sizes.items()} and LAYER_IMAGES == 1
     (default,) = (row for row in ran.document["rows"] if row["metric"] == "equal-codes")
     assert "default kernels" in default["how"] and 0.9 < default["value"] <= 1
 

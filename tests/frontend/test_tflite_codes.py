@@ -177,6 +177,26 @@ def test_means(axes: tuple[int, ...]) -> None:
           distinct=5)  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["MAXIMUM", "MINIMUM"])
+@pytest.mark.parametrize("other", [(1, 4, 5, 6), (1, 1, 1, 6), (6,)])
+def test_extremes(kind: str, other: tuple[int, ...]) -> None:
+    same = {"scales": (0.037,) * 3, "zeros": (-7,) * 3}
+    content = one_op(kind, [(1, 4, 5, 6), other], (1, 4, 5, 6), "MaximumMinimumOptions", version=2, **same)
+    equal(content, (1, 4, 5, 6))
+    different = one_op(kind, [(1, 4, 5, 6), other], (1, 4, 5, 6), "MaximumMinimumOptions", version=2)
+    with pytest.raises(UnsupportedError, match="operands and result have other scales"):
+        import_tflite(different)
+
+
+@pytest.mark.parametrize("kind", ["REDUCE_MAX", "REDUCE_MIN"])
+@pytest.mark.parametrize("axes", [(1, 2), (3,)])
+def test_reduced_extremes(kind: str, axes: tuple[int, ...]) -> None:
+    out = tuple(1 if k in axes else size for k, size in enumerate((1, 4, 5, 6)))
+    same = {"scales": (0.037,) * 3, "zeros": (-7,) * 3}
+    equal(one_op(kind, [(1, 4, 5, 6)], out, "ReducerOptions", keepDims=True, version=2, more=[axes], **same),
+          (1, 4, 5, 6))  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
 @pytest.mark.parametrize("act", [0, 1])
 def test_pooling(kind: str, act: int) -> None:

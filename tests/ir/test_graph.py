@@ -8,7 +8,7 @@ import pytest
 from edgeq.errors import UnsupportedError
 from edgeq.formats import BOOL, INDEX, INT8
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Editor, Graph, Type, with_constants
+from edgeq.ir.graph import Editor, Graph, Type, observed, trimmed, with_constants
 
 
 def diamond() -> Graph:
@@ -28,6 +28,15 @@ def test_what_no_output_needs_is_gone() -> None:
     assert [o.results(op)[0] for op in graph.ops] == ["a", "b", "c", "d"]
     assert set(graph.types) == {"x", "one", "a", "b", "c", "d"}
     assert set(graph.constants) == {"one"}
+
+
+def test_a_part_of_a_graph() -> None:
+    graph = diamond()
+    part = trimmed(graph, ["b", "a"])
+    assert [o.results(op)[0] for op in part.ops] == ["a", "b"] and part.outputs == ("b", "a")
+    watched = observed(graph, ["a", "b"])
+    assert watched.ops == part.ops and watched.outputs == ("b",)
+    assert observed(graph, ["x"]).outputs == ("x",) and observed(graph, ["x"]).ops == ()
 
 
 def test_producers_and_consumers() -> None:

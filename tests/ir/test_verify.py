@@ -177,7 +177,7 @@ def test_a_level_that_the_rule_would_overflow(rounding: o.Rounding, bits: int, l
     "op",
     [
         o.Apply("x", "y", o.Function("relu")),
-        o.Softmax("x", "y", 1),
+        o.GroupNorm("x", None, None, "y", 1, 1e-5),
         o.Binary("x", "x", "y", "maximum"),
         o.Reduce("x", "y", "sum", (2,)),
         o.Resize("x", "y", (4, 4), (2.0, 2.0), "cubic"),

@@ -64,7 +64,7 @@ def test_every_value_between_kernels_has_eight_bits() -> None:
 
 def test_real_operators_are_named_once_each() -> None:
     n = Net(1, 3, 6, 6)
-    y = n.add(o.Softmax(n.conv("x", 4, "a"), "soft", 1))
+    y = n.add(o.GroupNorm(n.conv("x", 4, "a"), None, None, "soft", 2, 1e-5))
     with pytest.raises(UnsupportedError) as caught:
         program_of(n.graph(n.conv(y, 4, "out")))
     message = str(caught.value)

@@ -13,8 +13,10 @@ from edgeq.quantize.allocate import (
     Choice,
     Item,
     Selection,
+    changed,
     closed_form_bits,
     cost_of,
+    difference,
     finest,
     groups_of,
     loss_of,
@@ -115,10 +117,12 @@ def test_budgets_out_of_reach_say_what_is_reachable() -> None:
 def test_moves_change_one_weight_or_all_that_read_a_value() -> None:
     items, _, _ = problem(2, 5)
     start = finest(items)
-    for candidate in moves(items, start):
-        changed = [k for k in range(5) if candidate[k] != start[k]]
-        assert is_tied(items, candidate) and changed
-        assert len(changed) == 1 or len({items[k].tie for k in changed}) == 1
+    for move in moves(items, start):
+        after = changed(start, move)
+        assert is_tied(items, after) and all(after[k] != start[k] for k in move)
+        assert len(move) == 1 or len({items[k].tie for k in move}) == 1
+        gain = difference(items, start, move, lambda choice: choice.loss)
+        assert gain == pytest.approx(loss_of(items, after) - loss_of(items, start))
     assert len(list(moves(items, start))) == 5 * 2 + len(groups_of(items))
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
+from edgeq.calibrate.choose import choose
+from edgeq.calibrate.estimators import Mse
+from edgeq.calibrate.statistics import statistics_of
 from edgeq.formats import INT8, INT16, UINT8
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.structure import analyse, gated_function, is_expectation
+from edgeq.targets import find_target
+from tests.c_nets import small_transformer
 from tests.quantized import JETSON, ORT, TARGETS, Net, recipe
 
 
@@ -45,6 +53,15 @@ def test_clamp_and_addition_take_the_accumulator() -> None:
     assert analyse(graph, ORT, recipe()).held == {"stem", "total"}
 
 
+def test_a_kernel_that_keeps_its_operands_scale_rounds_before_a_clamp() -> None:
+    net = Net(1, 6, 8, 8)
+    enlarged = net.add(o.Resize(net.conv("x", 6, "stem"), "enlarged", (16, 16), (2.0, 2.0), "linear", "half_pixel"))
+    graph = net.graph(net.conv(net.apply(enlarged, "relu", "clamped"), 4, "y"))
+    found = analyse(graph, find_target("tflite-int8"), recipe())
+    assert not found.held and found.key["stem"] == found.key["enlarged"] != found.key["clamped"]
+    assert analyse(graph, ORT, recipe()).held == {"enlarged"}
+
+
 def test_element_wise_operators_of_real_values_stay_real() -> None:
     net = Net(1, 10, 16)
     normal = net.add(o.LayerNorm("x", None, None, "normal", 2, 1e-5))
@@ -72,3 +89,37 @@ def test_gates() -> None:
     gate, product = o.Apply("x", "g", o.Function("sigmoid")), o.Mul("x", "g", "y")
     assert gated_function([gate, product]) == o.Function("silu")
     assert gated_function([gate, o.Mul("x", "z", "y")]) is None and gated_function([gate]) is None
+
+
+def test_streams_and_shares_have_sixteen_bits_in_c() -> None:
+    graph = small_transformer()
+    found = analyse(graph, find_target("c-int8"), recipe())
+    wide = {value for key, format_ in found.formats.items() if format_ == INT16 for value in found.members[key]}
+    assert wide == {"placed", "stream 0", "out 0", "stream 1", "out 1", "shares 0", "shares 1"}
+    assert found.held == {"projected 0", "down 0", "projected 1", "down 1"}
+    assert set(found.fixed.values()) == {(1 / SHARE_UNIT, 0)} and len(found.fixed) == 2
+    assert all(found.runs_on_codes(op) for op in graph.ops)
+    assert INT16 not in analyse(graph, ORT, recipe()).formats.values()
+
+
+def test_a_sum_that_a_layer_reads_and_shares_that_leave_stay_narrow() -> None:
+    net = Net(1, 5, 8)
+    total = net.add(o.Add(net.linear("x", 8, "a"), net.linear("x", 8, "b"), "total"))
+    normal = net.add(o.LayerNorm(total, None, None, "normal", 2, 1e-5))
+    shares = net.add(o.Softmax(net.linear(normal, 6, "scores"), "shares", 2))
+    graph = net.graph(net.linear(total, 4, "y"), shares)
+    found = analyse(graph, find_target("c-int8"), recipe())
+    assert set(found.formats.values()) == {INT8} and not found.fixed and not found.held
+
+
+def test_scores_are_seen_through_the_exponential_so_that_masks_are_clipped() -> None:
+    graph = small_transformer()
+    found = analyse(graph, find_target("c-int8"), recipe())
+    assert [found.through(found.key[value]) for value in ("scaled 0", "biased 1")] == [o.Function("exp")] * 2
+    assert found.through(found.key["scaled 1"]) is None  # an addition reads it
+    scores = torch.randn(100, 49) * 3 - 100 * (torch.rand(100, 49) < 0.4)
+    statistics = statistics_of(scores)
+    fine, coarse = (
+        choose(statistics, INT8, symmetric=False, estimator=Mse(), through=f)[0] for f in (o.Function("exp"), None)
+    )
+    assert 256 * fine < 40 and 256 * coarse > 90

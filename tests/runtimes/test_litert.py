@@ -20,6 +20,7 @@ from edgeq.runtimes.litert import LiteRtRuntime, read_record
 from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
+from tests.tflite_files import File
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,22 @@ def test_ports(content: bytes) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in run(residual_net(), images()).items()}
     assert runtime.output_shapes == shapes
     assert (runtime.name, runtime.threads) == ("LiteRT", 1)
+
+
+def test_ports_of_a_foreign_file_with_channels_first() -> None:
+    f = File()
+    x, last, y, first = (f.tensor(shape) for shape in ((1, 3, 16, 18), (1, 16, 18, 3), (1, 16, 18, 3), (1, 3, 16, 18)))
+    to_last, to_first = (f.constant(np.array(p, np.int32)) for p in ((0, 2, 3, 1), (0, 3, 1, 2)))
+    f.op("TRANSPOSE", [x, to_last], [last])
+    f.op("RELU", [last], [y])
+    f.op("TRANSPOSE", [y, to_first], [first])
+    array = np.random.default_rng(0).normal(0, 1, (1, 3, 16, 18)).astype(np.float32)
+    for ports in ((x, first), (x, y)):  # what comes out with its channels last is turned
+        content = f.content([ports[0]], [ports[1]])
+        runtime = LiteRtRuntime(content, threads=1)
+        assert set(runtime.input_shapes.values()) == set(runtime.output_shapes.values()) == {(1, 3, 16, 18)}
+        (found,) = runtime.run(dict.fromkeys(runtime.inputs, array)).values()
+        np.testing.assert_array_equal(found, np.maximum(array, 0))
 
 
 def test_kernels_differ_in_rounding_alone() -> None:

@@ -10,6 +10,7 @@
 #include "edgeq_requantize.h"
 
 #define EDGEQ_BLOCK 8
+#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 8
 
 /* Bytes of one output channel's weights. */
@@ -47,11 +48,10 @@ EDGEQ_INLINE int8x16_t edgeq_rest(const int8_t *x, int32_t n)
         (b) = vdotq_laneq_s32((b), (w1), (x), lane); \
     } while (0)
 
-EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+EDGEQ_INLINE void edgeq_row_sums(
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c, int32x4_t *first, int32x4_t *second)
 {
     int32x4_t a = vld4q_s32((const int32_t *)c).val[0], b = vld4q_s32((const int32_t *)(c + 4)).val[0];
-    (void)bits, (void)is_long, (void)total;
     for (; k >= 16; k -= 16, x += 16, w += 128) {
         const int8x16_t v = vld1q_s8(x);
         EDGEQ_FOUR(0, v, a, b, vld1q_s8(w), vld1q_s8(w + 16));
@@ -63,6 +63,24 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
         EDGEQ_FOUR(0, v, a, b, vld1q_s8(w), vld1q_s8(w + 16));
         v = vextq_s8(v, v, 4);
     }
+    *first = a, *second = b;
+}
+
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+    int32_t total, int32_t count, int32_t *sum)
+{
+    int32x4_t a, b;
+    (void)bits, (void)total, (void)count;
+    edgeq_row_sums(x, w, k, c, &a, &b);
+    vst1q_s32(sum, a), vst1q_s32(sum + 4, b);
+}
+
+EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
+    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+{
+    int32x4_t a, b;
+    (void)bits, (void)is_long, (void)total;
+    edgeq_row_sums(x, w, k, c, &a, &b);
     edgeq_store_8(output, c, a, b, count, out);
 }
 
@@ -99,16 +117,26 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     edgeq_store_8(output, c, ya, yb, count, out1);
 }
 #else
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+    int32_t total, int32_t count, int32_t *sum)
+{
+    (void)bits, (void)total;
+    for (int32_t j = 0; j < count; j++) {
+        sum[j] = c[j].bias;
+        for (int32_t i = 0; i < k; i++) {
+            sum[j] += x[i] * w[(i & ~3) * EDGEQ_BLOCK + 4 * j + (i & 3)];
+        }
+    }
+}
+
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
     const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
 {
-    (void)bits, (void)is_long, (void)total;
+    int32_t sum[EDGEQ_ROW_BLOCK];
+    (void)is_long;
+    edgeq_sums_1(bits, x, w, k, c, total, count, sum);
     for (int32_t j = 0; j < count; j++) {
-        int32_t sum = c[j].bias;
-        for (int32_t i = 0; i < k; i++) {
-            sum += x[i] * w[(i & ~3) * EDGEQ_BLOCK + 4 * j + (i & 3)];
-        }
-        out[j] = (int8_t)edgeq_requantize(sum, c + j, output);
+        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, output);
     }
 }
 

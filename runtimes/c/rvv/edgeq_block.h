@@ -11,6 +11,7 @@
 #include "edgeq_requantize.h"
 
 #define EDGEQ_BLOCK 32
+#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 32
 
 /* Bytes of one output channel's weights. */
@@ -42,12 +43,9 @@ EDGEQ_INLINE vint32m8_t edgeq_one_product(vint32m8_t sum, const int8_t *x, const
     return __riscv_vwadd_wv_i32m8(sum, __riscv_vwmul_vx_i16m4(__riscv_vle8_v_i8m2(w, n), x[0], n), n);
 }
 
-EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+EDGEQ_INLINE vint32m8_t edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k, int32_t is_long, const edgeq_channel *c, size_t n)
 {
-    const size_t n = (size_t)count;
     vint32m8_t a = __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, n);
-    (void)bits, (void)total;
     for (; k >= 2 && !is_long; k -= 2, x += 2, w += 2 * n) {
         const vint8m2_t w0 = __riscv_vle8_v_i8m2(w, n), w1 = __riscv_vle8_v_i8m2(w + n, n);
         a = __riscv_vwadd_wv_i32m8(a, edgeq_two_products(x, w0, w1, n), n);
@@ -55,7 +53,21 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     for (; k > 0; k--, x++, w += n) {
         a = edgeq_one_product(a, x, w, n);
     }
-    edgeq_store_sums(output, c, a, n, out);
+    return a;
+}
+
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+    int32_t total, int32_t count, int32_t *sum)
+{
+    (void)bits, (void)total;
+    __riscv_vse32_v_i32m8(sum, edgeq_row_sums(x, w, k, 1, c, (size_t)count), (size_t)count);
+}
+
+EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
+    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+{
+    (void)bits, (void)total;
+    edgeq_store_sums(output, c, edgeq_row_sums(x, w, k, is_long, c, (size_t)count), (size_t)count, out);
 }
 
 /* Two elements of two pixels, from the i-th on. Both widening sums come last: the vector unit changes its element size once. */
@@ -86,16 +98,26 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     edgeq_store_sums(output, c, b, n, out1);
 }
 #else
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+    int32_t total, int32_t count, int32_t *sum)
+{
+    (void)bits, (void)total;
+    for (int32_t j = 0; j < count; j++) {
+        sum[j] = c[j].bias;
+        for (int32_t i = 0; i < k; i++) {
+            sum[j] += x[i] * w[i * count + j];
+        }
+    }
+}
+
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
     const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
 {
-    (void)bits, (void)is_long, (void)total;
+    int32_t sum[EDGEQ_ROW_BLOCK];
+    (void)is_long;
+    edgeq_sums_1(bits, x, w, k, c, total, count, sum);
     for (int32_t j = 0; j < count; j++) {
-        int32_t sum = c[j].bias;
-        for (int32_t i = 0; i < k; i++) {
-            sum += x[i] * w[i * count + j];
-        }
-        out[j] = (int8_t)edgeq_requantize(sum, c + j, output);
+        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, output);
     }
 }
 

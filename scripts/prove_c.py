@@ -1,0 +1,134 @@
+"""The work of scripts/prove-c: random networks, and inputs under sanitizers."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+
+from edgeq.boards.bench import measure
+from edgeq.boards.board import Board, find_board
+from edgeq.emit.c import golden_codes
+from edgeq.emit.c_layout import to_memory
+from edgeq.ir.graph import Graph
+from edgeq.runtimes.native import NativeRuntime, host_compiler, read_folder
+from tests.c_nets import C_TARGETS, PACKED_TARGETS, WIDE_TARGET, every_value, extreme_inputs, folder_of, target
+from tests.code_nets import code_nets
+
+HOST_TARGETS = (*C_TARGETS, *PACKED_TARGETS, WIDE_TARGET)
+BOARD_TARGETS = {"rv32imc-sim": ("rv32imc-int8", "rv32imc-w4a8", "c-w8a16")}
+QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
+EVERY = 50
+
+DRIVER = """#include "{prefix}_model.h"
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint32_t x = 7;
+
+/* Random bytes; all the lowest, all the highest; runs of both ends; few distinct values. */
+static int8_t byte_of(int kind, int i)
+{{
+    x = x * 1664525u + 1013904223u;
+    const int random = (int)(x >> 24) - 128;
+    const int ends = random < 0 ? -128 : 127;
+    switch (kind % 5) {{
+    case 0: return (int8_t)random;
+    case 1: return (int8_t)(kind / 5 % 2 ? 127 : -128);
+    case 2: return (int8_t)ends;
+    case 3: return (int8_t)((i / (1 + kind / 5 % 64)) % 2 ? 127 : -128);
+    default: return (int8_t)(random / 64 * 64);
+    }}
+}}
+
+int main(void)
+{{
+    for (int round = 0; round < {count}; round++) {{
+        {prefix}_arena *arena = malloc(sizeof *arena); /* of exactly its size, so that one byte too far is seen */
+        if (arena == NULL) {{
+            return 2;
+        }}
+{fills}        {prefix}_run(arena);
+        free(arena);
+    }}
+    return 0;
+}}
+"""
+
+
+def prove_networks(count: int, board: str | None, note: Callable[[str], None]) -> str:
+    """Compare `count` random networks; what was compared. Raises AssertionError at the first difference."""
+    started, seen, distinct = time.monotonic(), Counter[str](), set[int]()
+    place = find_board(board) if board else None
+    names = HOST_TARGETS if board is None else BOARD_TARGETS.get(board, (board.replace("-sim", "-int8"),))
+
+    @settings(
+        max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(code_nets(8))
+    def check(graph: Graph) -> None:
+        name = names[seen.total() % len(names)]
+        distinct.update(_on_host(graph, name) if place is None else _on_board(graph, name, place))
+        seen[name] += 1
+        if seen.total() % EVERY == 0:
+            note(f"{seen.total()} networks, {time.monotonic() - started:.0f} s")
+
+    check()
+    assert len(distinct) > 200, "the networks hardly differed"
+    return f"{seen.total()} networks equal on {board or 'this machine'}: {dict(seen)}; {len(distinct)} distinct codes"
+
+
+def _on_host(graph: Graph, name: str) -> set[int]:
+    distinct = set[int]()
+    with tempfile.TemporaryDirectory() as temporary:
+        integer, artifact = folder_of(graph, target(name), Path(temporary) / "out")
+        runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), QUICK)
+        for inputs in extreme_inputs(graph, 3):
+            wanted, found = every_value(integer, inputs), runtime.run(inputs)
+            for value, codes in found.items():
+                np.testing.assert_array_equal(codes, wanted[value], err_msg=f"{name}: {value}")
+                if codes.dtype.kind == "i":
+                    distinct.update(np.unique(codes).tolist())
+    return distinct
+
+
+def _on_board(graph: Graph, name: str, board: Board) -> set[int]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "out"
+        folder_of(graph, target(name), folder)
+        document = read_folder(folder)
+        shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
+        codes = golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
+        found = measure(board, folder, codes).outputs
+    for port, crc in zip(document["outputs"], document["golden"]["outputs"], strict=True):
+        assert zlib.crc32(to_memory(found[port["name"]]).tobytes()) == crc, f"{name}: {port['name']}"
+    return set(np.concatenate([array.reshape(-1) for array in found.values()]).tolist())
+
+
+def prove_inputs(folder: Path, count: int) -> str:
+    """Run `count` inputs under sanitizers. Raises CalledProcessError with what they print."""
+    document = read_folder(folder)
+    prefix = document["prefix"]
+    fills = "".join(
+        f"        for (int i = 0; i < {port['bytes']}; i++) {{\n"
+        f"            ((int8_t *){prefix}_{port['symbol']}(arena))[i] = byte_of(round, i);\n        }}\n"
+        for port in document["inputs"]
+    )
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        main, program = Path(temporary) / "main.c", Path(temporary) / "program"
+        main.write_text(DRIVER.format(prefix=prefix, count=count, fills=fills))
+        sources = [main, folder / f"{prefix}_model.c", folder / f"{prefix}_weights.c"]
+        flags = ["-std=c99", "-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
+        subprocess.run([host_compiler(), *flags, "-o", program, *sources], check=True)
+        subprocess.run([program], check=True)
+    return f"{count} inputs of {folder}: the sanitizers found nothing ({time.monotonic() - started:.0f} s)"
