@@ -33,9 +33,10 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.reconstruct import Learned, learn, with_learned
+from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
 from edgeq.target import Target
 
