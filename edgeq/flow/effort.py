@@ -86,13 +86,13 @@ class LearnedFile:
 def migrated(
     graph: Graph,
     target: Target,
-    calibration: CalibrationSet,
+    calibration: CalibrationSet | None,
     effort: Effort | None,
     notes: list[str],
     progress: Progress,
 ) -> Graph:
     """For `best` the graph with channels moved where that helps its quantized readers, and a line in `notes` on it."""
-    if effort != "best" or not target.is_integer:
+    if effort != "best" or calibration is None or not target.is_integer:
         return graph
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)

@@ -135,8 +135,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
     trial = ModeTrial(graph, target, recipe, model.digest, use_cache=not request.no_cache)
     calibration = _calibration(request, trial, rule, task, model, report, progress)
-    if calibration is not None:
-        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     report.notes += _data_notes(calibration, data)
     if request.budgets.is_wanted and calibration is not None:
         recipe, notes, report.manifest["allocation"] = within_budgets(
@@ -145,6 +143,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
             is_good=_accuracy_gate(request, whole, graph, target, model, rule, calibration, data, head, progress),
         )  # fmt: skip
         report.notes += notes
+    graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
     graph = with_narrow_copies(graph, recipe)
 
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
@@ -195,9 +194,12 @@ def _quantized(
     task: Task | None,
     progress: Progress,
 ) -> Quantization:
-    """Ranges and biases, and what --effort learns on top."""
+    """Ranges and biases, and what --effort learns on top; training starts from the real weights instead."""
     use_cache = not request.no_cache
-    found = quantize(graph, target, recipe, calibration, model.digest, progress, use_cache=use_cache)
+    source = digest(graph) if request.effort == "best" else model.digest  # moved channels have ranges of their own
+    found = quantize(graph, target, recipe, calibration, source, progress, use_cache=use_cache)
+    if request.training is not None:
+        return found
     return learned(
         graph, found, target, calibration, request.effort, task, progress, seed=request.seed, use_cache=use_cache
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgeq.flow.effort import LearnedFile
+from edgeq.flow.effort import SETTINGS, LearnedFile
+from edgeq.quantize.refine import Settings
 from tests.command_line import Ran, edgeq, write_noise_images, write_small_classifier
 
 
@@ -62,3 +63,10 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     store = LearnedFile(tmp_path / "file" / "state.npz")
     store.save({})
     assert store.load() == {}
+
+
+def test_best_moves_channels_and_learns_the_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "best", Settings(steps=6, whole_steps=6, images=4))
+    fast, best = exported("fast", "--effort", "fast"), exported("best", "--effort", "best")
+    assert sqnr(best) > sqnr(fast) + 1
+    assert any(row["estimator"].endswith("learned") for row in best.document["layers"])
