@@ -126,8 +126,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.notes += data_notes(calibration, data)
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if calibration is not None:
-        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
         recipe = _allocated(job, graph, recipe, calibration, report)
+        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
         graph = lowered = with_narrow_copies(graph, recipe)
     if target.is_integer:
         assert calibration is not None  # check_options
@@ -180,9 +180,12 @@ def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationS
 
 
 def _quantized(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet) -> Quantization:
-    """Ranges and biases, and what --effort learns on top."""
+    """Ranges and biases, and what --effort learns on top; training starts from the real weights instead."""
     target, progress = job.target, job.progress
-    found = quantize(graph, target, recipe, calibration, job.model.digest, progress, use_cache=job.use_cache)
+    source = digest(graph) if job.request.effort == "best" else job.model.digest  # moved channels have other ranges
+    found = quantize(graph, target, recipe, calibration, source, progress, use_cache=job.use_cache)
+    if job.request.training is not None:
+        return found
     return learned(
         graph, found, target, calibration, job.request.effort, job.task, progress, seed=job.request.seed,
         use_cache=job.use_cache,
