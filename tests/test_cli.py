@@ -418,3 +418,17 @@ def test_targets_and_doctor() -> None:
     assert checks.exit == checks.document["exit"] == 0
     assert {check["state"] for check in checks.document["checks"] if check["name"] in ("torch", "onnx")} == {"ok"}
     assert "needed for" in edgeq("doctor").stdout
+
+
+def test_formats_are_asked_for_by_name() -> None:
+    found = edgeq("quantize", "zoo:depth", "--weights", "int4", "--format", "conv2d_1=w8a8", "--dry-run", "--json")
+    assert found.exit == 0 and any("first and last layers keep 8 bits" in note for note in found.document["notes"])
+    for options, exit_code in (
+        (("quantize", "zoo:depth", "--weights", "int99"), 2),
+        (("quantize", "zoo:depth", "--format", "conv"), 2),
+        (("quantize", "zoo:depth", "--max-size", "small"), 2),
+        (("export", "zoo:depth", "-t", "jetson-int8", "--weights", "int4"), 3),
+        (("export", "zoo:depth", "-t", "tflite-int8", "--activations", "int4"), 3),
+    ):
+        refused = edgeq(*options, "--calib", "scenes:4", "--dry-run")
+        assert refused.exit == exit_code and len(refused.stderr.strip().splitlines()) == 1, refused
