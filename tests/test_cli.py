@@ -152,7 +152,7 @@ def test_accuracy_and_agreement_of_an_export(exports: Mapping[str, Ran], target:
     assert all(item["equal_share"] >= 0.99 and item["largest_code_difference"] <= 1 for item in layers)
     assert any(item["kind"] == "output" for item in document["agreement"])
     assert len(document["manifest"]["calibration"]["images"]) == 6
-    assert document["layers"] and {"key", "scale", "zero_point", "format", "estimator", "gain"} == set(
+    assert document["layers"] and {"key", "scale", "zero_point", "format", "estimator", "gain", "sqnr_db"} == set(
         document["layers"][0]
     )
 
