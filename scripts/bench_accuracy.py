@@ -46,6 +46,10 @@ class Subject:
     arch: str | None = None
     preprocess: str | None = None
 
+    def is_there(self, root: Path) -> bool:
+        """Whether the model exists."""
+        return self.model.startswith("zoo:") or (root / self.model).exists()
+
     def options(self, root: Path) -> list[str]:
         """Of edgeq: the model, and what it needs to be understood."""
         found = [_under(root, self.model)]

@@ -25,7 +25,7 @@ from tests.command_line import Ran, edgeq, files_below, write_noise_images, writ
 from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("bench", "boards", "doctor", "export", "inspect", "lint", "targets", "validate", "verify")
+COMMANDS = ("bench", "boards", "doctor", "export", "inspect", "lint", "sweep", "targets", "validate", "verify")
 INTEGER_TARGETS = ("jetson-int8", "onnx-int8")
 
 

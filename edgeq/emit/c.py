@@ -121,7 +121,8 @@ def emit(
     processor = target.name.rpartition("-")[0]
     board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
-    return Artifact(target.name, folder, digests(files), folder / f"{p}_model.c", tensors, next_commands=commands)
+    primary = folder / f"{p}_model.c"
+    return Artifact(target.name, folder, digests(files), primary, tensors, found.bits, commands)
 
 
 def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str, bytes]:

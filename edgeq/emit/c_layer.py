@@ -10,7 +10,7 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
-from edgeq.emit.c_pack import CHANNEL_VECTORS, in_order, packed, padded_to, stored_bits
+from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
 from edgeq.emit.c_steps import Placed
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, bits_of
@@ -185,7 +185,7 @@ class LayerContext:
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
-        order: Instructions = "portable" if self.instructions in CHANNEL_VECTORS else self.instructions
+        order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
         return self._weights(packed(rows[None], 4, order, bits))
 
     def channels_in_fours(self, numbers: Scaling) -> str:

@@ -17,6 +17,9 @@ ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 
 PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8}
 """Output channels of a convolution that are computed together."""
 
+PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 2, "rvv": 2, "neon": 2}
+"""Pixels of a convolution with 8-bit weights that are computed together; with packed weights two."""
+
 CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon"})
 """Sets whose depthwise convolutions work on neighbouring channels at once."""
 
@@ -39,6 +42,19 @@ def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
     if longest >= LONGEST_PACKED:
         return 8
     return next(width for width in (2, 4, 8) if width >= max(bits, _LEAST_BITS[instructions]))
+
+
+def pixel_groups(pixels: int, most: int) -> list[int]:
+    """How many pixels are computed together, one group after another: none alone after others.
+
+    >>> pixel_groups(10, 3), pixel_groups(4, 3), pixel_groups(5, 2)
+    ([3, 3, 2, 2], [2, 2], [2, 2, 1])
+    """
+    found = []
+    while pixels > 0:
+        found.append(3 if most == 3 and pixels > 2 and pixels != 4 else min(pixels, 2))
+        pixels -= found[-1]
+    return found
 
 
 def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8) -> IntArray:

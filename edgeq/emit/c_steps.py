@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.emit.c_layout import image, source_places
-from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, stored_bits
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
@@ -19,7 +19,6 @@ from edgeq.passes.kernels import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
 from edgeq.target import Instructions
 
-PIXELS_AT_ONCE = 2
 COLUMNS, PACKED = 4, 16
 """Columns of a matrix that are gathered together, and how many elements of one may lie side by side."""
 
@@ -155,11 +154,12 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
                 overlaps = (Overlap(op.x, 0, 0, exact=True),)
         case o.Conv():
             shape = types[op.weight].shape
-            columns = 0 if direct else PIXELS_AT_ONCE * int(np.prod(shape[1:]))
-            codes = PIXELS_AT_ONCE * shape[0] if kernel.table is not None or kernel.residual else 0
+            most = _pixels_at_once(op, program, instructions)
+            columns = 0 if direct else most * int(np.prod(shape[1:]))
+            codes = most * shape[0] if kernel.table is not None or kernel.residual else 0
             scratch = columns + codes
             if not direct:
-                overlaps = (_conv_overlap(op, shape[2:4], types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
+                overlaps = (_conv_overlap(op, shape[2:4], most, types[op.x], types[kernel.out]),)  # type: ignore[arg-type]
             if kernel.residual:
                 overlaps = (*overlaps, Overlap(kernel.residual.other.value, 0, 0))
         case o.MaxPool() | o.AveragePool():
@@ -168,7 +168,7 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
         case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
-            scratch = PIXELS_AT_ONCE * types[op.weight].shape[0]
+            scratch = _pixels_at_once(op, program, instructions) * types[op.weight].shape[0]
         case o.MatMul() | o.Softmax() | o.LayerNorm():
             scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():
@@ -213,21 +213,26 @@ def _window_ends(
     return low.reshape(-1) * channels, high.reshape(-1) * channels
 
 
-def _conv_overlap(op: o.Conv, kernel: tuple[int, int], x: Type, out: Type) -> Overlap:
-    """Two pixels at a time are gathered before they are written; groups are gathered one after another."""
+def _pixels_at_once(op: o.Conv | o.Linear, program: Program, instructions: Instructions) -> int:
+    weight = program.type(op.weight)
+    bits = 8 if program.bits > 8 else stored_bits(bits_of(weight.format), int(np.prod(weight.shape[1:])), instructions)
+    return PIXELS[instructions] if bits == 8 else 2
+
+
+def _conv_overlap(op: o.Conv, kernel: tuple[int, int], most: int, x: Type, out: Type) -> Overlap:
+    """A few pixels at a time are gathered before they are written; groups are gathered one after another."""
     low, high = _window_ends(kernel, op.stride, op.padding, op.dilation, x, out)
     pixel, pixels = out.shape[1], len(low)
-    waits = 0 if op.groups > 1 else PIXELS_AT_ONCE
     needed_from = np.minimum.accumulate(low[::-1])[::-1]
     needed_to = np.maximum.accumulate(high)
-    firsts = np.arange(0, pixels, PIXELS_AT_ONCE)
-    ends = np.minimum(firsts + PIXELS_AT_ONCE, pixels)
-    later = firsts + waits < pixels
-    forward = int(np.max(ends[later] * pixel - needed_from[(firsts + waits)[later]], initial=-x.size))
-    lasts = np.arange(pixels, 0, -PIXELS_AT_ONCE)
-    starts = np.maximum(lasts - PIXELS_AT_ONCE, 0)
-    earlier = lasts - waits > 0
-    reverse = int(np.max(needed_to[(lasts - waits)[earlier] - 1] - starts[earlier] * pixel, initial=-out.size))
+    ends = np.cumsum(pixel_groups(pixels, most))
+    firsts = np.concatenate([[0], ends[:-1]])
+    reads = firsts if op.groups > 1 else ends  # the first pixel that is read after a group is written
+    later = reads < pixels
+    forward = int(np.max(ends[later] * pixel - needed_from[reads[later]], initial=-x.size))
+    # In reverse a group begins where that of the same number ends, counted from the other side.
+    starts, lasts = pixels - ends, pixels - reads
+    reverse = int(np.max(needed_to[lasts[later] - 1] - starts[later] * pixel, initial=-out.size))
     return Overlap(op.x, forward, reverse)
 
 

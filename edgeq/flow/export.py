@@ -175,7 +175,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         {**_more_files(head, lowered), **more_files},
     )
     report.artifact = artifact.document()
-    report.rows += _sizes(lowered, artifact)
+    report.rows += _sizes(lowered, artifact, target)
     _check(report, request, whole, lowered, artifact, target, model, rule, calibration, data, head, progress)
     return _written(_finished(report, started), artifact)
 
@@ -303,7 +303,7 @@ def _accuracy_gate(
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        found = quantize(split, target, recipe, calibration, model.digest, progress, use_cache=not request.no_cache)
+        found = _quantized(split, target, recipe, calibration, request, model, task_of(model), progress)
         lowered = lower(split, found.plan)
         run = interpreter_run(lowered)
         if head is not None:
@@ -327,9 +327,10 @@ def _costs(graph: Graph) -> list[Row]:
     ]
 
 
-def _sizes(lowered: Graph, artifact: Artifact) -> list[Row]:
+def _sizes(lowered: Graph, artifact: Artifact, target: Target) -> list[Row]:
+    counted = constant_bytes(lowered, target.real_bits)
     return [
-        Row("constant_bytes", constant_bytes(lowered), "B", 1, "reference", "constants in their formats"),
+        Row("constant_bytes", counted, "B", 1, "reference", "constants in their formats"),
         Row("file_bytes", artifact.primary_bytes, "B", 1, "artifact", "size of the file"),
     ]
 

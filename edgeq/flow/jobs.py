@@ -28,10 +28,10 @@ BATCH = 1000
 IDLE_S = 0.2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    key TEXT PRIMARY KEY, state TEXT NOT NULL DEFAULT 'pending', attempts INTEGER NOT NULL DEFAULT 0,
+    key TEXT PRIMARY KEY, wants TEXT, state TEXT NOT NULL DEFAULT 'pending', attempts INTEGER NOT NULL DEFAULT 0,
     board TEXT, began REAL, ended REAL, result TEXT
 );
-CREATE INDEX IF NOT EXISTS by_state ON jobs (state);
+CREATE INDEX IF NOT EXISTS by_state ON jobs (state, wants);
 """
 
 
@@ -64,13 +64,18 @@ class JobStore:
         """Close the file."""
         self._base.close()
 
-    def add(self, keys: Iterable[str]) -> int:
-        """Add jobs, some at a time; those that are known stay as they are. Returns how many were new."""
+    def add(self, keys: Iterable[str], wants: Callable[[str], str | None] = lambda key: None) -> int:
+        """Add jobs, some at a time; those that are known stay as they are. Returns how many were new.
+
+        `wants` names the one board that can do a job; any can where it gives None.
+        """
         before = self.count()
         remaining = iter(keys)
         while some := list(islice(remaining, BATCH)):
             self._base.execute("BEGIN")
-            self._base.executemany("INSERT OR IGNORE INTO jobs (key) VALUES (?)", ((key,) for key in some))
+            self._base.executemany(
+                "INSERT OR IGNORE INTO jobs (key, wants) VALUES (?, ?)", ((k, wants(k)) for k in some)
+            )
             self._base.execute("COMMIT")
         return self.count() - before
 
@@ -88,8 +93,8 @@ class JobStore:
         """Take the next pending job for a board; None if there is none."""
         found = self._base.execute(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, board = ?, began = ? WHERE key ="
-            " (SELECT key FROM jobs WHERE state = 'pending' ORDER BY rowid LIMIT 1) RETURNING key",
-            (board, time.time()),
+            " (SELECT key FROM jobs WHERE state = 'pending' AND (wants IS NULL OR wants = ?) LIMIT 1) RETURNING key",
+            (board, time.time(), board),
         ).fetchall()
         return str(found[0][0]) if found else None
 

@@ -27,7 +27,7 @@ from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.scale import bias_codes, quantize_weight
-from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit
+from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit, search_scales
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit, units, whole
 
@@ -299,11 +299,12 @@ def _solved(
     ]
     scales = _row_scales(op, type_, matrix).to(matrix.device)
     nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
+    start = search_scales(problems[2], scales, grid)
     losses: dict[float | None, float] = {None: float(problems[1].errors(nearest.rows).sum())}
     for damping in DAMPING:
-        losses[damping] = float(problems[1].errors(fit(problems[0], scales, grid, damping, quick=True).rows).sum())
+        losses[damping] = float(problems[1].errors(fit(problems[0], start, grid, damping, quick=True).rows).sum())
     best = min(losses, key=losses.__getitem__)
-    chosen = nearest if best is None else fit(problems[2], scales, grid, best)
+    chosen = nearest if best is None else fit(problems[2], start, grid, best)
     if float(problems[2].errors(chosen.rows).sum()) > float(problems[2].errors(nearest.rows).sum()):
         chosen = nearest
     return _layer(op, chosen, type_, weight, problems[2], frontier)

@@ -22,8 +22,11 @@ from edgeq.quantize.simulate import nearest_level
 DAMPING = (0.01, 0.1, 1.0)
 """Shares of the mean diagonal added to it, the first for plenty of images, the last for few."""
 
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4)
+"""Of the largest scale, tried for few bits."""
+
 _BLOCK = 128
-_SWEEPS = 4
+_SWEEPS = 3
 _SCALE_ROUNDS = 2
 _FEW = 1e-3
 """Sweeps end once fewer codes than this share of all move."""
@@ -184,15 +187,19 @@ def refit_scales(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor) 
     return torch.where(found > 0, found, scales)
 
 
-def search_scales(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
-    """Per row the share of `scales` at which rounding to the nearest makes the least output error."""
+def search_scales(problem: Problem, scales: Tensor, grid: Grid) -> Tensor:
+    """Per row the share of `scales` at which rounding to the nearest makes the least output error; if they are free."""
+    if not grid.free_scale:
+        return scales
+    hessian, rows = damped(problem, DAMPING[0])
+    hessian, rows, scales = hessian.float(), rows.float(), scales.float()
     best, least = scales, torch.full_like(scales, torch.inf)
-    for share in torch.arange(1.0, 0.34, -0.05).tolist():
+    for share in SHARES:
         tried = scales * share
         error = rows - grid.nearest(rows / tried) * tried
         power = ((error @ hessian) * error).sum(2, keepdim=True)
         best, least = torch.where(power < least, tried, best), torch.minimum(power, least)
-    return best
+    return grid.storable(best.double())
 
 
 def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: bool = False) -> Fit:
@@ -201,8 +208,6 @@ def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: 
     `quick` stops after the first pass, which tells as well how the damping does.
     """
     hessian, rows = damped(problem, damping)
-    if grid.free_scale:
-        scales = grid.storable(search_scales(rows, hessian, scales, grid))
     levels = spread_rounding(rows, hessian, scales, grid)
     if quick:
         return Fit(levels, scales, rows)

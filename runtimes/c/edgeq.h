@@ -16,16 +16,21 @@
 #define EDGEQ_STATIC_ASSERT(name, condition) typedef char edgeq_assert_##name[(condition) ? 1 : -1]
 #endif
 
-/* EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
+/* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
+ * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
  * run out of registers, and spill. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
+#define EDGEQ_APART static __attribute__((noinline))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
+#define EDGEQ_APART __attribute__((noinline)) /* a function that needs all registers for itself */
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
+#define EDGEQ_APART static
 #define EDGEQ_IN_ORDER ((void)0)
+#define EDGEQ_APART
 #endif
 
 #if defined(EDGEQ_CODE_BITS) && EDGEQ_CODE_BITS == 16
@@ -145,14 +150,19 @@ EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const
 #define edgeq_requantize_long edgeq_requantize
 #endif
 
-/* round(sum / divisor), ties away from zero, or with no divisor the requantized sum. */
+/* round(sum / divisor), ties away from zero, or with no divisor (as always with 16-bit codes) the requantized sum. */
 EDGEQ_INLINE int32_t edgeq_average(edgeq_long_sum sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)
 {
+#if defined(EDGEQ_WIDE_CODES)
+    (void)divisor;
+    return edgeq_requantize_long(sum, c, o);
+#else
     if (divisor == 0) {
-        return edgeq_requantize_long(sum, c, o);
+        return edgeq_requantize(sum, c, o);
     }
     const int32_t half = divisor / 2;
-    return edgeq_clamp((int32_t)(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor), o->low, o->high);
+    return edgeq_clamp(sum < 0 ? -((half - sum) / divisor) : (sum + half) / divisor, o->low, o->high);
+#endif
 }
 
 #endif

@@ -20,6 +20,16 @@ EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bit
     return edgeq_group_channels(outputs) * edgeq_packed(k) * bits / 8;
 }
 
+EDGEQ_INLINE void edgeq_store_block(
+    const edgeq_output *output, const edgeq_channel *c, const int32_t *sum, edgeq_code *out)
+{
+#if EDGEQ_BLOCK == 4
+    edgeq_store_4(output, c, sum, out);
+#else
+    edgeq_store_2(output, c, sum, out);
+#endif
+}
+
 EDGEQ_INLINE void edgeq_sums_2(int32_t bits, const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
     const edgeq_channel *c, const int32_t *totals, int32_t *sum)
 {
@@ -59,14 +69,38 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         return;
     }
-#if EDGEQ_BLOCK == 4
-    edgeq_store_4(output, c, sum, out0);
-    edgeq_store_4(output, c, sum + 4, out1);
-#else
-    edgeq_store_2(output, c, sum, out0);
-    edgeq_store_2(output, c, sum + 2, out1);
-#endif
+    edgeq_store_block(output, c, sum, out0);
+    edgeq_store_block(output, c, sum + EDGEQ_BLOCK, out1);
 }
+
+#if EDGEQ_PIXELS == 3
+/* The same for three columns and weights of 8 bits. */
+EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, const edgeq_code *x, const edgeq_code *y,
+    const edgeq_code *z, const int8_t *w, int32_t k, const edgeq_channel *c, int32_t left, edgeq_code *out0,
+    edgeq_code *out1, edgeq_code *out2)
+{
+    int32_t sum[3 * EDGEQ_BLOCK];
+#if defined(EDGEQ_LONG_H)
+    if (is_long) {
+        edgeq_long_block(output, x, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
+        edgeq_long_block(output, y, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
+        edgeq_long_block(output, z, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out2);
+        return;
+    }
+#endif
+    (void)is_long;
+    edgeq_dot_3(x, y, z, w, k, c, sum);
+    if (left < EDGEQ_BLOCK) {
+        edgeq_store_some(output, c, sum, left, out0);
+        edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
+        edgeq_store_some(output, c, sum + 2 * EDGEQ_BLOCK, left, out2);
+        return;
+    }
+    edgeq_store_block(output, c, sum, out0);
+    edgeq_store_block(output, c, sum + EDGEQ_BLOCK, out1);
+    edgeq_store_block(output, c, sum + 2 * EDGEQ_BLOCK, out2);
+}
+#endif
 
 /* Sums of one block of a matrix product, `count` outputs of it (their neighbours' may be computed too). */
 EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *c,

@@ -1,7 +1,7 @@
 /* Convolution: out[p][o] = requantize(bias[o] + sum_k weight[o][k] x[patch of p][k]).
  *
- * Activations lie as [height][width][channel]. Two output pixels are computed at a time: their patches are gathered
- * into two columns of k = kernel_h kernel_w group_c codes (a 1x1 kernel of stride 1 reads the input in place), and the
+ * Activations lie as [height][width][channel]. Two or three output pixels are computed at a time: their patches are
+ * gathered into columns of k = kernel_h kernel_w group_c codes (a 1x1 kernel of stride 1 reads the input in place), and the
  * dot product runs over the columns. An optional table maps the codes, an optional addend is added to them.
  */
 #ifndef EDGEQ_CONV_H
@@ -60,14 +60,25 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const edgeq_code *x, i
     }
 }
 
-/* All output channels of one group for two pixels. `output` is given apart so that the usual one can be a constant. */
-EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k,
-    const edgeq_code *x0, const edgeq_code *x1, edgeq_code *out0, edgeq_code *out1)
+/* All output channels of one group for the columns x0, x1 and, if there are three, x2. `output` is given apart so that the
+ * usual one can be a constant. */
+EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k, int32_t count,
+    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
 {
     const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
     const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, l->bits);
     const edgeq_channel *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
     int32_t totals[2] = {0, 0};
+#if EDGEQ_PIXELS == 3
+    if (count == 3) {
+        for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
+            edgeq_block_3(&output, l->is_long, x0, x1, x2, w, k, c, left, out0, out1, out2);
+            c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK, out2 += EDGEQ_BLOCK;
+        }
+        return;
+    }
+#endif
+    (void)count, (void)x2, (void)out2;
 #if defined(EDGEQ_TOTAL_H)
     if (l->bits < 8) {
         totals[0] = edgeq_total(x0, k), totals[1] = edgeq_total(x1, k);
@@ -79,38 +90,73 @@ EDGEQ_INLINE void edgeq_conv_pair(const edgeq_conv_layer *l, edgeq_output output
     }
 }
 
-/* scratch: two columns of k codes unless direct, then two pixels of out_c codes if there is a table or a sum. */
+#if EDGEQ_PIXELS == 3
+#define EDGEQ_OF_ITS_OWN EDGEQ_APART EDGEQ_KERNEL /* sums of three pixels need all registers */
+#else
+#define EDGEQ_OF_ITS_OWN EDGEQ_INLINE
+#endif
+
+EDGEQ_OF_ITS_OWN void edgeq_conv_usual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,
+    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
+{
+    edgeq_conv_group(l, edgeq_usual(), group, k, count, x0, x1, x2, out0, out1, out2);
+}
+
+EDGEQ_OF_ITS_OWN void edgeq_conv_unusual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,
+    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
+{
+    edgeq_conv_group(l, l->output, group, k, count, x0, x1, x2, out0, out1, out2);
+}
+
+/* How many of the pixels that are left to compute together: as many as registers hold, but none alone after others. */
+EDGEQ_INLINE int32_t edgeq_conv_count(const edgeq_conv_layer *l, int32_t left)
+{
+    if (EDGEQ_PIXELS == 3 && l->bits == 8 && left > 2 && left != 4) {
+        return 3;
+    }
+    return left < 2 ? left : 2;
+}
+
+/* scratch: columns of k codes for the pixels that are computed together unless direct, then out_c codes for each of them
+ * if there is a table or a sum. */
 EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, const edgeq_code *addend, edgeq_code *out, edgeq_code *scratch)
 {
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
     const int32_t finished = l->table || l->sum;
     const int32_t usual = edgeq_is_usual(&l->output);
-    edgeq_code *const codes = l->direct ? scratch : scratch + 2 * k;
-    for (int32_t i = 0; i < pixels; i += 2) {
-        /* Of an odd number the last pixel is computed twice. */
-        const int32_t first = l->reverse ? (i + 2 > pixels ? 0 : pixels - 2 - i) : i;
-        const int32_t second = first + 1 < pixels && i + 1 < pixels ? first + 1 : first;
+    edgeq_code *const codes = l->direct ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * k;
+    int32_t count;
+    for (int32_t done = 0; done < pixels; done += count) {
+        count = edgeq_conv_count(l, pixels - done);
+        const int32_t first = l->reverse ? pixels - done - count : done;
+        const int32_t second = count > 1 ? first + 1 : first, third = count > 2 ? first + 2 : first; /* one alone: twice */
         edgeq_code *const out0 = out + (ptrdiff_t)first * l->out_c, *const out1 = out + (ptrdiff_t)second * l->out_c;
-        edgeq_code *const to0 = finished ? codes : out0, *const to1 = finished ? codes + l->out_c : out1;
+        edgeq_code *const out2 = out + (ptrdiff_t)third * l->out_c;
+        edgeq_code *to0 = finished ? codes : out0, *to1 = finished ? codes + l->out_c : out1;
+        edgeq_code *to2 = finished ? codes + 2 * l->out_c : out2;
         for (int32_t g = 0; g < l->groups; g++) {
             const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
+            const edgeq_code *x2 = x + (ptrdiff_t)third * l->in_c;
             if (!l->direct) {
-                x0 = scratch, x1 = scratch + k;
+                x0 = scratch, x1 = scratch + k, x2 = scratch + 2 * k;
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, first, depth, scratch);
                 edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
+                if (EDGEQ_PIXELS == 3 && count == 3) {
+                    edgeq_gather(l, x + (ptrdiff_t)g * depth, third, depth, scratch + 2 * k);
+                }
             }
             if (usual) {
-                edgeq_conv_pair(l, edgeq_usual(), g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+                edgeq_conv_usual(l, g, k, count, x0, x1, x2, to0, to1, to2);
             } else {
-                edgeq_conv_pair(l, l->output, g, k, x0, x1, to0 + (ptrdiff_t)g * outputs, to1 + (ptrdiff_t)g * outputs);
+                edgeq_conv_unusual(l, g, k, count, x0, x1, x2, to0, to1, to2);
             }
+            to0 += outputs, to1 += outputs, to2 += outputs;
         }
-        if (finished) {
-            edgeq_finish(l->table, l->sum, l->out_c, codes, addend ? addend + (ptrdiff_t)first * l->out_c : NULL, out0);
-            if (second != first) {
-                edgeq_finish(l->table, l->sum, l->out_c, codes + l->out_c, addend ? addend + (ptrdiff_t)second * l->out_c : NULL, out1);
-            }
+        for (int32_t i = 0; finished && i < count; i++) {
+            const int32_t p = l->reverse ? count - 1 - i : i;
+            const ptrdiff_t at = (ptrdiff_t)(first + p) * l->out_c;
+            edgeq_finish(l->table, l->sum, l->out_c, l->reverse, codes + p * l->out_c, addend ? addend + at : NULL, out + at);
         }
     }
 }

@@ -10,6 +10,7 @@
 #include "edgeq.h"
 
 #define EDGEQ_BLOCK 4
+#define EDGEQ_PIXELS 3 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 4
 
 /* Bytes of one output channel's weights. */
@@ -80,6 +81,43 @@ EDGEQ_INLINE void edgeq_dot_2(
     }
     sum[0] = xa, sum[1] = xb, sum[2] = xc, sum[3] = xd;
     sum[4] = ya, sum[5] = yb, sum[6] = yc, sum[7] = yd;
+}
+
+#define EDGEQ_DOT_STEP_3(i)                                                                     \
+    do {                                                                                        \
+        const int32_t wa = w[4 * (i)], wb = w[4 * (i) + 1], wc = w[4 * (i) + 2], wd = w[4 * (i) + 3]; \
+        int32_t v = x[i];                                                                       \
+        xa += v * wa, xb += v * wb, xc += v * wc, xd += v * wd;                                 \
+        v = y[i];                                                                               \
+        ya += v * wa, yb += v * wb, yc += v * wc, yd += v * wd;                                 \
+        v = z[i];                                                                               \
+        za += v * wa, zb += v * wb, zc += v * wc, zd += v * wd;                                 \
+        EDGEQ_IN_ORDER;                                                                         \
+    } while (0)
+
+/* As many sums as 32 registers hold: 31 instructions for 12 multiplications, loads included. */
+EDGEQ_INLINE void edgeq_dot_3(const edgeq_code *x, const edgeq_code *y, const edgeq_code *z, const int8_t *w, int32_t k,
+    const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
+    int32_t ya = xa, yb = xb, yc = xc, yd = xd, za = xa, zb = xb, zc = xc, zd = xd;
+    const edgeq_code *const end = x + k;
+    for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, y += 8, z += 8, w += 32) {
+        EDGEQ_DOT_STEP_3(0);
+        EDGEQ_DOT_STEP_3(1);
+        EDGEQ_DOT_STEP_3(2);
+        EDGEQ_DOT_STEP_3(3);
+        EDGEQ_DOT_STEP_3(4);
+        EDGEQ_DOT_STEP_3(5);
+        EDGEQ_DOT_STEP_3(6);
+        EDGEQ_DOT_STEP_3(7);
+    }
+    for (; x < end; x++, y++, z++, w += 4) {
+        EDGEQ_DOT_STEP_3(0);
+    }
+    sum[0] = xa, sum[1] = xb, sum[2] = xc, sum[3] = xd;
+    sum[4] = ya, sum[5] = yb, sum[6] = yc, sum[7] = yd;
+    sum[8] = za, sum[9] = zb, sum[10] = zc, sum[11] = zd;
 }
 
 #endif

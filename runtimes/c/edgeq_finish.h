@@ -11,7 +11,13 @@ typedef struct {
     edgeq_output output;
 } edgeq_sum;
 
-EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, edgeq_code *codes,
+EDGEQ_INLINE edgeq_code edgeq_sum_code(const edgeq_sum *s, int32_t own, int32_t other)
+{
+    return (edgeq_code)edgeq_requantize(s->own[own + 128] + s->other[other + 128], &s->channel, &s->output);
+}
+
+/* In `reverse` the last code comes first, so that the output may begin anywhere above the addend. */
+EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, int32_t reverse, edgeq_code *codes,
     const edgeq_code *addend, edgeq_code *out)
 {
     for (int32_t c = 0; table && c < count; c++) {
@@ -22,9 +28,14 @@ EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_
         return;
     }
     const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
-    for (int32_t c = 0; c < count; c++) {
-        const int32_t total = s.own[codes[c] + 128] + s.other[addend[c] + 128];
-        out[c] = (edgeq_code)edgeq_requantize(total, &s.channel, &s.output);
+    if (reverse) {
+        for (int32_t c = count - 1; c >= 0; c--) {
+            out[c] = edgeq_sum_code(&s, codes[c], addend[c]);
+        }
+    } else {
+        for (int32_t c = 0; c < count; c++) {
+            out[c] = edgeq_sum_code(&s, codes[c], addend[c]);
+        }
     }
 }
 

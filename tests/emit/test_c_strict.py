@@ -27,9 +27,7 @@ CASES = [
     (ARM64, "aarch64-int8"),
     (("clang-16", "--target=aarch64-none-elf", "-mcpu=cortex-a76"), "aarch64-int8"),
 ]
-HELPERS = re.compile(
-    r"memcpy|memset|net_\w+|__(aeabi_)?(lasr|llsl|llsr|lmul|ldivmod|ashldi3|ashrdi3|lshrdi3|muldi3|divdi3)"
-)
+HELPERS = re.compile(r"memcpy|memset|net_\w+|__(aeabi_)?(lasr|llsl|llsr|lmul|ldivmod|ashldi3|ashrdi3|lshrdi3|muldi3)")
 """Integer arithmetic on 64 bits may be a call on 32-bit cores; anything else is a library."""
 
 

@@ -11,6 +11,7 @@
 #include "edgeq_halves.h"
 
 #define EDGEQ_BLOCK 2
+#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 4
 
 /* Bytes of one output channel's weights. */

@@ -34,7 +34,8 @@ EDGEQ_INLINE void edgeq_add_4(const edgeq_sum *s, const int8_t *codes, const int
 }
 #endif
 
-EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, int8_t *codes,
+/* In `reverse` the last codes come first, so that the output may begin anywhere above the addend. */
+EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_t count, int32_t reverse, int8_t *codes,
     const int8_t *addend, int8_t *out)
 {
     for (int32_t c = 0; table && c < count; c++) {
@@ -45,7 +46,8 @@ EDGEQ_INLINE void edgeq_finish(const int8_t *table, const edgeq_sum *sum, int32_
         return;
     }
     const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
-    for (int32_t c = 0; c < count; c += 4) {
+    for (int32_t i = 0; i < count; i += 4) {
+        const int32_t c = reverse ? ((count - 1) & ~3) - i : i;
         edgeq_add_4(&s, codes + c, addend + c, count - c, out + c);
     }
 }

@@ -11,6 +11,7 @@
 #include "edgeq_requantize.h"
 
 #define EDGEQ_BLOCK 32
+#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 32
 
 /* Bytes of one output channel's weights. */

@@ -2,20 +2,19 @@
  *
  * Columns lie as [k / 4, rounded up][4 columns][4], padded with zeros.
  */
-#ifndef EDGEQ_DOT_H
-#define EDGEQ_DOT_H
+#ifndef EDGEQ_FOUR_H
+#define EDGEQ_FOUR_H
 
 #include "edgeq.h"
 
-#define EDGEQ_DEPTH 4 /* elements of one column that lie side by side */
+#define EDGEQ_FOUR_DEPTH 4 /* elements of one column that lie side by side */
 
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
-EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+EDGEQ_INLINE void edgeq_four(const int8_t *x, const int8_t *w, int32_t k, int32_t *sum)
 {
-    const int32_t biases[4] = {channel[0].bias, channel[1].bias, channel[2].bias, channel[3].bias};
-    int32x4_t sums = vld1q_s32(biases);
+    int32x4_t sums = vld1q_s32(sum);
     for (; k >= 16; k -= 16, x += 16, w += 64) {
         const int8x16_t v = vld1q_s8(x);
         sums = vdotq_laneq_s32(sums, vld1q_s8(w), v, 0);
@@ -33,12 +32,11 @@ EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const
     vst1q_s32(sum, sums);
 }
 #else
-EDGEQ_INLINE void edgeq_dot_1(const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+EDGEQ_INLINE void edgeq_four(const int8_t *x, const int8_t *w, int32_t k, int32_t *sum)
 {
     for (int32_t j = 0; j < 4; j++) {
-        sum[j] = channel[j].bias;
         for (int32_t i = 0; i < k; i++) {
-            sum[j] += x[i] * w[(i & ~3) * 4 + EDGEQ_DEPTH * j + (i & 3)];
+            sum[j] += x[i] * w[(i & ~3) * 4 + EDGEQ_FOUR_DEPTH * j + (i & 3)];
         }
     }
 }
