@@ -55,12 +55,16 @@ class Device(Board, Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: without `runs` only outputs are wanted. `threads` empty means all cores; `optimize` is for C."""
+    """How to measure: without `runs` only outputs are wanted. `threads` empty means all cores; `optimize` is for C.
+
+    `fresh` builds an engine even where the board has kept one.
+    """
 
     threads: tuple[int, ...] = ()
     warm_up: int = WARM_UP_RUNS
     runs: int = MEASURED_RUNS
     optimize: str = "-O3"
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

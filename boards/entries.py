@@ -1,6 +1,6 @@
 """boards.toml: the boards of this user, one table each, in the user's configuration folder.
 
-No secret is ever stored: boards are reached with keys or the agent.
+No secret is ever stored: boards are reached with keys, from files or as ssh-add holds them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connections to boards: verified host keys, keys and the agent only, and errors that say what to do next.
+"""Connections to boards: verified host keys, no passwords, and errors that say what to do next.
 
 A host key is accepted if known_hosts holds it, as OpenSSH would with StrictHostKeyChecking=yes; nothing is ever learnt
 or written here.
@@ -156,12 +156,12 @@ async def _connect(entry: Entry, tunnel: Any) -> Any:
         raise BoardError("cannot agree on a cipher", where=where, value=error) from error
     except ssh.PermissionDenied as error:
         raise BoardError(
-            "the board accepts none of the keys", where=where, allowed=entry.key or "the agent's keys and those in ~/.ssh",
+            "the board accepts none of the keys", where=where, allowed=entry.key or "those that ssh-add holds and those in ~/.ssh",
             next_step=f"Install yours with: ssh-copy-id -p {entry.port} {entry.user + '@' if entry.user else ''}{entry.host}",
         ) from error  # fmt: skip
     except (ssh.KeyImportError, ssh.KeyEncryptionError) as error:
         raise BoardError("the key cannot be used", where=f"{entry.name}: {entry.key}", value=error,
-                         next_step=f"Load it into the agent with: ssh-add {entry.key}, and leave --key out.") from error  # fmt: skip
+                         next_step=f"Load it with: ssh-add {entry.key}, and leave --key out.") from error  # fmt: skip
     except TimeoutError as error:
         raise BoardError("the board does not answer", where=where, value=f"nothing for {CONNECT_TIMEOUT_S} s",
                          next_step="Is it switched on and in this network?") from error  # fmt: skip

@@ -45,7 +45,7 @@ async def run_engine(
         )  # fmt: skip
     script = build_script("model.onnx", "model", precision)
     await board.put({"model.onnx": artifact, BUILD_SCRIPT: script.encode()})
-    started = f"{CACHE} TRTEXEC={facts.trtexec} exec sh {BUILD_SCRIPT}"
+    started = f"{'' if settings.fresh else CACHE} TRTEXEC={facts.trtexec} exec sh {BUILD_SCRIPT}"
     done = await board.run(["sh", "-c", f"{started} build"], timeout_s=TIMEOUT_S)
     if done.exit:
         raise _refusal(board, done, facts)

@@ -12,6 +12,7 @@ coefficients, keypoints) do not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,10 +23,33 @@ _LEAST_SIDE = 1.0
 """Pixels (fractions of the input for unit boxes are scaled to them); smaller boxes count as this large."""
 
 
+@dataclass(frozen=True)
+class DetectionWeights:
+    """How errors at a detector's outputs count, and how much the detector says about an image."""
+
+    head: DetectionHead
+    input_side: int
+
+    def __call__(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `detection_importance`."""
+        return detection_importance(self.head, outputs, self.input_side)
+
+    def signal(self, outputs: Sequence[Tensor]) -> float:
+        """What the loss of everything would cost: sum score^2 + best score over the boxes."""
+        rows = _rows(self.head, outputs)
+        scores = _weigh_scores(self.head, rows, torch.zeros_like(rows))
+        return float(scores.square().sum() + scores.amax(2).clamp_min(0).sum())
+
+
+def _rows(head: DetectionHead, outputs: Sequence[Tensor]) -> Tensor:
+    parts = [outputs[index] for index in head.outputs]
+    return torch.cat([part if head.channels_last else part.transpose(1, 2) for part in parts], dim=2).detach()
+
+
 def detection_importance(head: DetectionHead, outputs: Sequence[Tensor], input_side: int) -> list[Tensor]:
     """A weight for each element of `outputs`, of their shapes: noise is the sum of (weight * error)^2."""
     parts = [outputs[index] for index in head.outputs]
-    rows = torch.cat([part if head.channels_last else part.transpose(1, 2) for part in parts], dim=2).detach()
+    rows = _rows(head, outputs)
     weights = torch.zeros_like(rows)
     scores = _weigh_scores(head, rows, weights)
     best = scores.amax(2).clamp_min(0)

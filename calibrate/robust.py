@@ -1,13 +1,14 @@
 """What counts when a choice must serve many kinds of images: the risk over them, and how sure a difference is.
 
-Noise is measured image by image, relative to the image's own output. The mean lets easy images outvote hard ones; the
-worst kind of image and the conditional value at risk (the mean over the worst quarter, Rockafellar and Uryasev, 2000)
-do not.
+The mean lets easy images outvote hard ones; the worst kind of image and the conditional value at risk (the mean over
+the worst quarter, Rockafellar and Uryasev, 2000) do not. Noise is measured image by image relative to the image's own
+output, and where the network says nothing (nothing in sight, or all of it lost in the dark) that ratio is huge and
+means nothing. So an image counts by its signal: the risk is over absolute noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,13 +24,21 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Risk:
-    """How noise over images becomes one figure; `groups` names the kind of each image, for `worst`."""
+    """How noise over images becomes one figure.
+
+    `groups` names the kind of each image, for `worst`. `signals` is filled with the signal of each image as its noise
+    is measured; empty, all count alike.
+    """
 
     kind: RiskKind = "mean"
     groups: tuple[str, ...] = ()
+    signals: list[float] = field(default_factory=list)
 
     def of(self, noise: FloatArray) -> FloatArray:
-        """noise [images, candidates] -> [candidates]."""
+        """noise [images, candidates], relative to the image's signal -> [candidates]."""
+        if self.signals:
+            weights = np.array(self.signals[: len(noise)])
+            noise = noise * (weights / max(weights.mean(), 1e-30))[:, None]
         if self.kind == "cvar":
             worst = max(round(TAIL * len(noise)), 1)
             return np.asarray(np.sort(noise, axis=0)[-worst:].mean(0))

@@ -251,6 +251,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     from edgeq.flow import ExportRequest, export_model
     from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
+    from edgeq.flow.latency_gate import export_with_latency_gate
     from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
@@ -262,12 +263,12 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         choices=tuple(options.pop("choices")),
         max_size=None if size is None else parse_size(size),
     )
-    drops = dict(map(parse_budget, options.pop("max_drop")))
+    drops, gate = dict(map(parse_budget, options.pop("max_drop"))), options.pop("latency_gate", None)
     request = ExportRequest(
         **_formats(options), **options, calibration=mode, budgets=budgets, max_drop=drops, threads=threads
     )
     with _progress(quiet or as_json) as progress:
-        report = export_model(request, progress)
+        report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
     _finish(ctx, report, as_json, quiet)
 
 
@@ -279,6 +280,8 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--latency-gate", metavar="BOARD",
+              help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options
 @_output_options
 @click.pass_context
@@ -463,6 +466,8 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="Boards of: edgeq boards list, or @LABEL; repeatable.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
 @click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--repeat", type=click.IntRange(1), default=1, show_default=True,
+              help="Load or build anew this many times; the middle one counts, and the spread is told.")  # fmt: skip
 @click.option("--threads", callback=_numbers, metavar="N[,N]",
               help="Numbers of threads to try, the first is the one that counts [all cores].")  # fmt: skip
 @click.option("--runtime", type=click.Choice(["onnxruntime", "litert", "tensorrt"]),
@@ -571,6 +576,23 @@ def degrade(
     request = DegradeRequest(images, chosen, study, out, exist_ok, seed)
     with _progress(quiet or as_json) as progress:
         report = degrade_images(request, progress)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the store and the exports.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in that folder.")
+@click.option("--address", help="A Ray cluster that makes the exports [this process]; its nodes must see --out.")
+@_output_options
+@click.pass_context
+def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Every cell of PLAN (models, recipes, targets, boards): exported, measured on its board, and stored."""
+    from edgeq.flow.sweep import SweepRequest, sweep
+
+    _use_threads(threads)
+    with _progress(quiet or as_json) as progress:
+        report = sweep(SweepRequest(**options, threads=threads), progress)
     _finish(ctx, report, as_json, quiet)
 
 

@@ -24,7 +24,7 @@ def boards() -> None:
 @click.option("--host", required=True, help="Its name or address.")
 @click.option("--port", type=click.IntRange(1, 65535), default=22, show_default=True)
 @click.option("--user", default="", help="Who to be there [your own name].")
-@click.option("--key", default="", help="Private key [the agent's keys and those in ~/.ssh].")
+@click.option("--key", default="", help="Private key [those that ssh-add holds and those in ~/.ssh].")
 @click.option("--jump", default="", metavar="[USER@]HOST[:PORT]", help="A host to go through.")
 @click.option("--work", default="/tmp", show_default=True, help="Where it has room for files; they are removed again.")
 @click.option("--python", default="python3", show_default=True, help="Its Python that has the runtimes.")

@@ -73,7 +73,8 @@ class Target:
     Weighted operators with fewer than `least_channels` input channels stay real, where integers would be slower.
     Functions in `decomposed` are split into a table of a bounded factor and a product. `separate_layers` splits the
     joint layer of queries, keys and values, so that each has its own scale. `float_share` is the share of
-    the work that may stay in float where rounding would hurt most. Without `real_results` an integer kernel gives
+    the work that may stay in float where rounding would hurt most, if that removes `least_gain` of noise (as a share of
+    the signal's power) for all of the work, a hundredth of it for a hundredth. Without `real_results` an integer kernel gives
     reals only if it is a matrix product, so any other operator whose result nobody rounds runs in float as well.
     `conversion_macs` is what turning one element from codes into reals or back costs, in multiply-accumulates in float.
     `estimator` is the rule for ranges. `kernels` says whose arithmetic the integer graph spells: one rounding per
@@ -102,6 +103,7 @@ class Target:
     decomposed: tuple[o.FunctionName, ...] = ()
     separate_layers: bool = False
     float_share: float = 0.0
+    least_gain: float = 0.0
     real_results: bool = True
     conversion_macs: int = 0
     estimator: str = "auto"
@@ -122,6 +124,11 @@ class Target:
     def is_integer(self) -> bool:
         """Whether this target computes on integers, which takes images to calibrate on."""
         return self.precision == "int8"
+
+    @property
+    def real_bits(self) -> int:
+        """Width of the reals in a file: CoreML computes in half precision unless it is the float baseline."""
+        return 16 if self.emitter == "coreml" and self.precision != "fp32" else 32
 
     @property
     def runs_here(self) -> bool:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.evaluate import evaluate, prepare
 from edgeq.emit.onnx import build_model, to_bytes
+from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.check import float_runtime, interpreter_run, runtime_run
-from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.inputs import InputRule, calibration_set, choose_preprocess, evaluation_set, task_of
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.file import load
@@ -45,6 +45,10 @@ class Subject:
     metric: str
     arch: str | None = None
     preprocess: str | None = None
+
+    def is_there(self, root: Path) -> bool:
+        """Whether the model exists."""
+        return self.model.startswith("zoo:") or (root / self.model).exists()
 
     def options(self, root: Path) -> list[str]:
         """Of edgeq: the model, and what it needs to be understood."""

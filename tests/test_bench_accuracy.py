@@ -87,6 +87,8 @@ def test_a_row_is_measured_once(tmp_path: Path) -> None:
     assert len(rows.read_text().splitlines()) == 2 and second.stdout == first.stdout
 
 
-def test_names_that_are_not_known() -> None:
+def test_names_and_models_that_are_not_there(tmp_path: Path) -> None:
     found = run_script("--models", "resnet21")
     assert found.returncode == 2 and "resnet20" in found.stderr
+    found = run_script("--models", "yolov5n,zoo_depth", "--real", str(tmp_path))
+    assert found.returncode == 2 and "yolov5n" in found.stderr and "zoo_depth" not in found.stderr

@@ -13,7 +13,6 @@ from edgeq.emit.c_numbers import scaling
 from edgeq.emit.c_plain import outer_count_inner
 from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
-from edgeq.ir.bounds import level_bounds
 from edgeq.passes.fused import Scoring
 
 
@@ -70,10 +69,8 @@ def _starts(shape: Sequence[int]) -> np.ndarray:
 
 def attention(this: LayerContext, op: o.MatMul, scoring: Scoring) -> Layer:
     """Scores, softmax and the product with the values, row by row."""
-    graph = this.program.graph
     q, k, v = (this.types[value].shape for value in this.kernel.reads)
-    bounds = level_bounds(graph)
-    scores = scaling(scoring.requantize, this.zero(scoring.requantize.out), [0], [bounds[scoring.scores.out]])
+    scores = scaling(scoring.requantize, this.zero(scoring.requantize.out), [0], this.kernel.inner)
     fields: Fields = {
         "scores": list(scores.channels[0]),
         "scores_output": output_fields(scores),

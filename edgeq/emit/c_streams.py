@@ -11,10 +11,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import (
-    Interval,
-    channel_bounds,
     epsilon_level,
-    level_bounds,
     normal_fraction_bits,
     normalized_count,
 )
@@ -84,10 +81,8 @@ def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tup
     layer = joining.layer
     weight, bias = this.folded(layer)
     this.is_long(weight, bias, layer.out)
-    bounds = level_bounds(this.program.graph)
-    sums: list[Interval] = channel_bounds(this.program.graph, layer, bounds.__getitem__)
     assert this.types[joining.requantize.out].format == INT32
-    numbers = scaling(joining.requantize, 0, bias, sums)
+    numbers = scaling(joining.requantize, 0, bias, this.kernel.inner)
     bits = this.bits(layer, weight.shape[1])
     inner: Fields = {
         "weights": this.packed_in_fours(weight, bits),

@@ -18,7 +18,7 @@ from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, EdgeqError, UsageError
-from edgeq.flow.board_report import layer_rows, note_state, report_agreement, timing_rows
+from edgeq.flow.board_report import layer_rows, middle_of, note_state, report_agreement, spread_rows, timing_rows
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
 from edgeq.flow.latency_table import describe, update_latency_table
@@ -43,6 +43,7 @@ class BenchRequest:
     `artifact` is a folder of generated C (or a file in it), an ONNX or a TFLite file; `optimize` the compiler's -O option
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
     `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
+    With `repeat` everything is loaded, and an engine built, anew as many times: the spread is told.
     `picture` is where the profile of simulated boards is drawn, `latency_table` the table that it is added to, at the
     clock of `mhz`.
     """
@@ -61,11 +62,12 @@ class BenchRequest:
     threads: tuple[int, ...] = ()
     runtime: str | None = None
     against: Path | None = None
+    repeat: int = 1
 
     @property
     def settings(self) -> Settings:
         """How boards with an operating system measure."""
-        return Settings(self.threads, self.warm_up, self.runs, self.optimize or "-O3")
+        return Settings(self.threads, self.warm_up, self.runs, self.optimize or "-O3", fresh=self.repeat > 1)
 
 
 def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report:
@@ -77,7 +79,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     boards = find_boards(request.boards)
     check_boards(request.artifact, boards)
     report = Report("bench")
-    bench = _c_bench(request) if is_c(request.artifact) else _file_bench(request)
+    bench = bench_on_boards(request)
     done = 0
 
     async def one(board: Board) -> Report:
@@ -102,18 +104,23 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
         picture = profile_picture(request.artifact.name, counted).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
     if request.latency_table is not None:
-        _add_to_table(request.latency_table, request, report)
+        _add_to_table(request.latency_table, request, report, counted)
     report.seconds = time.monotonic() - started
     write_beside(folder_of(request.artifact), report)
     return report
 
 
-def _add_to_table(path: Path, request: BenchRequest, report: Report) -> None:
-    layers = [layer for layer in report.layers if layer["board"] == report.layers[0]["board"]]
+def _add_to_table(path: Path, request: BenchRequest, report: Report, counted: Sequence[Mapping[str, Any]]) -> None:
+    layers = [layer for layer in counted if layer["board"] == counted[0]["board"]]
     if not layers:
         raise UsageError("only simulated boards running C count every layer", value=", ".join(request.boards))
     update_latency_table(path, folder_of(request.artifact), layers, request.mhz)
     report.notes.append(describe(path))
+
+
+def bench_on_boards(request: BenchRequest) -> Bench:
+    """What `bench_artifact` does on every board that it has entered."""
+    return _c_bench(request) if is_c(request.artifact) else _file_bench(request)
 
 
 def _join(report: Report, of_board: Report) -> None:
@@ -141,7 +148,12 @@ def _file_bench(request: BenchRequest) -> Bench:
 
 async def _bench_file(request: BenchRequest, trial: Trial, board: Board) -> Report:
     report = Report("bench", trial.target.name if trial.target else None)
-    ran = await run_on(board, request.artifact, trial.samples, request.settings, trial.ports, request.runtime)
+    runs = [
+        await run_on(board, request.artifact, trial.samples, request.settings, trial.ports, request.runtime)
+        for _ in range(request.repeat)
+    ]
+    ran = middle_of(runs)
+    report.rows += spread_rows(runs, board.name)
     report.layers += layer_rows(ran, board.name)
     report.rows += timing_rows(ran, board.name)
     note_state(report, ran, board.name)
@@ -170,7 +182,10 @@ def _c_bench(request: BenchRequest) -> Bench:
             _apply_budgets(report, request, found, document["layers"], board.name)
             return report
         device = as_device(board)
-        ran = await run_c(device, await build_c(device, folder, document, request.settings), [codes], request.settings)
+        built = [await build_c(device, folder, document, request.settings) for _ in range(request.repeat)]
+        runs = [await run_c(device, program, [codes], request.settings) for program in built]
+        ran = middle_of(runs)
+        report.rows += spread_rows(runs, board.name)
         report.rows += timing_rows(ran, board.name)
         note_state(report, ran, board.name)
         _compare(report, ran.outputs[0], document["outputs"], golden["outputs"], board.name)

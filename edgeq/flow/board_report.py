@@ -47,6 +47,24 @@ def timing_rows(ran: Ran, board: str) -> list[Row]:
     return rows
 
 
+def _p50_ms(ran: Ran) -> float:
+    return float(ran.document["timings"][0]["p50_ms"])
+
+
+def middle_of(runs: Sequence[Ran]) -> Ran:
+    """The run whose median latency lies in the middle."""
+    return sorted(runs, key=_p50_ms)[(len(runs) - 1) // 2]
+
+
+def spread_rows(runs: Sequence[Ran], board: str) -> list[Row]:
+    """How far apart the median latencies of several runs are: what one figure alone would hide."""
+    if len(runs) == 1:
+        return []
+    medians = [_p50_ms(ran) for ran in runs]
+    how = f"median latencies of {len(runs)} runs, each loaded or built anew"
+    return [Row("latency_p50_spread_ms", max(medians) - min(medians), "ms", len(runs), board, how)]
+
+
 def layer_rows(ran: Ran, board: str) -> list[dict[str, Any]]:
     """Mean times of the layers of an engine."""
     return [

@@ -1,4 +1,7 @@
-"""`edgeq debug`: which layer spoils a quantized network, and what would help; figures, pictures of ranges, gains."""
+"""`edgeq debug`: which layer spoils a quantized network, and what would help; figures, pictures of ranges, gains.
+
+The network is rounded to the nearest; learned rounding is one of the changes that are tried.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 from edgeq.calibrate.statistics import Statistics
+from edgeq.datasets.dataset import Task
 from edgeq.emit.artifact import output_folder, to_json, write_files
 from edgeq.errors import UsageError
 from edgeq.flow.debug_page import Range, page
+from edgeq.flow.effort import learned
 from edgeq.flow.export import as_computed
 from edgeq.flow.inputs import CalibrationSet, calibration_set, choose_preprocess, task_of, weigh_for_task
 from edgeq.flow.ranges import (
@@ -90,6 +95,7 @@ class _Run:
     recipe: Recipe
     calibration: CalibrationSet
     digest: str
+    task: Task | None
     use_cache: bool
 
     def quantized(self, progress: Progress) -> tuple[Graph, Quantization]:
@@ -116,7 +122,7 @@ def debug_model(request: DebugRequest, progress: Progress = silent) -> Report:
     started = time.monotonic()
     if request.calib is None:
         raise UsageError("debugging needs images", next_step="Give --calib a folder of typical images.")
-    run, task = _run(request)
+    run = _run(request)
     folder = None if request.out is None else output_folder(request.out, "", "debug", exist_ok=request.exist_ok)
     samples = run.samples(request.images)
     graph, found = run.quantized(progress)
@@ -129,7 +135,7 @@ def debug_model(request: DebugRequest, progress: Progress = silent) -> Report:
     report.rows.append(Row("sqnr", before, "dB", len(samples), "reference", "signal over noise at the outputs"))
     report.layers = [layer.document() for layer in layers]
     gains = list(_gains(run, layers, before, samples, progress))
-    report.manifest = {"gains": [asdict(gain) for gain in gains], "task": task}
+    report.manifest = {"gains": [asdict(gain) for gain in gains], "task": run.task}
     report.notes += _notes(layers, gains, request.least_db)
     if folder is not None:
         content = page(Path(request.model).name, layers, gains, _ranges(run, graph, found), request.least_db)
@@ -139,7 +145,7 @@ def debug_model(request: DebugRequest, progress: Progress = silent) -> Report:
     return report
 
 
-def _run(request: DebugRequest) -> tuple[_Run, str | None]:
+def _run(request: DebugRequest) -> _Run:
     target = replace(find_target(request.target), float_share=0.0)
     if not target.is_integer:
         raise UsageError("this target computes on reals", value=target.name, next_step="Leave --target out.")
@@ -151,7 +157,7 @@ def _run(request: DebugRequest) -> tuple[_Run, str | None]:
     assert request.calib is not None
     images = calibration_set(request.calib, request.calib_images, rule, task)
     images = replace(images, weigh=weigh_for_task(task, model, graph))
-    return _Run(graph, target, recipe, images, model.digest, not request.no_cache), task
+    return _Run(graph, target, recipe, images, model.digest, task, not request.no_cache)
 
 
 # --- what would help ----------------------------------------------------------------------------------------------
@@ -172,6 +178,7 @@ def _methods(run: _Run, layers: Sequence[Layer]) -> Iterator[tuple[str, Method]]
         if estimator != run.recipe.estimator:
             yield f"ranges by {estimator}", _with_estimator(estimator)
     yield "no bias correction", _without_correction
+    yield "rounding learned (--effort balanced)", _with_learning
 
 
 def _with_rules(*rules: Rule, keep: str | None = None) -> Method:
@@ -204,6 +211,12 @@ def _with_estimator(name: str) -> Method:
 def _without_correction(run: _Run, progress: Progress) -> Graph:
     graph, found = run.quantized(progress)
     return lower(graph, plan_of(found.plan.structure, found.chosen, run.target, run.recipe))
+
+
+def _with_learning(run: _Run, progress: Progress) -> Graph:
+    graph, found = run.quantized(progress)
+    better = learned(graph, found, run.target, run.calibration, "balanced", run.task, progress, use_cache=run.use_cache)
+    return lower(graph, better.plan)
 
 
 def _gains(

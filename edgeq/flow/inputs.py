@@ -8,13 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.calibrate.importance import detection_importance
+from edgeq.calibrate.importance import DetectionWeights
 from edgeq.calibrate.mixture import DegradedImage, Mixture, cover, mixed
 from edgeq.calibrate.robust import RiskKind
 from edgeq.datasets.coco import BoxLabels
@@ -142,6 +141,10 @@ class CalibrationSet:
         """All the clean images, and degraded copies of a share of them."""
         return replace(self, images=tuple(mixed(self._files, mixture, keep=True)), mixture=mixture, guarded=True)
 
+    def sample(self, count: int) -> CalibrationSet:
+        """At most `count` of the images, spread evenly over them."""
+        return replace(self, images=tuple(self.images[index] for index in spread(len(self.images), count)))
+
     @property
     def _files(self) -> list[ImageFile]:
         return [image for image in self.images if not isinstance(image, DegradedImage)]
@@ -157,7 +160,7 @@ def weigh_for_task(task: Task | None, model: Model, graph: Graph) -> Weigh | Non
         head = infer_head(shapes, size, model.metadata)
     except EdgeqError:
         return None
-    return partial(detection_importance, head, input_side=max(size))
+    return DetectionWeights(head, max(size))
 
 
 def _rendered(option: str, task: Task | None, count: int, seed: int, size: tuple[int, int]) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
 from edgeq.calibrate.estimators import MinMax, central_width
+from edgeq.calibrate.importance import DetectionWeights
 from edgeq.calibrate.mixture import group_of
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, choose_by_output_noise
@@ -37,7 +38,7 @@ from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 AUTO = "auto"
-AUTO_IMAGES = 16
+AUTO_IMAGES = 32
 NOISE_IMAGES = 12
 BIAS_IMAGES = 16
 NARROW_BITS = 8
@@ -210,18 +211,21 @@ def _by_output_noise(
     progress: Progress,
     parts: Observed,
 ) -> list[ChosenRange]:
+    sample = calibration.sample(AUTO_IMAGES)
+    count = len(sample.images)
+
     def counted() -> Iterator[Inputs]:
-        for done, inputs in enumerate(islice(inputs_of(structure.graph, calibration), count)):
+        for done, inputs in enumerate(inputs_of(structure.graph, sample)):
             progress("choosing ranges", done, count)
             yield inputs
         progress("choosing ranges", count, count)
 
-    count = min(AUTO_IMAGES * len(parts), len(calibration.images))
     guarded = calibration.guarded and len(parts) > 1
-    groups = tuple(group_of(image) for image in calibration.images[:count])
-    risk = Risk(calibration.risk, groups) if guarded else MEAN
+    risk = Risk(calibration.risk, tuple(map(group_of, sample.images))) if guarded else MEAN
     narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
     objective = objective_of(structure, calibration.weigh)
+    if guarded:
+        objective = _recording(objective, risk.signals, calibration.weigh)
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
         for key, c in choose_by_output_noise(
@@ -233,6 +237,19 @@ def _by_output_noise(
         grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
         chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
     return chosen
+
+
+def _recording(objective: Objective, signals: list[float], weigh: Weigh | None) -> Objective:
+    """`objective`, which also notes how much the network says about each image."""
+
+    def noted(found: Sequence[Tensor]) -> Sequence[Tensor]:
+        if isinstance(weigh, DetectionWeights):
+            signals.append(weigh.signal(found))
+        else:
+            signals.append(sum(float(y.square().sum()) for y in found))
+        return objective.weigh(found)
+
+    return Objective(objective.outputs, noted)
 
 
 def objective_of(structure: Structure, weigh: Weigh | None) -> Objective:

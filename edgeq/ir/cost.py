@@ -35,8 +35,12 @@ def parameters(graph: Graph) -> int:
     return sum(array.size for array in graph.constants.values() if array.dtype.kind != "i" or array.size > 1)
 
 
-def constant_bytes(graph: Graph) -> int:
-    """Bytes of all constants in their formats, densely packed; tables of functions are left out, as files compute them."""
+def constant_bytes(graph: Graph, real_bits: int = 32) -> int:
+    """Bytes of all constants in their formats, densely packed; tables of functions are left out, as files compute them.
+
+    Reals count with `real_bits`: 16 where the file keeps halves.
+    """
     tables = {op.table for op in graph.ops if isinstance(op, o.Lookup)}
     kept = [graph.types[name] for name in graph.constants if name not in tables]
-    return sum((type_.size * bits_of(type_.format) + 7) // 8 for type_ in kept)
+    bits = (real_bits if type_.is_real else bits_of(type_.format) for type_ in kept)
+    return sum((type_.size * width + 7) // 8 for type_, width in zip(kept, bits, strict=True))

@@ -21,7 +21,7 @@ _LIMIT = float(np.finfo(np.float32).max)
 
 def with_narrow_copies(graph: Graph, recipe: Recipe) -> Graph:
     """`graph` with a copy, called `value.narrow`, of every value that only some of its readers take in few bits."""
-    copied = {value for op in graph.ops for value in o.operands(op) if _is_split(value, graph, recipe)}
+    copied = _to_copy(graph, recipe)
     if not copied:
         return graph
     editor = Editor.like(graph)
@@ -46,9 +46,24 @@ def _is_narrow_reader(op: o.Op, recipe: Recipe) -> bool:
     return asked is not None and isinstance(asked.activation, Int) and asked.activation.bits < FEWER_THAN
 
 
-def _is_split(value: o.Value, graph: Graph, recipe: Recipe) -> bool:
-    if value in graph.constants:
-        return False
-    readers = graph.consumers.get(value, ())
-    others = [op for op in readers if not (is_weighted(op) or moves_codes(op) or isinstance(op, o.Apply))]
-    return bool(others) and any(_is_narrow_reader(op, recipe) for op in readers)
+def _to_copy(graph: Graph, recipe: Recipe) -> set[o.Value]:
+    """What narrow readers read of families of values, joined by moving, that others read or that are outputs."""
+    source = _sources(graph)
+    wide = {source.get(value, value) for value in graph.outputs}
+    narrow: set[o.Value] = set()
+    for op in graph.ops:
+        if _is_narrow_reader(op, recipe):
+            narrow.update(value for value in o.operands(op) if value not in graph.constants)
+        elif not (is_weighted(op) or moves_codes(op)):
+            wide.update(source.get(value, value) for value in o.operands(op))
+    return {value for value in narrow if source.get(value, value) in wide}
+
+
+def _sources(graph: Graph) -> dict[o.Value, o.Value]:
+    """For every value that is only moved, the computed value behind it."""
+    found: dict[o.Value, o.Value] = {}
+    for op in graph.ops:
+        if moves_codes(op):
+            moved = o.operands(op)[0]
+            found.update(dict.fromkeys(o.results(op), found.get(moved, moved)))
+    return found

@@ -69,7 +69,7 @@ class Kernel:
     """One step: `op` on codes, settled to codes, mapped through `table` (codes by code), plus a residual; gives `out`.
 
     `terms` are the operands of an Add or Sub; with `joining`, of an Add to a layer's sums, the other one alone. `scoring`
-    says how the shares come about that a matrix product reads. `moves` came before `op`, which moves codes too. `sums` are the proved intervals of the accumulator, one for each output
+    says how the shares come about that a matrix product reads; `inner` are the proved intervals of either's sums. `moves` came before `op`, which moves codes too. `sums` are the proved intervals of the accumulator, one for each output
     channel of a weighted operator.
     """
 
@@ -83,6 +83,7 @@ class Kernel:
     moves: tuple[Moved, ...] = ()
     scoring: Scoring | None = None
     joining: Joining | None = None
+    inner: tuple[Interval, ...] = ()
 
     @property
     def ops(self) -> tuple[o.Op, ...]:
@@ -262,7 +263,8 @@ class _Grouping:
         assert isinstance(op, Anchor)
         kernel = Kernel(op, o.results(op)[0])
         if isinstance(op, o.MatMul) and op.out in self.fused.scorings:
-            kernel = replace(kernel, scoring=self.fused.scorings[op.out])
+            scoring = self.fused.scorings[op.out]
+            kernel = replace(kernel, scoring=scoring, inner=(self.bounds[scoring.scores.out],))
         if isinstance(op, o.Add) and op.out in self.fused.joinings:
             return self._joined(kernel, self.fused.joinings[op.out])
         if isinstance(op, Moved):
@@ -296,7 +298,8 @@ class _Grouping:
         add = kernel.op
         assert isinstance(add, o.Add)
         other = add.a if joining.requantize.out == add.b else add.b
-        return replace(self._settled(replace(kernel, joining=joining)), terms=(self._term(other),))
+        inner = tuple(channel_bounds(self.graph, joining.layer, self.bounds.__getitem__))
+        return replace(self._settled(replace(kernel, joining=joining, inner=inner)), terms=(self._term(other),))
 
     def _with_moves(self, kernel: Kernel) -> Kernel:
         """Absorb the operators that alone move on what this one moved."""

@@ -89,8 +89,10 @@ def _counts(op: o.Op, graph: Graph) -> bool:
 
 
 def holds_weight(target: Target, format_: Format) -> bool:
-    """Whether files of `target` hold weights of this format; the reference takes all."""
-    return target.emitter == "graph" or format_ in weight_formats(target)
+    """Whether files of `target` hold weights of this format, or one with a code more; the reference takes all."""
+    held = weight_formats(target)
+    full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
+    return target.emitter == "graph" or format_ in held or full in held
 
 
 def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:

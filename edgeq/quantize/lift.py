@@ -3,8 +3,8 @@
 A class of values stops being rounded when every weighted operator that reads it is lifted, or, where nothing weighted
 reads it, the one that computes it. What a step costs is what the runtime then pays: the lifted work, that of operators
 which have no integer kernel any more because nobody rounds their result (they are lifted too, as it costs nothing
-further), and the conversions between codes and reals. Lifting goes on while a step is a good bargain and the cost
-stays within the budget.
+further), and the conversions between codes and reals. Lifting goes on while a step removes enough noise for its cost
+and the cost stays within the budget.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import log10
 
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs, total_macs
@@ -31,12 +30,6 @@ from edgeq.target import Target
 
 LEAST_SHARE = 0.03
 """A step must remove at least this share of the noise that is left."""
-LEAST_DB = 20.0
-"""And lower it by this many decibels for all of the work, so 0.2 dB for a hundredth of it: less is a worse bargain than
-
-the whole network in float, which takes some 20 dB of noise to where no accuracy shows it.
-"""
-
 Values = frozenset[o.Value]
 
 
@@ -81,9 +74,8 @@ def _step(costs: _Costs, groups: Mapping[o.Value, Values], noise: Noise, now: _S
 
 
 def _pays(step: _Step, now: _Step, left: float, total: int, target: Target) -> bool:
-    share = (step.cost - now.cost) / total
-    decibels = 10 * log10(left / max(left - step.gain, 1e-9 * left))
-    return step.gain >= LEAST_SHARE * left and decibels >= LEAST_DB * share and step.cost <= target.float_share * total
+    least = max(LEAST_SHARE * left, target.least_gain * (step.cost - now.cost) / total)
+    return step.gain >= least and step.cost <= target.float_share * total
 
 
 @dataclass(frozen=True)

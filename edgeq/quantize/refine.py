@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgeq.formats import bits_of
 from edgeq.ir import ops as o
 from edgeq.quantize.distance import Loss
 from edgeq.quantize.rounding import Method, Rounding
@@ -28,6 +29,9 @@ CHECKS = 8
 
 HELD_OUT = 4
 """One image in so many is held out."""
+
+NARROW_BITS = 8
+"""Wider values keep the headroom that they were planned with."""
 
 CROP = 32
 """Side of the windows that larger maps are learned on, where the unit only looks at neighbourhoods."""
@@ -48,7 +52,7 @@ class Settings:
     penalty: float = 1.0
     rate: float = 1.0
     whole_steps: int = 0
-    whole_rate: float = 0.1
+    whole_rate: float = 0.3
 
 
 @dataclass
@@ -119,7 +123,7 @@ class Refinement:
         self.window = self._window()
 
     def _own_classes(self) -> list[o.Value]:
-        """Classes whose every computed member is rounded in this unit, and whose scale nobody prescribes."""
+        """Narrow classes whose every member is computed and rounded in this unit, and whose scale nobody prescribes."""
         structure = self.simulation.plan.structure
         inside = {v for op in self.unit.ops if structure.runs_on_codes(op) for v in o.results(op)}
         if not self.settings.activation_rate:
@@ -127,7 +131,9 @@ class Refinement:
         return [
             key
             for key, members in structure.members.items()
-            if key not in structure.fixed and inside.issuperset(members)
+            if key not in structure.fixed
+            and inside.issuperset(members)
+            and bits_of(structure.formats[key]) <= NARROW_BITS
         ]
 
     def _window(self) -> int | None:
@@ -175,15 +181,24 @@ class Refinement:
         return self.loss(self._run(x), data.targets, data.importance)
 
     @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """The loss of the hard state on the held-out images."""
-        self._install(hard=True)
+    def _loss_over(self, images: Tensor) -> float:
+        """The loss of what is installed on some images."""
         places = torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.25, 0.75]] if self.window is not None else [[0.0, 0.0]])
         total = 0.0
-        for part in torch.split(self.held, self.settings.images):
+        for part in torch.split(images, self.settings.images):
             whole = self.data.chosen(part)
             total += sum(float(self._loss(self._cropped(whole, place))) * len(part) for place in places)
-        return total / len(self.held) / len(places)
+        return total / len(images) / len(places)
+
+    def _over_all(self, snapshot: Snapshot) -> float:
+        """The loss of a hard state on all images."""
+        for out, p in self.parameters.items():
+            self.simulation.weights[out] = snapshot.levels[out] * p.scale
+            if out in snapshot.biases:
+                self.simulation.biases[out] = snapshot.biases[out]
+        for key, scale in snapshot.scales.items():
+            self.simulation.scales[key] = torch.tensor(scale, device=self.simulation.device)
+        return self._loss_over(torch.arange(len(self.data.real)))
 
     # --- learning -------------------------------------------------------------------------------------------
 
@@ -206,8 +221,8 @@ class Refinement:
         return torch.stack(parts).sum() / sum(sizes.values())
 
     def run(self) -> Snapshot:
-        """Learn, and return the best hard state on the held-out images."""
-        best = self._snapshot()
+        """Learn, and return the best hard state on the held-out images; the start where nothing beats it overall."""
+        start = best = self._snapshot()
         settings, total = self.settings, self.settings.steps
         optimizer = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / total)))
@@ -226,13 +241,13 @@ class Refinement:
             schedule.step()
             if step + 1 == total or (step >= total // 2 and (step + 1) % max(total // (2 * CHECKS), 1) == 0):
                 best = min(best, self._snapshot(), key=lambda snapshot: snapshot.loss)
-        return best
+        return best if self._over_all(best) <= self._over_all(start) else start
 
     @torch.no_grad()
     def _snapshot(self) -> Snapshot:
-        loss = self.held_out_loss()
+        self._install(hard=True)
         return Snapshot(
-            loss,
+            self._loss_over(self.held),
             {out: p.rounding.levels(hard=True).clone() for out, p in self.parameters.items()},
             {out: (p.bias * p.spread).clone() for out, p in self.parameters.items() if p.bias is not None},
             {key: float(torch.exp(log)) * self.first_scales[key] for key, log in self.steps.items()},

@@ -24,6 +24,7 @@ from edgeq.target import Target
 Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
 Accumulating = Weighted | o.Add | o.Sub | o.Mul | o.AveragePool | o.Mean | o.Resize
 _WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
+_EXP = o.Function("exp")
 CLAMPS = ("relu", "clip")
 """Functions that the clamp of a requantization computes."""
 
@@ -154,8 +155,14 @@ class Structure:
         return tuple(v for v in self.members[key] if v not in moved) or self.members[key]
 
     def through(self, key: o.Value) -> o.Function | None:
-        """The function f when f is all that ever reads this class, so that only errors after f matter."""
+        """The function f when f is all that ever reads this class, so that only errors after f matter.
+
+        For softmax it is the exponential: what lies far below the largest score, as masks do, may be clipped.
+        """
         readers = [op for value in self.members[key] for op in self.graph.consumers.get(value, ())]
+        still = [op for op in readers if not moves_codes(op)]
+        if still and all(isinstance(op, o.Softmax) and self.runs_on_codes(op) for op in still):
+            return None if set(self.members[key]) & set(self.graph.outputs) else _EXP
         if gate := gated_function(readers):
             return gate
         functions = {op.function for op in readers if isinstance(op, o.Apply)}

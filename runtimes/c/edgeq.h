@@ -16,16 +16,19 @@
 #define EDGEQ_STATIC_ASSERT(name, condition) typedef char edgeq_assert_##name[(condition) ? 1 : -1]
 #endif
 
-/* EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
+/* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
+ * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
  * run out of registers, and spill. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
+#define EDGEQ_APART static __attribute__((noinline))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
 #define EDGEQ_APART __attribute__((noinline)) /* a function that needs all registers for itself */
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
+#define EDGEQ_APART static
 #define EDGEQ_IN_ORDER ((void)0)
 #define EDGEQ_APART
 #endif

@@ -61,12 +61,12 @@ EDGEQ_INLINE void edgeq_attention_gather(
     }
 }
 
-/* Codes of the scores of one query; the largest of them. `output` is given apart so that the usual one can be a constant,
- * and the channel copied, since stores of codes might change the original for all that a compiler knows. */
-EDGEQ_INLINE int32_t edgeq_attention_scores(
-    const edgeq_attention_layer *l, edgeq_output output, const int8_t *q, const edgeq_attention_memory *m)
+/* Codes of the scores of one query; the largest of them. Stores of codes cannot change copies of channel and output. */
+EDGEQ_APART int32_t edgeq_attention_scores(
+    const edgeq_attention_layer *l, const int8_t *q, const edgeq_attention_memory *m)
 {
     const edgeq_channel channel = l->scores;
+    const edgeq_output output = l->scores_output;
     const int32_t correction = l->k_zero ? l->k_zero * edgeq_total(q, l->depth) : 0;
     const int8_t *w = m->keys;
     int32_t largest = -128;
@@ -87,7 +87,7 @@ EDGEQ_INLINE int32_t edgeq_attention_scores(
 }
 
 /* Shares of the scores; their sum. */
-EDGEQ_INLINE int32_t edgeq_attention_shares(
+EDGEQ_APART int32_t edgeq_attention_shares(
     const edgeq_attention_layer *l, int32_t largest, const edgeq_attention_memory *m)
 {
     const uint32_t total = edgeq_total_of(l->exponentials, m->codes, l->keys, 1, largest);
@@ -100,10 +100,11 @@ EDGEQ_INLINE int32_t edgeq_attention_shares(
     return sum;
 }
 
-EDGEQ_INLINE void edgeq_attention_values(
-    const edgeq_attention_layer *l, edgeq_output output, int32_t total, const edgeq_attention_memory *m, int8_t *out)
+EDGEQ_APART void edgeq_attention_values(
+    const edgeq_attention_layer *l, int32_t total, const edgeq_attention_memory *m, int8_t *out)
 {
     const edgeq_channel channel = l->channel;
+    const edgeq_output output = l->output;
     const int8_t *w = m->values;
     for (int32_t n = 0; n < l->width; n += EDGEQ_COLUMNS, w += EDGEQ_COLUMNS * edgeq_wide_bytes(l->keys)) {
         const int32_t count = l->width - n < EDGEQ_COLUMNS ? l->width - n : EDGEQ_COLUMNS;
@@ -117,13 +118,6 @@ EDGEQ_INLINE void edgeq_attention_values(
     }
 }
 
-EDGEQ_INLINE void edgeq_attention_row(const edgeq_attention_layer *l, edgeq_output scores, edgeq_output output,
-    const int8_t *q, const edgeq_attention_memory *m, int8_t *out)
-{
-    const int32_t largest = edgeq_attention_scores(l, scores, q, m);
-    edgeq_attention_values(l, output, edgeq_attention_shares(l, largest, m), m, out);
-}
-
 EDGEQ_KERNEL void edgeq_attention(const edgeq_attention_layer *l, const int8_t *q, const int8_t *k, const int8_t *v,
     int8_t *out, int8_t *scratch)
 {
@@ -131,11 +125,8 @@ EDGEQ_KERNEL void edgeq_attention(const edgeq_attention_layer *l, const int8_t *
     for (int32_t head = 0; head < l->heads; head++) {
         edgeq_attention_gather(l, k, v, &memory);
         for (int32_t i = 0; i < l->queries; i++, q += l->depth, out += l->width) {
-            if (edgeq_is_usual(&l->scores_output) && edgeq_is_usual(&l->output)) {
-                edgeq_attention_row(l, edgeq_usual(), edgeq_usual(), q, &memory, out);
-            } else {
-                edgeq_attention_row(l, l->scores_output, l->output, q, &memory, out);
-            }
+            const int32_t largest = edgeq_attention_scores(l, q, &memory);
+            edgeq_attention_values(l, edgeq_attention_shares(l, largest, &memory), &memory, out);
         }
         k += (ptrdiff_t)l->depth * l->keys;
         v += (ptrdiff_t)l->keys * l->width;

@@ -24,6 +24,14 @@ def test_each_risk_is_its_definition() -> None:
     assert Risk("worst", groups).of(NOISE).tolist() == [4.5, 3.5]
 
 
+def test_an_image_counts_by_its_signal() -> None:
+    """An image that shows nothing has a huge relative noise; it must not decide."""
+    noise = np.array([[1.0, 2.0], [1.0, 2.0], [900.0, 1.0], [1.0, 2.0]])
+    assert Risk("cvar").of(noise).argmin() == 1 and Risk().of(noise).argmin() == 1
+    signals = [30.0, 40.0, 0.01, 30.0]
+    assert Risk("cvar", signals=signals).of(noise).argmin() == 0 and Risk(signals=signals).of(noise).argmin() == 0
+
+
 def test_cvar_lies_between_mean_and_maximum() -> None:
     noise = np.random.default_rng(0).lognormal(size=(40, 6))
     cvar = Risk("cvar").of(noise)

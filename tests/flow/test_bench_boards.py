@@ -190,6 +190,14 @@ def wait_for_the_run(server: SshServer) -> None:
     time.sleep(0.3)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "c"])
+def test_the_spread_of_several_runs(artifacts: dict[str, Path], kind: str) -> None:
+    ran = edgeq("bench", artifacts[kind], "--board", "local", "--runs", 2, "--repeat", 3, "--json")
+    assert ran.exit == 0, ran.stderr
+    (spread,) = [row for row in ran.document["rows"] if row["metric"] == "latency_p50_spread_ms"]
+    assert spread["n"] == 3 and spread["value"] > 0
+
+
 def test_a_latency_budget(artifacts: dict[str, Path]) -> None:
     ran = edgeq("bench", artifacts["onnx"], "--board", "local", "--runs", 2, "--max-latency-ms", 0.000001, "--json")
     assert ran.exit == 4 and any(note.startswith("budget missed: local takes ") for note in ran.document["notes"])

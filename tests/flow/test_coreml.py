@@ -8,8 +8,7 @@ import pytest
 
 from edgeq.emit.artifact import Artifact
 from edgeq.emit.coreml import WEIGHTS_FILE, emit
-from edgeq.flow import export
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow import ExportRequest, export, export_model
 from edgeq.flow.validate import ValidateRequest, validate_artifact
 from edgeq.ir.graph import Graph, with_constants
 from edgeq.targets import TARGETS
@@ -41,7 +40,10 @@ def check(model: str, name: str, tmp_path: Path) -> None:
     assert kinds == {"output"} | ({"real"} if name != "coreml-fp32" else set()) | ({"layer"} if calib else set())
     assert sum(item.kind == "real" for item in report.agreement) > 5 or name == "coreml-fp32"
     size = report.value("file_bytes", "artifact")
-    assert size is not None and size > 50_000
+    counted = report.value("constant_bytes", "reference")
+    assert size is not None and counted is not None and size > 50_000
+    blob = next((tmp_path / "out").rglob("weight.bin")).stat().st_size
+    assert 0.98 * counted < blob < 1.25 * counted  # small constants stand in the program; scales and alignment add
     assert (tmp_path / "out").is_dir() and any(line.startswith("edgeq validate") for line in report.next_commands)
 
 

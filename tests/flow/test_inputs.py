@@ -12,6 +12,7 @@ from edgeq.errors import UsageError
 from edgeq.flow.inputs import calibration_set, choose_preprocess, evaluation_set, input_size, task_of
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.graph import Graph, Type
+from tests.command_line import write_noise_images
 
 
 def model_with(outputs: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None, size: int = 640) -> Model:
@@ -64,3 +65,16 @@ def test_scenes_calibrate_and_measure_on_different_images() -> None:
     assert (len(calibration.images), len(data.samples)) == (6, 5)
     assert len(set(calibration.hashes.values())) == 6
     assert next(calibration.tensors()).shape == (1, 3, 96, 96)
+
+
+def test_calibration_images_of_a_labelled_set_show_its_classes(tmp_path: Path) -> None:
+    """Twelve images, of which the last alone shows the second class: a plain spread of three would miss it."""
+    write_noise_images(tmp_path / "images" / "train", 12)
+    labels = tmp_path / "labels" / "train"
+    labels.mkdir(parents=True)
+    for index in range(12):
+        (labels / f"{index}.txt").write_text(f"{int(index == 7)} 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [common, rare]\n")
+    rule = choose_preprocess("yolo", model_with({"output0": (1, 6, 8400)}))
+    chosen = calibration_set(str(tmp_path / "data.yaml"), 3, rule, "detect").images
+    assert len(chosen) == 3 and "7.png" in [image.path.name for image in chosen]

@@ -133,6 +133,14 @@ def test_an_engine_is_kept_by_content(newest: Jetson, artifacts: Path, tmp_path:
     assert all(len(name) == len(hashlib.sha256().hexdigest()) + len(".engine") for name in newest.engines())
 
 
+def test_several_builds(newest: Jetson, artifacts: Path) -> None:
+    add_entry(pi(newest.server, "jetson"))
+    ran = edgeq("bench", artifacts / "jetson-int8" / "net_int8.onnx", "--board", "jetson", "--repeat", 2, "--json")
+    assert ran.exit == 0, ran.stderr
+    assert len(newest.builds()) == 2 and newest.engines() == []
+    assert any(row["metric"] == "latency_p50_spread_ms" and row["n"] == 2 for row in ran.document["rows"])
+
+
 def test_layers_that_int8_slows_down_are_named(newest: Jetson, artifacts: Path) -> None:
     add_entry(pi(newest.server, "jetson"))
     ran = edgeq(
@@ -144,6 +152,26 @@ def test_layers_that_int8_slows_down_are_named(newest: Jetson, artifacts: Path) 
     assert ran.document["next"] == ["edgeq export MODEL -t jetson-int8 --keep-real c"]
     assert {row["where"] for row in ran.document["rows"]} == {"jetson", "jetson, net.onnx"}
     assert len(newest.builds()) == 2
+
+
+def test_layers_that_int8_slows_down_stay_in_float_on_request(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:
+    add_entry(pi(newest.server, "jetson"))
+    ran = edgeq(
+        "export", artifacts / "net.onnx", "-t", "jetson-int8", "--calib", artifacts / "images", "--preprocess", "cifar",
+        "--threads", 1, "--json", "--estimator", "minmax", "--float-share", 0, "--out", tmp_path / "out",
+        "--latency-gate", "jetson",
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    found = {row["metric"]: row["value"] for row in ran.document["rows"] if row["where"] == "jetson"}
+    assert found["latency_p50_ms_gated"] < found["latency_p50_ms"] - 0.01
+    assert "latency gate: kept in float, quicker on jetson: c (0.0500 ms, not 0.0300)" in ran.document["notes"]
+    model = onnx.load(tmp_path / "out" / "net_int8.onnx")
+    (conv,) = [node for node in model.graph.node if node.op_type == "Conv" and node.output[0].startswith("c")]
+    assert not conv.input[1].endswith(".dq")
+    refused = edgeq(
+        "export", artifacts / "net.onnx", "-t", "onnx-int8", "--calib", "scenes", "--latency-gate", "jetson"
+    )
+    assert refused.exit == 2 and "--latency-gate is for INT8 engines" in refused.stderr
 
 
 def test_a_model_that_tensorrt_refuses(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:

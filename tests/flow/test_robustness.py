@@ -162,6 +162,31 @@ def test_differences_are_paired() -> None:
     assert figures["r", "top1"].gained == pytest.approx(found.lost_beside) and found.gained == (0, 0, 0)
 
 
+def test_a_detector_is_measured_with_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in detector on rendered rooms: darkness costs accuracy, and its page shows boxes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = (
+        "--data",
+        "scenes:6",
+        "--degrade",
+        "dim:5,blur:5",
+        "--workers",
+        1,
+        "--resamples",
+        50,
+        "--out",
+        "run",
+        "--json",
+    )
+    ran = edgeq("robustness", "zoo:detector", *options)
+    assert ran.exit == 0, ran.stderr
+    clean, dark = (cell(ran.document, "fp32", name, "map50-95") for name in ("clean", "dim:5"))
+    assert clean["value"] > 0.3 and clean["low"] < clean["value"] < clean["high"]
+    assert dark["value"] < clean["value"] and dark["lost"] == pytest.approx(100 * (clean["value"] - dark["value"]))
+    assert Path("run/report.html").read_text("utf-8").count("<rect x=") >= 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

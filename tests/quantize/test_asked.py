@@ -106,7 +106,8 @@ def test_what_a_target_does_not_hold_is_refused(target: str, asked: Asked, allow
 
 
 def test_what_a_target_holds() -> None:
-    for target in ("onnx-int8", "tflite-int8", "rpi-w8a16"):
+    assert weights_of(Asked("int2"), "c-int8")["left"] == Int(2, narrow=True)
+    for target in ("onnx-int8", "tflite-int8", "rpi-w8a16", "c-int8"):
         found = weights_of(Asked(rules=("left=w4", "right=w8")), target)
         assert (found["left"], found["right"]) == (INT4_NARROW, INT8_NARROW)
 

@@ -9,7 +9,7 @@ import pytest
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs, total_macs
 from edgeq.ir.graph import Graph
-from edgeq.quantize.lift import LEAST_DB, LEAST_SHARE, Lift, choose_lifts
+from edgeq.quantize.lift import LEAST_SHARE, Lift, choose_lifts
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Noise
 from edgeq.quantize.structure import analyse
@@ -66,9 +66,11 @@ def test_budget(chain: tuple[Graph, Plan], budget: float, count: int) -> None:
 
 
 def test_a_step_must_be_worth_its_work(chain: tuple[Graph, Plan]) -> None:
-    least = 1 - 10 ** (-LEAST_DB * 0.25 / 10)  # the share that a quarter of the work must remove
-    assert lifted(chain, noise(*((1 - least - 0.01) / 3,) * 2, least + 0.01, (1 - least - 0.01) / 3), 1.0)[:1] == ["c"]
-    assert lifted(chain, noise(*(0.25 * (1 - least) + 0.01,) * 3, 0.1), 1.0) == []
+    wild = noise(0.005, 0.9, 0.075, 0.02)
+    found = {least: steps(*chain, wild, 1.0, replace(JETSON, least_gain=least)) for least in (0.0, 0.09, 0.2, 4.0)}
+    assert {least: len(taken) for least, taken in found.items()} == {0.0: 4, 0.09: 2, 0.2: 2, 4.0: 0}
+    quiet = noise(*(1e-2 * power for power in (0.005, 0.9, 0.075, 0.02)))
+    assert len(steps(*chain, quiet, 1.0, replace(JETSON, least_gain=0.09))) == 0
 
 
 def test_small_gains_are_left(chain: tuple[Graph, Plan]) -> None:

@@ -14,18 +14,17 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import squared_error
+from edgeq.quantize.learned import packed, with_learned
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.reconstruct import learn, packed, with_learned
+from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
 from edgeq.quantize.structure import analyse, weight_of
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.reference.interpret import Interpreter, run
 from edgeq.targets import find_target
-from tests.calibrate.small_net import images, small_net
-from tests.residual_net import images as residual_images
-from tests.residual_net import residual_net
+from tests.residual_net import images, residual_net
 
-SHORT = Settings(steps=24, images=4)
+SHORT = Settings(steps=8, images=4)
 
 
 def plan_for(graph: Graph, samples: list[dict[o.Value, Array]], weight: Format) -> Plan:
@@ -54,13 +53,20 @@ def error(graph: Graph, plan: Plan, samples: list[dict[o.Value, Array]]) -> floa
 
 
 def residual_samples(count: int, seed: int) -> list[dict[o.Value, Array]]:
-    return [residual_images(seed + k) for k in range(count)]
+    return [images(seed + k) for k in range(count)]
 
 
-@pytest.mark.parametrize("weight", [INT4_NARROW, Float(2, 1), POST4], ids=str)
-@pytest.mark.parametrize("settings", [Settings(), SHORT, replace(SHORT, method="adaquant", whole_steps=12)])
+CASES = (
+    (INT4_NARROW, Settings()),
+    (INT4_NARROW, replace(SHORT, method="adaquant", whole_steps=6)),
+    (Float(2, 1), SHORT),
+    (POST4, replace(SHORT, method="flexround")),
+)
+
+
+@pytest.mark.parametrize(("weight", "settings"), CASES, ids=str)
 def test_learned_codes_are_the_lowered_ones_and_better(weight: Format, settings: Settings) -> None:
-    graph, samples = residual_net(), residual_samples(16, 0)
+    graph, samples = residual_net(), residual_samples(12, 0)
     plan = plan_for(graph, samples, weight)
     learned = learn(graph, plan, samples, settings, seed=3)
     found = with_learned(plan, graph, learned)
@@ -79,12 +85,12 @@ def test_learned_codes_are_the_lowered_ones_and_better(weight: Format, settings:
 
 
 def test_results_repeat_exactly_under_a_seed() -> None:
-    graph, samples = small_net(), images(12)
+    graph, samples = residual_net(), residual_samples(8, 0)
     plan = plan_for(graph, samples, INT4_NARROW)
-    first, again, other = (packed(learn(graph, plan, samples, SHORT, seed=seed)) for seed in (1, 1, 2))
+    first, again = (packed(learn(graph, plan, samples, SHORT, seed=1)) for _ in range(2))
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert any(not np.array_equal(first[name], other[name]) for name in first)
+    assert len(first["names"]) == len(plan.weights) > 5
 
 
 class Memory:
@@ -105,7 +111,7 @@ class Memory:
 def test_an_interrupted_run_goes_on_where_it_was() -> None:
     graph, samples = residual_net(), residual_samples(8, 0)
     plan = plan_for(graph, samples, INT4_NARROW)
-    settings = replace(SHORT, steps=8)
+    settings = replace(SHORT, steps=4)
     whole = packed(learn(graph, plan, samples, settings, seed=5))
     memory = Memory(2)
     with pytest.raises(KeyboardInterrupt):
@@ -117,7 +123,7 @@ def test_an_interrupted_run_goes_on_where_it_was() -> None:
 
 
 def test_never_worse_than_nearest_on_its_own_images() -> None:
-    for seed in range(3):
+    for seed in range(2):
         graph, samples = residual_net(seed), residual_samples(8, 0)
         for bits in (4, 8):
             plan = plan_for(graph, samples, replace(INT4_NARROW, bits=bits))

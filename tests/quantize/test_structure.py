@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
+from edgeq.calibrate.choose import choose
+from edgeq.calibrate.estimators import Mse
+from edgeq.calibrate.statistics import statistics_of
 from edgeq.formats import INT8, INT16, UINT8
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
@@ -105,3 +110,16 @@ def test_a_sum_that_a_layer_reads_and_shares_that_leave_stay_narrow() -> None:
     graph = net.graph(net.linear(total, 4, "y"), shares)
     found = analyse(graph, find_target("c-int8"), recipe())
     assert set(found.formats.values()) == {INT8} and not found.fixed and not found.held
+
+
+def test_scores_are_seen_through_the_exponential_so_that_masks_are_clipped() -> None:
+    graph = small_transformer()
+    found = analyse(graph, find_target("c-int8"), recipe())
+    assert [found.through(found.key[value]) for value in ("scaled 0", "biased 1")] == [o.Function("exp")] * 2
+    assert found.through(found.key["scaled 1"]) is None  # an addition reads it
+    scores = torch.randn(100, 49) * 3 - 100 * (torch.rand(100, 49) < 0.4)
+    statistics = statistics_of(scores)
+    fine, coarse = (
+        choose(statistics, INT8, symmetric=False, estimator=Mse(), through=f)[0] for f in (o.Function("exp"), None)
+    )
+    assert 256 * fine < 40 and 256 * coarse > 90

@@ -1,0 +1,163 @@
+"""`edgeq sweep`: every cell of a plan once, on its board, and on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeq.boards.entries import FILE_VARIABLE, add_entry
+from edgeq.errors import UsageError
+from edgeq.flow.jobs import JobStore
+from edgeq.flow.sweep import Plan, read_plan
+from tests.board_artifacts import pi
+from tests.command_line import edgeq, write_noise_images, write_small_classifier
+from tests.ssh_server import SshServer, running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def board_list(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "boards.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    add_entry(pi(server))
+    yield
+    assert server.is_clean_within(10), (server.left(), server.processes())
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    write_small_classifier(tmp_path / "net.onnx")
+    write_noise_images(tmp_path / "images", 4)
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        f"""models = ["{tmp_path}/net.onnx"]
+targets = ["onnx-int8", "c-int8"]
+boards = ["local", "pi"]
+calib = "{tmp_path}/images"
+preprocess = "cifar"
+estimator = "minmax"
+runs = 3
+
+[recipes.plain]
+[recipes.kept]
+keep-real = ["logits"]
+"""
+    )
+    return path
+
+
+def cells(out: Path) -> list[tuple[str, str, str, str, int]]:
+    store = JobStore(out / "sweep.sqlite")
+    found = [
+        (*(json.loads(job.key)[axis] for axis in ("recipe", "target", "board")), job.state, job.attempts)
+        for job in store.jobs()
+    ]
+    store.close()
+    return found  # type: ignore[return-value]
+
+
+def test_every_cell_once_and_on_where_it_stopped(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store_of_a_dead_sweep(plan, out)
+    ran = edgeq("sweep", plan, "--out", out, "--resume", "--threads", 1, "--json")
+    found = cells(out)
+    done = [cell for cell in found if cell[3] == "done"]
+    assert len(found) == 8 and len({cell[:3] for cell in found}) == 8
+    assert len(done) == 6, ran.document["notes"]  # C holds no float, so what is kept in float cannot be C
+    assert {cell[:2] for cell in found if cell[3] == "failed"} == {("kept", "c-int8")}
+    assert ran.exit == 6 and sum("c-int8" in note for note in ran.document["notes"]) == 2
+    assert sorted(cell[4] for cell in done) == [1, 1, 1, 1, 1, 2]  # the one that was running has begun again
+    assert len(list(out.glob("export-*"))) == 3  # boards share exports
+    places = {row["where"] for row in ran.document["rows"] if row["metric"] == "latency_p50_ms"}
+    assert len(places) == 6 and any(place.endswith("onnx-int8 on pi") for place in places)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("export-*/report.json")}
+    assert edgeq("sweep", plan, "--out", out, "--resume", "--json").exit == 6
+    assert cells(out) == found and {path: path.stat().st_mtime_ns for path in times} == times
+    refused = edgeq("sweep", plan, "--out", out)
+    assert refused.exit == 2 and "there is a sweep in this folder" in refused.stderr
+
+
+def store_of_a_dead_sweep(plan: Path, out: Path) -> None:
+    """A sweep that died while its first cell was running."""
+    out.mkdir()
+    store = JobStore(out / "sweep.sqlite")
+    store.add(read_plan(plan).cells(), lambda key: str(json.loads(key)["board"]))
+    assert store.claim("local")
+    store.close()
+
+
+CLUSTER = """
+import json, os, subprocess, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+done = subprocess.run([sys.executable, "-m", "edgeq.cli", "sweep", *sys.argv[1:], "--address", cluster.address])
+print(json.dumps({"nodes": len(cluster.list_all_nodes()), "code": done.returncode}), file=sys.stderr)
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_gives_the_same(plan: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert edgeq("sweep", plan, "--out", here, "--threads", 1, "--json").exit == 6
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    command = [sys.executable, "-c", CLUSTER, plan, "--out", there, "--threads", "1", "--json"]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert json.loads(done.stderr.splitlines()[-1]) == {"nodes": 2, "code": 6}, done.stderr
+    assert [cell[:4] for cell in sorted(cells(there))] == [cell[:4] for cell in sorted(cells(here))]
+    assert digests(there) == digests(here) and len(digests(here)) > 6
+
+
+def digests(out: Path) -> dict[str, str]:
+    """SHA-256 of every artifact's files; reports hold times."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.glob("export-*/*")
+        if path.suffix in (".onnx", ".c", ".h", ".edgeq")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("targets = [", 'targets = ["onnx-in8", '), "Did you mean onnx-int8"),
+        (("estimator", "estimater"), "Did you mean estimator"),
+        (("keep-real", "keep-reel"), "Did you mean keep_real"),
+        (('boards = ["local", "pi"]', "boards = []"), "at least one of each axis"),
+        (("runs = 3", "runs = 3\nrecipes = 1"), "cannot be read|recipes are tables"),
+        (("runs = 3", "runs ="), "the plan cannot be read"),
+    ],
+)
+def test_plans_that_are_refused(plan: Path, change: tuple[str, str], message: str) -> None:
+    plan.write_text(plan.read_text().replace(*change))
+    with pytest.raises(UsageError, match=message):
+        read_plan(plan)
+
+
+def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path) -> None:
+    """The plan is streamed into the store: what is held does not grow with its cells."""
+    peaks = []
+    for models in (10, 100):
+        plan = Plan(tuple(f"m{n}" for n in range(models)), ("onnx-int8", "c-int8"), tuple(f"b{n}" for n in range(100)))
+        store = JobStore(tmp_path / f"{models}.sqlite")
+        tracemalloc.start()
+        assert store.add(plan.cells()) == 200 * models
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        store.close()
+    assert peaks[1] < 1.5 * peaks[0]
