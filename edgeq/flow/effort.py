@@ -33,9 +33,10 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.reconstruct import Learned, learn, with_learned
+from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
 from edgeq.target import Target
 
@@ -63,7 +64,7 @@ class LearnedFile:
     def load(self) -> dict[str, Array]:
         """The arrays that were stored; none where there is no file or it is damaged."""
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except Exception:  # absent or damaged: what numpy and zlib raise on damaged bytes has no complete list
             return {}
@@ -85,13 +86,13 @@ class LearnedFile:
 def migrated(
     graph: Graph,
     target: Target,
-    calibration: CalibrationSet,
+    calibration: CalibrationSet | None,
     effort: Effort | None,
     notes: list[str],
     progress: Progress,
 ) -> Graph:
     """For `best` the graph with channels moved where that helps its quantized readers, and a line in `notes` on it."""
-    if effort != "best" or not target.is_integer:
+    if effort != "best" or calibration is None or not target.is_integer:
         return graph
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgeq.errors import EdgeqError, MissingDependencyError, UsageError
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow.export import export_model
+from edgeq.flow.request import ExportRequest
 
 Make = Callable[[ExportRequest], Awaitable[None]]
 """Makes the folder of one export. Raises EdgeqError."""

@@ -22,10 +22,11 @@ from edgeq.boards.board import Board
 from edgeq.emit.artifact import MANIFEST
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.bench import BenchRequest, bench_on_boards
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow.export import export_model
 from edgeq.flow.fleet import find_boards
 from edgeq.flow.jobs import JobStore, drive
 from edgeq.flow.on_ray import Make, on_ray
+from edgeq.flow.request import ExportRequest
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.targets import find_target

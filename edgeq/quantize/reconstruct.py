@@ -1,68 +1,36 @@
 """Learned rounding: weights whose codes are chosen for what the layer computes, one layer after the other.
 
 Each layer sees the inputs that the quantized network before it really produces and aims at what the float network
-computes from float inputs, so it also takes back part of the error that reached it. A quarter of the images is held
-out: it decides between settings, and rounding to the nearest stays where nothing beats it there.
+computes from float inputs, so it also takes back part of the error that reached it. Units of several layers, and at
+last the whole network, may be refined by gradient descent from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.formats import bits_of, encode
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph, Type
+from edgeq.ir.graph import Array, Graph
 from edgeq.progress import Progress, silent
-from edgeq.quantize.columns import Weighted, columns, from_rows, kernel_of, rows
+from edgeq.quantize.columns import Weighted
 from edgeq.quantize.distance import Loss, squared_error
 from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
 from edgeq.quantize.importance import Importance
+from edgeq.quantize.layerwise import solve_layer
+from edgeq.quantize.learned import Layer, Learned, Store, packed, unpacked
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.refine import HELD_OUT, Data, Parameters, Refinement, Settings
+from edgeq.quantize.refine import Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding
-from edgeq.quantize.scale import bias_codes, quantize_weight
-from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit, search_scales
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit, units, whole
 
-FREE_SCALE_BITS = 6
-"""Up to here scales are fitted too; finer grids are kept, since weights may lie on them exactly."""
-
-POSITIONS_PER_INPUT = 24
-LEAST_POSITIONS = 16_384
-"""Positions sampled over all images: so many for each input of an output, and at least these."""
-
 WHOLE_BYTES = 4 << 30
 """Memory for the values of a whole network and their gradients."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What was learned for one operator.
-
-    `levels` and `wanted` (what they approximate, in units of the scale) have the weight's shape; `scale` broadcasts
-    against it and `type` holds the same numbers. `bias` is float64, or None where there is none.
-    """
-
-    levels: Tensor
-    wanted: Tensor
-    scale: Tensor
-    type: Type
-    bias: Array | None
-
-
-@dataclass
-class Learned:
-    """Learned layers by the operators' results, and learned scales of classes of values."""
-
-    layers: dict[o.Value, Layer] = field(default_factory=dict)
-    scales: dict[o.Value, float] = field(default_factory=dict)
 
 
 def learn(
@@ -124,7 +92,7 @@ class _Work:
         )  # fmt: skip
         self.importance = importance
         self.store = store
-        self.known = unpacked(store.load(), simulation) if store else Learned()
+        self.known = unpacked(store.load(), simulation.plan, simulation.device) if store else Learned()
         self.found = Learned()
 
     def learn(self, unit: Unit) -> None:
@@ -141,7 +109,7 @@ class _Work:
         else:
             for op in unit.ops:
                 if isinstance(op, Weighted) and op.out in wanted:
-                    layers[op.out] = _solved(
+                    layers[op.out] = solve_layer(
                         op, frontier, plan, self.half, self.importance.get(op.out), self._generator(op)
                     )
                     _install(self.simulation, op.out, layers[op.out])
@@ -227,162 +195,8 @@ class _Work:
         return Parameters(rounding, layer.scale.float(), bias / spread, spread)
 
 
-class Store(Protocol):
-    """Where what was learned so far is kept."""
-
-    def load(self) -> dict[str, Array]:
-        """What was saved last; nothing the first time."""
-
-    def save(self, arrays: dict[str, Array]) -> None:
-        """Keep `arrays` in place of what was saved before."""
-
-
-def packed(learned: Learned) -> dict[str, Array]:
-    """`learned` as plain arrays; `unpacked` is the inverse."""
-    found: dict[str, Array] = {"names": np.array(list(learned.layers), dtype=np.str_)}
-    found["classes"] = np.array(list(learned.scales), dtype=np.str_)
-    found["scales"] = np.array(list(learned.scales.values()), dtype=np.float64)
-    for index, layer in enumerate(learned.layers.values()):
-        found[f"{index}.levels"] = layer.levels.cpu().numpy().astype(np.float32)
-        found[f"{index}.wanted"] = layer.wanted.cpu().numpy().astype(np.float32)
-        found[f"{index}.scale"] = np.array(layer.type.scale, dtype=np.float64)
-        if layer.bias is not None:
-            found[f"{index}.bias"] = layer.bias
-    return found
-
-
-def unpacked(arrays: Mapping[str, Array], simulation: Simulation) -> Learned:
-    """What `packed` made arrays of, where it still fits the plan of `simulation`."""
-    learned = Learned()
-    if not {"names", "classes", "scales"} <= arrays.keys():
-        return learned
-    weights, device = simulation.plan.weights, simulation.device
-    for index, name in enumerate(map(str, arrays["names"])):
-        levels, wanted, scale = (arrays.get(f"{index}.{part}") for part in ("levels", "wanted", "scale"))
-        if name not in weights or levels is None or wanted is None or scale is None:
-            return Learned()
-        type_ = replace(weights[name], scale=tuple(scale.tolist()))
-        if levels.shape != type_.shape or len(type_.scale) != len(weights[name].scale):
-            return Learned()
-        parts = [torch.from_numpy(part.astype(np.float64)).to(device) for part in (levels, wanted, type_.scales)]
-        learned.layers[name] = Layer(parts[0], parts[1], parts[2], type_, arrays.get(f"{index}.bias"))
-    learned.scales.update(zip(map(str, arrays["classes"]), arrays["scales"].tolist(), strict=True))
-    return learned
-
-
-def _split(count: int) -> tuple[list[int], list[int]]:
-    """Indices of the batches to learn from, and of those held out."""
-    held = [index for index in range(count) if index % HELD_OUT == HELD_OUT - 1]
-    return [index for index in range(count) if index not in held], held
-
-
-def _solved(
-    op: Weighted,
-    frontier: Frontier,
-    plan: Plan,
-    half: bool,
-    importance: Importance | None,
-    generator: torch.Generator,
-) -> Layer:
-    weight = frontier.simulation.constants[op.weight]
-    parts = _moments(op, weight, frontier, importance, generator)
-    train, held = _split(len(parts))
-    if not held:
-        train, held = list(range(len(parts))), list(range(len(parts)))
-    type_ = plan.weights[op.out]
-    grid = Grid(type_.format, bits_of(type_.format) <= FREE_SCALE_BITS, half)
-    centred = op.bias is not None
-    matrix = rows(op, weight)
-    problems = [
-        Problem.of(matrix, _total([parts[k] for k in chosen]), centred=centred)
-        for chosen in (train, held, range(len(parts)))
-    ]
-    scales = _row_scales(op, type_, matrix).to(matrix.device)
-    nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
-    start = search_scales(problems[2], scales, grid)
-    losses: dict[float | None, float] = {None: float(problems[1].errors(nearest.rows).sum())}
-    for damping in DAMPING:
-        losses[damping] = float(problems[1].errors(fit(problems[0], start, grid, damping, quick=True).rows).sum())
-    best = min(losses, key=losses.__getitem__)
-    chosen = nearest if best is None else fit(problems[2], start, grid, best)
-    if float(problems[2].errors(chosen.rows).sum()) > float(problems[2].errors(nearest.rows).sum()):
-        chosen = nearest
-    return _layer(op, chosen, type_, weight, problems[2], frontier)
-
-
-def _total(parts: Sequence[Moments]) -> Moments:
-    first, *others = parts
-    for other in others:
-        first = first.joined(other)
-    return first
-
-
-def _moments(
-    op: Weighted, weight: Tensor, frontier: Frontier, importance: Importance | None, generator: torch.Generator
-) -> list[Moments]:
-    """One set of moments per batch."""
-    simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
-    images = sum(values[op.x].shape[0] for values in frontier.real)
-    wanted = max(LEAST_POSITIONS, POSITIONS_PER_INPUT * matrix.shape[2])
-    shape = simulation.graph.types[op.out].shape
-    per_image = int(np.prod(shape[1:-1] if isinstance(op, o.Linear) else shape[2:]))
-    few, start = -(-wanted // images), 0
-    found = []
-    with torch.no_grad():
-        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            at = torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
-            at = at.to(simulation.device)
-            x = columns(op, real[op.x], kernel, at)
-            z = columns(op, simulation.operand(op.x, quantized.__getitem__), kernel, at)
-            stop = start + real[op.x].shape[0]
-            heavy = None if importance is None else importance.flat()[start:stop].to(at.device)[:, at].flatten()
-            found.append(Moments.of(matrix, x, z, heavy))
-            start = stop
-    return found
-
-
-def _row_scales(op: Weighted, type_: Type, matrix: Tensor) -> Tensor:
-    """The planned scales as [groups, r, 1]."""
-    scales = torch.tensor(type_.scale, dtype=torch.float64)
-    return scales.expand(matrix.shape[0] * matrix.shape[1]).reshape(matrix.shape[0], matrix.shape[1], 1)
-
-
-def _layer(op: Weighted, fit: Fit, type_: Type, weight: Tensor, problem: Problem, frontier: Frontier) -> Layer:
-    shape = tuple(weight.shape)
-    scales = tuple(fit.scales.reshape(-1).tolist()) if len(type_.scale) > 1 else (float(fit.scales.reshape(-1)[0]),)
-    type_ = replace(type_, scale=scales)
-    bias = None
-    if op.bias is not None:
-        shift = problem.shift(fit.rows).reshape(-1).cpu().numpy()
-        bias = frontier.simulation.graph.constants[op.bias].astype(np.float64) + shift
-    scale = torch.from_numpy(type_.scales).to(weight.device)
-    return Layer(from_rows(op, fit.levels, shape), from_rows(op, fit.wanted, shape) / scale, scale, type_, bias)
-
-
 def _install(simulation: Simulation, out: o.Value, layer: Layer) -> None:
     """Let the quantized side compute with `layer`."""
     simulation.weights[out] = (layer.levels * layer.scale).float()
     if layer.bias is not None:
         simulation.biases[out] = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)
-
-
-def with_learned(plan: Plan, graph: Graph, learned: Learned, *, half: bool = False) -> Plan:
-    """`plan` (whose activations have the learned scales) with the learned weights and biases.
-
-    A channel whose scale must rise to hold a large bias is rounded to the nearest again.
-    """
-    weights, biases, codes = dict(plan.weights), dict(plan.biases), dict(plan.codes)
-    for op in graph.ops:
-        if not isinstance(op, Weighted) or op.out not in learned.layers:
-            continue
-        layer = learned.layers[op.out]
-        type_, found = layer.type, encode(layer.type.format, layer.levels.cpu().numpy())
-        if layer.bias is not None:
-            biases[op.out], scales = bias_codes(layer.bias, plan.types[op.x].scale[0], type_.scale, half=half)
-            if scales != type_.scale:
-                raised = replace(type_, scale=scales)
-                kept = raised.scales == type_.scales
-                found = np.where(kept, found, quantize_weight(graph.constants[op.weight], raised))
-                type_ = raised
-        weights[op.out], codes[op.out] = type_, found
-    return replace(plan, weights=weights, biases=biases, codes=codes)

@@ -52,7 +52,7 @@ class Settings:
     penalty: float = 1.0
     rate: float = 1.0
     whole_steps: int = 0
-    whole_rate: float = 0.1
+    whole_rate: float = 0.3
 
 
 @dataclass

@@ -20,8 +20,8 @@ from edgeq.quantize.simulate import nearest_level, sorted_levels, straight
 Method = Literal["adaround", "flexround", "adaquant"]
 
 ZETA, GAMMA = 1.1, -0.1
-LEAN = 0.45
-"""Latent levels lie so far from their level towards the real weight: within reach of the next, but not beyond."""
+LEAN = 0.25
+"""Latent levels lie so far from their level towards the real weight: a level that was chosen well is left late."""
 
 
 def latent(levels: Tensor, wanted: Tensor, format: Format) -> Tensor:
@@ -97,4 +97,4 @@ class Rounding:
     @property
     def rate(self) -> float:
         """The usual step of its parameters: latent levels, logits and logarithms need different ones."""
-        return {"adaround": 1e-2, "flexround": 2e-3, "adaquant": 1e-2}[self.method]
+        return {"adaround": 1e-2, "flexround": 1e-3, "adaquant": 3e-3}[self.method]

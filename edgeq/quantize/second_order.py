@@ -25,6 +25,12 @@ DAMPING = (0.01, 0.1, 1.0)
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4)
 """Of the largest scale, tried for few bits."""
 
+_AROUND = (1.0, 0.92, 1.09)
+"""Starts of the scale: codes and scale depend on one another, and the best pair is not where nearest rounding is best."""
+
+_SMALL = 64
+"""Rows of so few elements are followed from every share, which costs next to nothing."""
+
 _BLOCK = 128
 _SWEEPS = 3
 _SCALE_ROUNDS = 2
@@ -208,10 +214,32 @@ def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: 
     `quick` stops after the first pass, which tells as well how the damping does.
     """
     hessian, rows = damped(problem, damping)
-    levels = spread_rounding(rows, hessian, scales, grid)
     if quick:
-        return Fit(levels, scales, rows)
-    levels = descend(levels, rows, hessian, scales, grid)
+        return Fit(spread_rounding(rows, hessian, scales, grid), scales, rows)
+    shares: tuple[float, ...] = (1.0,)
+    if grid.free_scale:
+        shares = _AROUND if rows.shape[2] > _SMALL else tuple(share / SHARES[len(SHARES) // 3] for share in SHARES)
+    best, least = None, torch.full(scales.shape, torch.inf, dtype=scales.dtype, device=scales.device)
+    for share in shares:
+        found = _settled(rows, hessian, grid.storable(scales * share) if share != 1.0 else scales, grid)
+        error = rows - found.rows
+        power = ((error @ hessian) * error).sum(2, keepdim=True)
+        better = power < least
+        best = found if best is None else _merged(better, found, best)
+        least = torch.minimum(power, least)
+    assert best is not None
+    return best
+
+
+def _merged(better: Tensor, found: Fit, best: Fit) -> Fit:
+    """Row by row the better of two fits."""
+    levels, scales = torch.where(better, found.levels, best.levels), torch.where(better, found.scales, best.scales)
+    return Fit(levels, scales, best.wanted)
+
+
+def _settled(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Fit:
+    """One start, followed to where neither a code nor a scale can improve on its own."""
+    levels = descend(spread_rounding(rows, hessian, scales, grid), rows, hessian, scales, grid)
     for _ in range(_SCALE_ROUNDS if grid.free_scale else 0):
         scales = grid.storable(refit_scales(levels, rows, hessian, scales))
         levels = descend(levels, rows, hessian, scales, grid)

@@ -1,0 +1,72 @@
+"""--effort end to end: what it changes in the artifact, that it repeats and goes on, and what is the default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeq.flow.effort import SETTINGS, LearnedFile
+from edgeq.quantize.refine import Settings
+from tests.command_line import Ran, edgeq, write_noise_images, write_small_classifier
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_small_classifier(tmp_path / "net.onnx")
+    write_noise_images(tmp_path / "images", 12)
+    return tmp_path
+
+
+def exported(out: str, *more: object) -> Ran:
+    command = ("export", "net.onnx", "-t", "rpi-w4a8", "--calib", "images", "--preprocess", "cifar")
+    ran = edgeq(*command, "--format", "*=w4a8", "--data", "images", "--out", out, "--json", *more)
+    assert ran.exit == 0, ran.stderr
+    return ran
+
+
+def sqnr(ran: Ran) -> float:
+    rows: list[dict[str, Any]] = ran.document["rows"]
+    (found,) = [float(row["value"]) for row in rows if (row["metric"], row["where"]) == ("sqnr", "reference")]
+    return found
+
+
+def test_more_effort_comes_closer_to_float_and_is_the_default_below_eight_bits(place: Path) -> None:
+    fast, balanced, usual = exported("fast", "--effort", "fast"), exported("b", "--effort", "balanced"), exported("d")
+    assert sqnr(balanced) > sqnr(fast) + 1
+    assert sqnr(usual) == sqnr(balanced)
+    manifests = {out: json.loads(Path(out, "manifest.json").read_text()) for out in ("fast", "b", "d")}
+    assert manifests["fast"]["graph_sha256"] != manifests["b"]["graph_sha256"] == manifests["d"]["graph_sha256"]
+    assert manifests["b"]["options"]["effort"] == "balanced"
+
+
+def test_what_was_learned_is_kept_and_used_again(place: Path) -> None:
+    exported("first")
+    (kept,) = (place / "cache" / "edgeq" / "rounding").glob("*.npz")
+    before = kept.stat().st_mtime_ns
+    exported("second")
+    assert kept.stat().st_mtime_ns == before
+    exported("third", "--no-cache")
+    hashes = {json.loads(Path(o, "manifest.json").read_text())["graph_sha256"] for o in ("first", "second", "third")}
+    assert len(hashes) == 1
+    kept.write_bytes(kept.read_bytes()[:100])
+    exported("fourth")
+    assert json.loads(Path("fourth", "manifest.json").read_text())["graph_sha256"] in hashes
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = LearnedFile(tmp_path / "file" / "state.npz")
+    store.save({})
+    assert store.load() == {}
+
+
+def test_best_moves_channels_and_learns_the_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "best", Settings(steps=6, whole_steps=6, images=4))
+    fast, best = exported("fast", "--effort", "fast"), exported("best", "--effort", "best")
+    assert sqnr(best) > sqnr(fast) + 1
+    assert any(row["estimator"].endswith("learned") for row in best.document["layers"])
