@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import Mse
 from edgeq.errors import UsageError
@@ -27,10 +25,8 @@ from edgeq.quantize.allocate import (
     Item,
     Selection,
     changed,
-    closed_form_bits,
     cost_of,
     difference,
-    finest,
     loss_of,
     meets,
     moves,
@@ -39,6 +35,7 @@ from edgeq.quantize.allocate import (
     solve_greedily,
 )
 from edgeq.quantize.asked import check_formats, weight_formats, with_spared_ends
+from edgeq.quantize.closed_form import solve_closed
 from edgeq.quantize.costs import ACTIVATION_BITS, BYTES, MILLISECONDS, WEIGHT_BITS, read_latency_table, weight_elements
 from edgeq.quantize.items import build_items, choices_of, read_classes, selected, weighted_results
 from edgeq.quantize.losses import Kind, measure_losses, weight_errors
@@ -273,44 +270,13 @@ def _searched(
         case "greedy":
             return solve_greedily(items, limits)
         case "closed":
-            return _closed(items, limits, budgets)
+            if budgets.avg_bits is None:
+                raise UsageError("--search closed solves for mean bits", next_step="Give --avg-bits.")
+            return solve_closed(items, limits, budgets.avg_bits)
         case "bisect":
             if is_good is None:
                 raise UsageError("--search bisect asks for the accuracy", next_step="Give --data and --max-drop.")
             return solve_by_bisection(items, offered[1:], is_good)
-
-
-def _closed(items: Sequence[Item], limits: dict[str, float], budgets: Budgets) -> Selection:
-    """Bits of weights by the closed form, rounded up, then lowered greedily where that is too much."""
-    if budgets.avg_bits is None:
-        raise UsageError("--search closed solves for mean bits", next_step="Give --avg-bits.")
-    selection = list(finest(items))
-    places = [k for k, item in enumerate(items) if item.choices[0].costs[WEIGHT_BITS] > 0]
-    ladders = {k: _ladder(items[k], selection[k]) for k in places}
-    low, high = (end(_weight_bits(items[k], p) for k in places for p in ladders[k]) for end in (min, max))
-    coefficients, elements = [], []
-    for k in places:
-        coarse, fine = items[k].choices[ladders[k][0]], items[k].choices[ladders[k][-1]]
-        bits = _weight_bits(items[k], ladders[k][0])
-        coefficients.append(max(coarse.loss - fine.loss, 0.0) * 4.0**bits)
-        elements.append(coarse.costs[WEIGHT_BITS] / bits)
-    wanted = closed_form_bits(np.array(coefficients), np.array(elements), budgets.avg_bits, low, high)
-    for k, bits in zip(places, wanted, strict=True):
-        enough = (place for place in ladders[k] if _weight_bits(items[k], place) >= bits - 1e-9)
-        selection[k] = next(enough, ladders[k][-1])
-    return solve_greedily(items, limits, tuple(selection))
-
-
-def _ladder(item: Item, place: int) -> list[int]:
-    """Choices with the activation of choice `place`, the coarsest weights first."""
-    activation = item.choices[place].formats.activation
-    fitting = [k for k, choice in enumerate(item.choices) if choice.formats.activation == activation]
-    return sorted(fitting, key=lambda k: _weight_bits(item, k))
-
-
-def _weight_bits(item: Item, place: int) -> int:
-    weight = item.choices[place].formats.weight
-    return 0 if weight is None else bits_of(weight)
 
 
 def raised(allocation: Allocation) -> tuple[Allocation, str | None]:

@@ -257,33 +257,5 @@ def solve_by_bisection(
     return selection
 
 
-def closed_form_bits(
-    coefficients: FloatArray, elements: FloatArray, mean_bits: float, low: float, high: float
-) -> FloatArray:
-    """Bits R_i between `low` and `high` that minimize sum c_i 2^(-2 R_i) while sum n_i R_i = mean_bits sum n_i.
-
-    R_i = R + log2(c_i / n_i) / 2 minus its mean over elements, which BAQ calls equal loss; items that reach an end are
-    taken out and the rest solved again.
-
-    >>> closed_form_bits(np.array([16.0, 1.0]), np.array([1.0, 1.0]), 4.0, 2, 8).tolist()
-    [5.0, 3.0]
-    """
-    slope = 0.5 * np.log2(np.maximum(coefficients / elements, 1e-300))
-    bits = np.full(len(slope), np.clip(mean_bits, low, high))
-    free = np.ones(len(slope), dtype=bool)
-    for _ in range(len(slope)):
-        left = mean_bits * elements.sum() - (bits * elements)[~free].sum()
-        level = (left - (slope * elements)[free].sum()) / elements[free].sum()
-        bits[free] = slope[free] + level
-        outside = free & ((bits < low) | (bits > high))
-        if not outside.any():
-            break
-        worst = outside & (np.maximum(low - bits, bits - high) >= np.maximum(low - bits, bits - high)[outside].max())
-        bits[worst], free = np.clip(bits[worst], low, high), free & ~worst
-        if not free.any():
-            break
-    return bits
-
-
 def _shown(budgets: Mapping[str, float]) -> str:
     return ", ".join(f"{kind} {limit:g}" for kind, limit in budgets.items())

@@ -14,7 +14,6 @@ from edgeq.quantize.allocate import (
     Item,
     Selection,
     changed,
-    closed_form_bits,
     cost_of,
     difference,
     finest,
@@ -26,6 +25,7 @@ from edgeq.quantize.allocate import (
     solve_by_bisection,
     solve_greedily,
 )
+from edgeq.quantize.closed_form import closed_form_bits
 from edgeq.recipe import Formats, parse_formats
 
 WEIGHTS, ACTIVATIONS = (2, 4, 8), (4, 8)
