@@ -22,15 +22,13 @@
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
-#define EDGEQ_APART static __attribute__((noinline))
+#define EDGEQ_APART static __attribute__((noinline, unused))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
-#define EDGEQ_APART __attribute__((noinline)) /* a function that needs all registers for itself */
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
 #define EDGEQ_APART static
 #define EDGEQ_IN_ORDER ((void)0)
-#define EDGEQ_APART
 #endif
 
 #if defined(EDGEQ_CODE_BITS) && EDGEQ_CODE_BITS == 16
