@@ -26,6 +26,7 @@ GRACE_S = 60
 """How long a work folder outlives its connection."""
 RETRY_AFTER_S = (0.2, 1.0, 3.0, 10.0)
 CHUNK = 1 << 16
+WORK = "edgeq-work:"
 END_S = 10.0
 
 # $1: a folder to take over, or the name of a new one with X for what mktemp chooses; $2: GRACE_S.
@@ -37,7 +38,7 @@ case $1 in
     *) d=$1; [ -d "$d" ] || { echo "$d is gone" >&2; exit 74; } ;;
 esac
 echo $$ 2>/dev/null > "$d/.keeper" || { rm -rf "$d"; echo "No space left on device" >&2; exit 73; }
-echo "$d"
+echo "edgeq-work:$d"
 mine() { [ "$(cat "$d/.keeper" 2>/dev/null)" = $$ ]; }
 if ! read -r _; then
     i=0
@@ -106,13 +107,15 @@ class SshBoard:
             with self._broken_is_an_error():
                 self._keeper = await self._connection.create_process(command)
                 line = await self._keeper.stdout.readline()
+                while line and not line.startswith(WORK):  # start-up files of the shell may say something first
+                    line = await self._keeper.stdout.readline()
                 if not line:
                     ended = await self._keeper.wait()
                     raise self._store_error(ended.stderr.strip(), "cannot make a work folder", self.entry.work)
         except BaseException:
             await close(self._connection)
             raise
-        self._folder = line.rstrip("\n")
+        self._folder = line.removeprefix(WORK).rstrip("\n")
 
     async def _reopen(self) -> None:
         """Connect again and take the folder over. Raises BoardError when that fails for long."""
@@ -248,7 +251,7 @@ class SshBoard:
             raise _CutError from error
         if ended.exit_status not in (0, 1):
             raise self._store_error(ended.stderr.decode(errors="replace").strip(), "cannot store a file", name)
-        return str(ended.stdout.decode().strip())
+        return str(ended.stdout.decode(errors="replace").split()[-1])
 
     def _store_error(self, complaint: str, what: str, name: str) -> BoardError:
         where = f"{self.name}: {name}"

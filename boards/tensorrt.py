@@ -8,6 +8,7 @@ in the board's own cache folder, the one thing that is left there on purpose. Ou
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ async def run_engine(
         )  # fmt: skip
     script = build_script("model.onnx", "model", precision)
     await board.put({"model.onnx": artifact, BUILD_SCRIPT: script.encode()})
-    started = f"{'' if settings.fresh else CACHE} TRTEXEC={facts.trtexec} exec sh {BUILD_SCRIPT}"
+    started = f"{'' if settings.fresh else CACHE} TRTEXEC={shlex.quote(facts.trtexec)} exec sh {BUILD_SCRIPT}"
     done = await board.run(["sh", "-c", f"{started} build"], timeout_s=TIMEOUT_S)
     if done.exit:
         raise _refusal(board, done, facts)

@@ -583,6 +583,7 @@ def degrade(
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the store and the exports.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in that folder.")
+@click.option("--address", help="A Ray cluster that makes the exports [this process]; its nodes must see --out.")
 @_output_options
 @click.pass_context
 def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:

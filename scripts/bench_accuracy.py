@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.evaluate import evaluate, prepare
 from edgeq.emit.onnx import build_model, to_bytes
+from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.check import float_runtime, interpreter_run, runtime_run
-from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.inputs import InputRule, calibration_set, choose_preprocess, evaluation_set, task_of
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.file import load

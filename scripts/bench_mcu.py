@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.errors import EdgeqError
+from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.bench import BenchRequest, bench_artifact
-from edgeq.flow.export import ExportRequest, export_model
 
 MODELS = {
     "ic": "ic/pretrainedResnet_quant.tflite",

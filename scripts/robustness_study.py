@@ -52,10 +52,12 @@ SUBJECTS = (
     ),
 )
 VARIANTS = {
-    "full": ("--float-share", "0"),
-    "default": (),
+    "full": ("INT8, every operator on integers", ("--float-share", "0")),
+    "default": ("INT8, a few operators in float as the target has it", ()),
+    "w4a8": ("INT4 weights, every operator on integers", ("--float-share", "0", "--weights", "int4")),
+    "best": ("INT8, every operator on integers, --effort best", ("--float-share", "0", "--effort", "best")),
 }
-"""W8A8 with every operator on integers, and as the target has it, with a few operators in float."""
+"""Title and options. With learned roundings (w4a8, best) the degraded images also teach the roundings."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def export(study: Study, subject: Subject, variant: str, mode: str) -> None:
         return
     started = time.monotonic()
     done = edgeq(
-        "export", study.float_file(subject), "-t", "onnx-int8", *VARIANTS[variant], *subject.preprocess,
+        "export", study.float_file(subject), "-t", "onnx-int8", *VARIANTS[variant][1], *subject.preprocess,
         "--calib", study.real / subject.calib, "--calib-images", study.calib_images, "--calib-mode", mode,
         "--out", folder, "--exist-ok", "--threads", 1,
     )  # fmt: skip
@@ -195,8 +197,7 @@ def _chapter(subject: Subject, variant: str, document: Mapping[str, Any]) -> str
     metric = cells[0]["metric"]
     found = {(c["runner"], c["condition"]): c for c in cells if c["metric"] == metric}
     names = list(dict.fromkeys(c["condition"] for c in cells))
-    title = "every operator on integers" if variant == "full" else "a few operators in float, the target's default"
-    lines = [f"## {subject.name}, INT8, {title}", "", f"{metric} x 100:", ""]
+    lines = [f"## {subject.name}: {VARIANTS[variant][0]}", "", f"{metric} x 100:", ""]
     lines += [
         f"| condition | {FP32} | clean | mixed | robust | mixed above clean | robust above clean |",
         "|---|" + "---|" * 6,
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-images", type=int, help="fewer than all")
     parser.add_argument("--resamples", type=int, default=300)
     parser.add_argument("--models", default=",".join(subject.name for subject in SUBJECTS))
-    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--variants", default="full,default", help=", ".join(VARIANTS))
     options = parser.parse_args(arguments)
     chosen = tuple(subject for subject in SUBJECTS if subject.name in options.models.split(","))
     study = Study(

@@ -198,7 +198,7 @@ class Link:
         self._ends.clear()
 
     def close(self) -> None:
-        self._server.close()
+        _end(self._server)
         self.cut()
 
 

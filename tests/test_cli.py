@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import pytest
 
 from edgeq.calibrate.cache import list_entries
+from edgeq.cli import main
 from edgeq.datasets.scenes import write_dataset
 from edgeq.ir.parse import from_text
 from edgeq.ir.text import to_text
@@ -25,7 +27,11 @@ from tests.command_line import Ran, edgeq, files_below, write_noise_images, writ
 from tests.tflite_nets import integer_net
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("bench", "boards", "doctor", "export", "inspect", "lint", "sweep", "targets", "validate", "verify")
+COMMANDS = [
+    (name, *part)
+    for name, command in main.commands.items()
+    for part in ([(inner,) for inner in command.commands] if isinstance(command, click.Group) else [()])
+]
 INTEGER_TARGETS = ("jetson-int8", "onnx-int8")
 
 
@@ -92,9 +98,10 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command_and_option() -> None:
     overview = edgeq("--help")
-    assert overview.exit == 0 and all(command in overview.stdout for command in COMMANDS)
+    assert overview.exit == 0 and all(command[0] in overview.stdout for command in COMMANDS)
+    assert {("export",), ("train",), ("boards", "probe")} <= set(COMMANDS)
     for command in COMMANDS:
-        text = edgeq(command, "-h")
+        text = edgeq(*command, "-h")
         assert text.exit == 0 and "--json" in text.stdout, command
     assert edgeq("--version").stdout.startswith("edgeq, version ")
 
@@ -411,3 +418,17 @@ def test_targets_and_doctor() -> None:
     assert checks.exit == checks.document["exit"] == 0
     assert {check["state"] for check in checks.document["checks"] if check["name"] in ("torch", "onnx")} == {"ok"}
     assert "needed for" in edgeq("doctor").stdout
+
+
+def test_formats_are_asked_for_by_name() -> None:
+    found = edgeq("quantize", "zoo:depth", "--weights", "int4", "--format", "conv2d_1=w8a8", "--dry-run", "--json")
+    assert found.exit == 0 and any("first and last layers keep 8 bits" in note for note in found.document["notes"])
+    for options, exit_code in (
+        (("quantize", "zoo:depth", "--weights", "int99"), 2),
+        (("quantize", "zoo:depth", "--format", "conv"), 2),
+        (("quantize", "zoo:depth", "--max-size", "small"), 2),
+        (("export", "zoo:depth", "-t", "jetson-int8", "--weights", "int4"), 3),
+        (("export", "zoo:depth", "-t", "tflite-int8", "--activations", "int4"), 3),
+    ):
+        refused = edgeq(*options, "--calib", "scenes:4", "--dry-run")
+        assert refused.exit == exit_code and len(refused.stderr.strip().splitlines()) == 1, refused

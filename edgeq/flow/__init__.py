@@ -1,7 +1,8 @@
 """The commands as functions: read edgeq/flow/export.py first."""
 
 from edgeq.flow.bench import BenchRequest, bench_artifact
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow.export import export_model
+from edgeq.flow.request import ExportRequest
 from edgeq.flow.validate import ValidateRequest, validate_artifact
 
 __all__ = [

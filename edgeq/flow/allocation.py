@@ -124,8 +124,8 @@ def within_budgets(
 ) -> tuple[Recipe, list[str], list[dict[str, Any]]]:
     """`recipe` with the formats that were allocated, what to tell about it, and every operator's entry.
 
-    Where `is_good` says that the accuracy is missed, the formats that lose most become finer, twice as many each time,
-    until it is kept or no finer ones are left within the size and latency allowed. Raises as `allocate`.
+    Where `is_good` says that the accuracy is missed, the formats that lose most become finer, one by one, until it is
+    kept or no finer ones are left within the size and latency allowed. Raises as `allocate`.
     """
     offered = _offered(target, budgets)
     coarsest = Formats(*(min((getattr(f, part) for f in offered), key=bits_of) for part in ("weight", "activation")))
@@ -134,15 +134,33 @@ def within_budgets(
     found = allocate(
         graph, target, recipe, calibration, budgets, digest, progress, use_cache=use_cache, is_good=is_good
     )
-    reasons, count = list[str](), 1
-    while is_good is not None and budgets.search != "bisect" and not is_good(recipe.with_rules(found.rules)):
-        found, why = raised(found, count)
-        reasons += why
-        if len(why) < count:
-            reasons.append("no finer formats are left within size and latency, and the accuracy is still missed")
-            break
-        count *= 2
+    reasons = list[str]()
+    if is_good is not None and budgets.search != "bisect":
+        found, reasons = _kept_accurate(found, lambda trial: is_good(recipe.with_rules(trial.rules)))
     return recipe.with_rules(found.rules), [*notes, *found.notes(), *reasons], found.document()
+
+
+def _kept_accurate(start: Allocation, is_good: Callable[[Allocation], bool]) -> tuple[Allocation, list[str]]:
+    """The fewest steps up from `start` that `is_good` accepts, by doubling and halving; and the reason for each."""
+    states, reasons, bad, last = [start], list[str](), -1, 0
+    while not is_good(states[last]):
+        bad, wanted = last, 2 * last + 2
+        while len(states) < wanted:
+            better, why = raised(states[-1])
+            if why is None:
+                break
+            states.append(better)
+            reasons.append(why)
+        last = len(states) - 1
+        if last == bad:
+            return states[last], [
+                *reasons,
+                "no finer formats are left within size and latency, accuracy is still missed",
+            ]
+    while last - bad > 1:
+        middle = (bad + last) // 2
+        bad, last = (bad, middle) if is_good(states[middle]) else (middle, last)
+    return states[last], reasons[:last]
 
 
 def allocate(
@@ -295,22 +313,19 @@ def _weight_bits(item: Item, place: int) -> int:
     return 0 if weight is None else bits_of(weight)
 
 
-def raised(allocation: Allocation, count: int) -> tuple[Allocation, list[str]]:
-    """`allocation` with `count` more steps towards finer formats, the most loss for the least cost first; and why.
+def raised(allocation: Allocation) -> tuple[Allocation, str | None]:
+    """`allocation` with the one step towards finer formats that takes back most loss; and why, or None where none is left.
 
-    Sizes and latencies stay within their budgets, mean bits give way. Nothing is changed, and no reason given, where no step is left.
+    Sizes and latencies stay within their budgets, mean bits give way.
     """
-    items, selection, notes = allocation.items, allocation.selection, list[str]()
+    items, now, before = allocation.items, allocation.selection, loss_of(allocation.items, allocation.selection)
     hard = {kind: limit for kind, limit in allocation.limits.items() if kind in (BYTES, MILLISECONDS)}
-    for _ in range(count):
-        before, now = loss_of(items, selection), selection
-        gains = ((-difference(items, now, move, lambda choice: choice.loss), move) for move in moves(items, now))
-        better = [(gain, move) for gain, move in gains if gain > 0 and meets(items, changed(now, move), hard)]
-        if not better:
-            break
-        gain, move = max(better, key=lambda step: step[0])
-        selection = changed(now, move)
-        names = ", ".join(items[k].operator for k in move)
-        formats = selected(items, selection)[items[next(iter(move))].operator]
-        notes.append(f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {names}")
-    return Allocation(items, selection, allocation.limits), notes
+    gains = ((-difference(items, now, move, lambda choice: choice.loss), move) for move in moves(items, now))
+    better = [(gain, move) for gain, move in gains if gain > 0 and meets(items, changed(now, move), hard)]
+    if not better:
+        return allocation, None
+    gain, move = max(better, key=lambda step: step[0])
+    selection, names = changed(now, move), ", ".join(items[k].operator for k in move)
+    formats = selected(items, selection)[items[next(iter(move))].operator]
+    why = f"raised to {formats}, which takes back {gain / max(before, 1e-300):.0%} of the loss: {names}"
+    return replace(allocation, selection=selection), why

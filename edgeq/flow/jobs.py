@@ -90,13 +90,16 @@ class JobStore:
         return self._base.execute("UPDATE jobs SET state = 'pending' WHERE state = 'running'").rowcount
 
     def claim(self, board: str) -> str | None:
-        """Take the next pending job for a board; None if there is none."""
-        found = self._base.execute(
-            "UPDATE jobs SET state = 'running', attempts = attempts + 1, board = ?, began = ? WHERE key ="
-            " (SELECT key FROM jobs WHERE state = 'pending' AND (wants IS NULL OR wants = ?) LIMIT 1) RETURNING key",
-            (board, time.time(), board),
-        ).fetchall()
-        return str(found[0][0]) if found else None
+        """Take the next pending job for a board, first of those that want it; None if there is none."""
+        for wants in (board, None):  # one after the other, so that each is one step in the index
+            found = self._base.execute(
+                "UPDATE jobs SET state = 'running', attempts = attempts + 1, board = ?, began = ? WHERE key ="
+                " (SELECT key FROM jobs WHERE state = 'pending' AND wants IS ? LIMIT 1) RETURNING key",
+                (board, time.time(), wants),
+            ).fetchall()
+            if found:
+                return str(found[0][0])
+        return None
 
     def finish(self, key: str, result: object) -> None:
         """A running job is done. Raises UsageError if it is not running: a result is never replaced."""
@@ -139,7 +142,7 @@ async def drive(
     `prepare` readies a board once it is entered, `work` does one job and returns its result. A job whose board is lost goes
     to another. Cancelled, every board puts its job back and cleans up.
     """
-    total, lost = store.count(), []
+    total, done, lost = store.count(), store.count("done"), []
 
     async def serve(board: Board) -> None:
         for attempt in range(ATTEMPTS):
@@ -165,6 +168,7 @@ async def drive(
         return True
 
     async def do(board: Board, ready: T, key: str) -> None:
+        nonlocal done
         try:
             result = await work(board, ready, key)
         except BoardError as error:
@@ -177,7 +181,8 @@ async def drive(
             store.release(key, "interrupted", counts=False)
             raise
         store.finish(key, result)
-        progress("jobs", store.count("done"), total)
+        done += 1
+        progress("jobs", done, total)
 
     async with asyncio.TaskGroup() as group:
         for board in boards:

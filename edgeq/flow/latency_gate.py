@@ -15,9 +15,10 @@ from edgeq.boards.board import Board
 from edgeq.boards.device import Settings
 from edgeq.boards.jetson import Slower
 from edgeq.errors import EdgeqError, UsageError
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow.export import export_model
 from edgeq.flow.fleet import find_boards, on_each
 from edgeq.flow.on_board import TENSORRT, run_on
+from edgeq.flow.request import ExportRequest
 from edgeq.flow.slower_layers import slower_on
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row

@@ -22,9 +22,11 @@ from edgeq.boards.board import Board
 from edgeq.emit.artifact import MANIFEST
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.bench import BenchRequest, bench_on_boards
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow.export import export_model
 from edgeq.flow.fleet import find_boards
 from edgeq.flow.jobs import JobStore, drive
+from edgeq.flow.on_ray import Make, on_ray
+from edgeq.flow.request import ExportRequest
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
 from edgeq.targets import find_target
@@ -55,12 +57,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """The options of `edgeq sweep`: a plan, the folder of its store and exports, and whether to go on in it."""
+    """The options of `edgeq sweep`: a plan, the folder of its store and exports, and whether to go on in it.
+
+    At `address` is a Ray cluster that makes the exports; all its nodes see the folder.
+    """
 
     plan: Path
     out: Path
     resume: bool = False
     threads: int | None = None
+    address: str | None = None
 
 
 def read_plan(path: Path) -> Plan:
@@ -102,7 +108,7 @@ def _options(where: object, found: Mapping[str, Any], known: Sequence[str]) -> d
 def sweep(request: SweepRequest, progress: Progress = silent) -> Report:
     """Do all cells of the plan that are not done; exit code 6 if some cannot be. Raises UsageError.
 
-    Boards work at the same time, each on one cell; exports are made one after another, since they use all cores.
+    Boards work at the same time, each on one cell, and are reached from here; exports may be made elsewhere.
     """
     started = time.monotonic()
     plan = read_plan(request.plan)
@@ -143,20 +149,34 @@ class _Exports:
     """The folders of what was exported, each made once, whole, and kept."""
 
     def __init__(self, plan: Plan, request: SweepRequest) -> None:
-        self._plan, self._request, self._one_at_a_time = plan, request, asyncio.Lock()
+        self._plan, self._request = plan, request
+        self._make = on_ray(request.address) if request.address else _here()
+        self._locks: dict[Path, asyncio.Lock] = {}
 
     async def folder(self, cell: Mapping[str, str]) -> Path:
+        """The folder of a cell's artifact. Raises EdgeqError if it cannot be made."""
         options = {**self._plan.options, **self._plan.recipes[cell["recipe"]]}
         known = json.dumps([cell["model"], cell["target"], options], sort_keys=True, default=list)
-        folder = self._request.out / f"export-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
-        async with self._one_at_a_time:
+        folder = self._request.out.absolute() / f"export-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
+        async with self._locks.setdefault(folder, asyncio.Lock()):
             if not (folder / "report.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 made = ExportRequest(
                     cell["model"], cell["target"], **options, out=folder, threads=self._request.threads
                 )
-                await asyncio.to_thread(export_model, made)
+                await self._make(made)
         return folder
+
+
+def _here() -> Make:
+    """Exports in this process, one after another, since each uses all cores."""
+    one_at_a_time = asyncio.Lock()
+
+    async def make(request: ExportRequest) -> None:
+        async with one_at_a_time:
+            await asyncio.to_thread(export_model, request)
+
+    return make
 
 
 def _artifact(folder: Path) -> Path:

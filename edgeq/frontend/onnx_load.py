@@ -79,7 +79,7 @@ def _check(model: onnx.ModelProto, content: bytes) -> None:
         onnx.checker.check_model(content)
     # The checker reports some broken models with plain ValueError or RuntimeError.
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = first_line(error)
         raise UnsupportedError("not a valid ONNX model", value=reason, next_step=_EXPORT_AGAIN) from error
 
 
@@ -180,8 +180,13 @@ def inline_functions(model: onnx.ModelProto, known: Collection[str]) -> onnx.Mod
         defined = [("", name) for name in sorted(foreign) if _is_defined_by_others(name, opset_of(model))]
         return inline_selected_functions(model, defined, inline_schema_functions=True) if defined else model
     except RuntimeError as error:  # a call that does not fit its function
-        reason = str(error).strip().splitlines()[0][:300]
-        raise UnsupportedError("the model's functions cannot be expanded", value=reason) from error
+        raise UnsupportedError("the model's functions cannot be expanded", value=first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, or its kind: a message that quotes bytes which are no text can be lost altogether."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _is_defined_by_others(op_type: str, opset: int) -> bool:

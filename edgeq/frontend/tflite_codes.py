@@ -120,8 +120,17 @@ def _fully_connected(i: Importer, op: FileOperator) -> None:
     i.give(i.result(op), i.reshape(value, (*found.shape, tensor.shape[0])))
 
 
+def _two_operands(i: Importer, op: FileOperator) -> list[FileTensor]:
+    """Both operands of an operator without weights, whose constants have one scale each."""
+    tensors = [i.tensor(op, 0), i.tensor(op, 1)]
+    for tensor in tensors:
+        if tensor.content is not None and len(constant_type(tensor).scale) != 1:
+            raise UnsupportedError("an operand has no scale, or several", where=tensor.name)
+    return tensors
+
+
 def _batch_matmul(i: Importer, op: FileOperator) -> None:
-    sides = [i.plain(i.tensor(op, k)) for k in (0, 1)]
+    sides = [i.plain(tensor) for tensor in _two_operands(i, op)]
     for k, side in enumerate(sides):
         rank = len(i.shape(side))
         if rank < 2:
@@ -133,7 +142,7 @@ def _batch_matmul(i: Importer, op: FileOperator) -> None:
 
 def _elementwise(kind: type[o.Add] | type[o.Sub] | type[o.Mul]) -> Handler:
     def handle(i: Importer, op: FileOperator) -> None:
-        (a, b), first = operands_in_one_form(i, [i.tensor(op, 0), i.tensor(op, 1)])
+        (a, b), first = operands_in_one_form(i, _two_operands(i, op))
         i.give(i.result(op), _accumulated(i, op, kind(a, b, ""), 0), first=first)
 
     return handle
@@ -208,7 +217,7 @@ def _extreme(function: o.BinaryName) -> Handler:
     """The larger or smaller of two codes, which the kernel compares as they are: exact between reals of one scale."""
 
     def handle(i: Importer, op: FileOperator) -> None:
-        values, first = operands_in_one_form(i, [i.tensor(op, 0), i.tensor(op, 1)])
+        values, first = operands_in_one_form(i, _two_operands(i, op))
         to = _result_type(i, op)
         for value in values:
             type_ = i.type(_codes_of(i, value))

@@ -109,7 +109,8 @@ class QatModule(nn.Module):
 
     def rounded(self, inputs: Mapping[o.Value, Tensor], wanted: Sequence[o.Value]) -> tuple[Tensor, ...]:
         """Any values of the graph, as reals, with straight-through rounding."""
-        reals, codes = dict(inputs), dict[o.Value, Tensor]()
+        reals = dict(inputs)
+        codes: dict[o.Value, Tensor] = {}
 
         def real(name: o.Value) -> Tensor:
             return reals[name] if name in reals else self._constant(name)

@@ -22,13 +22,11 @@
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
-#define EDGEQ_APART static __attribute__((noinline))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
-#define EDGEQ_APART __attribute__((noinline)) /* a function that needs all registers for itself */
+#define EDGEQ_APART __attribute__((noinline))
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
-#define EDGEQ_APART static
 #define EDGEQ_IN_ORDER ((void)0)
 #define EDGEQ_APART
 #endif

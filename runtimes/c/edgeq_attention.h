@@ -62,7 +62,7 @@ EDGEQ_INLINE void edgeq_attention_gather(
 }
 
 /* Codes of the scores of one query; the largest of them. Stores of codes cannot change copies of channel and output. */
-EDGEQ_APART int32_t edgeq_attention_scores(
+EDGEQ_APART EDGEQ_KERNEL int32_t edgeq_attention_scores(
     const edgeq_attention_layer *l, const int8_t *q, const edgeq_attention_memory *m)
 {
     const edgeq_channel channel = l->scores;
@@ -87,7 +87,7 @@ EDGEQ_APART int32_t edgeq_attention_scores(
 }
 
 /* Shares of the scores; their sum. */
-EDGEQ_APART int32_t edgeq_attention_shares(
+EDGEQ_APART EDGEQ_KERNEL int32_t edgeq_attention_shares(
     const edgeq_attention_layer *l, int32_t largest, const edgeq_attention_memory *m)
 {
     const uint32_t total = edgeq_total_of(l->exponentials, m->codes, l->keys, 1, largest);
@@ -100,7 +100,7 @@ EDGEQ_APART int32_t edgeq_attention_shares(
     return sum;
 }
 
-EDGEQ_APART void edgeq_attention_values(
+EDGEQ_APART EDGEQ_KERNEL void edgeq_attention_values(
     const edgeq_attention_layer *l, int32_t total, const edgeq_attention_memory *m, int8_t *out)
 {
     const edgeq_channel channel = l->channel;

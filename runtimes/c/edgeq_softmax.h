@@ -18,7 +18,7 @@ typedef struct {
 } edgeq_softmax_layer;
 
 /* Of `count` codes, `step` apart. */
-EDGEQ_INLINE int32_t edgeq_largest(const int8_t *x, int32_t count, int32_t step)
+EDGEQ_INLINE int32_t edgeq_largest_code(const int8_t *x, int32_t count, int32_t step)
 {
     int32_t largest = -128;
     for (const int8_t *const end = x + (ptrdiff_t)count * step; x < end; x += step) {
@@ -44,7 +44,7 @@ EDGEQ_INLINE int32_t edgeq_share(uint32_t exponential, uint32_t total)
 
 EDGEQ_INLINE void edgeq_softmax_row(const edgeq_softmax_layer *l, const int8_t *x, int8_t *narrow, int16_t *wide)
 {
-    const int32_t largest = edgeq_largest(x, l->count, l->inner);
+    const int32_t largest = edgeq_largest_code(x, l->count, l->inner);
     const uint32_t total = edgeq_total_of(l->exponentials, x, l->count, l->inner, largest);
     for (int32_t i = 0; i < l->count; i++) {
         const ptrdiff_t at = (ptrdiff_t)i * l->inner;

@@ -16,7 +16,7 @@ import pytest
 from edgeq.boards.entries import Entry
 from edgeq.boards.ssh import SshBoard
 from edgeq.errors import BoardError
-from tests.ssh_server import Link, SshServer, running, write_key
+from tests.ssh_server import Link, SshServer, free_port, running, write_key
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +132,8 @@ def test_a_key_that_the_board_does_not_know(server: SshServer, tmp_path: Path) -
 
 
 def test_nobody_there(server: SshServer) -> None:
-    link = Link(server.port)
-    link.close()
-    assert refused(server.entry(port=link.port)).startswith(
-        f"cannot connect to the board; at pi (127.0.0.1:{link.port}); got "
-    )
+    port = free_port()
+    assert refused(server.entry(port=port)).startswith(f"cannot connect to the board; at pi (127.0.0.1:{port}); got ")
 
 
 def test_a_work_folder_that_is_not_there(server: SshServer) -> None:
@@ -252,6 +249,24 @@ def test_a_slow_link(server: SshServer) -> None:
     link.close()
 
 
+def test_a_login_shell_that_talks(server: SshServer) -> None:
+    """Start-up files that print something break many tools that speak over SSH."""
+    start_up = server.root / "home" / ".bashrc"
+    start_up.write_text("echo Welcome to the board\n")
+
+    async def use() -> None:
+        async with SshBoard(server.entry()) as board:
+            await board.put({"model": noise(100_000)})
+            assert (await board.run(["echo", "hello"])).stdout.endswith("hello\n")
+            assert (await board.probe()).machine == os.uname().machine
+
+    try:
+        asyncio.run(use())
+    finally:
+        start_up.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which takes root")
 def test_a_full_disk(server: SshServer, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -209,7 +209,10 @@ def test_no_recursion_and_no_variable_arrays(folder: Path, tmp_path: Path) -> No
     subprocess.run(["gcc", *flags, folder / "net_model.c"], check=True, capture_output=True)
 
 
-def test_sanitizers_find_nothing(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [small_network, small_transformer])
+def test_sanitizers_find_nothing(network: Callable[[], Graph], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder_of(network(), target("c-int8"), folder)
     # The arena lies in a heap block of exactly its size, so that one byte too far is seen.
     (tmp_path / "main.c").write_text(
         """#include "net_model.h"

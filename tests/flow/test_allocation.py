@@ -10,8 +10,8 @@ import pytest
 
 from edgeq.datasets.preprocess import preset
 from edgeq.errors import BudgetError, UsageError
+from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.allocation import Allocation, Budgets, raised, within_budgets
-from edgeq.flow.export import ExportRequest, export_model
 from edgeq.flow.inputs import InputRule, calibration_set
 from edgeq.ir import ops as o
 from edgeq.ir.file import load
@@ -58,7 +58,7 @@ def test_size_and_what_cannot_be_reached(tmp_path: Path) -> None:
 
 
 def test_accuracy_that_is_missed_raises_bits_and_says_where(tmp_path: Path) -> None:
-    """The gate is content with the third try; a budget of bytes does not give way, mean bits do."""
+    """The gate wants two steps up; a budget of bytes does not give way, mean bits do."""
     rng = np.random.default_rng(0)
     for k in range(4):
         cv2.imwrite(str(tmp_path / f"{k}.png"), rng.integers(0, 256, (6, 6, 3), np.uint8))
@@ -67,7 +67,7 @@ def test_accuracy_that_is_missed_raises_bits_and_says_where(tmp_path: Path) -> N
 
     def is_good(recipe: Recipe) -> bool:
         asked.append(tuple(str(recipe.formats_of(name)) for name in LAYERS))
-        return len(asked) == 3
+        return sum(a != b for a, b in zip(asked[0], asked[-1], strict=True)) >= 2
 
     def notes_of(budgets: Budgets) -> list[str]:
         asked.clear()
@@ -79,9 +79,10 @@ def test_accuracy_that_is_missed_raises_bits_and_says_where(tmp_path: Path) -> N
 
     choices = ("w2a4", "w4a4", "w6a4", "w2a8", "w4a8", "w6a8")
     found = notes_of(Budgets(avg_bits=6, choices=choices))
-    assert len(asked) == 3 and len(set(asked)) == 3 and sum("raised to" in note for note in found) == 3
+    assert 3 <= len(asked) <= 6 and any("raised to" in note for note in found)
+    assert not any("no finer" in note for note in found)
     found = notes_of(Budgets(max_size=620, choices=choices))
-    assert len(asked) == 1 and any("no finer formats are left" in note for note in found)
+    assert len(set(asked)) == 1 and any("no finer formats are left" in note for note in found)
 
 
 def test_raising_goes_on_until_the_budget() -> None:
@@ -94,11 +95,14 @@ def test_raising_goes_on_until_the_budget() -> None:
         for k in range(4)
     )
     start = Allocation(items, (2, 2, 2, 2), {"weight bytes": 20.0})
-    once, why = raised(start, 1)
-    assert once.selection == (2, 2, 2, 0) and len(why) == 1 and "op3" in why[0] and "w8a8" in why[0]
-    many, why = raised(start, 9)
-    assert len(why) < 9 and loss_of(items, many.selection) < loss_of(items, once.selection)
-    assert cost_of(items, many.selection, "weight bytes") <= 20
+    once, why = raised(start)
+    assert once.selection == (2, 2, 2, 0) and why is not None and "op3" in why and "w8a8" in why
+    state, count = start, 0
+    while why is not None:
+        state, why = raised(state)
+        count += why is not None
+    assert 1 <= count < 9 and loss_of(items, state.selection) < loss_of(items, start.selection)
+    assert cost_of(items, state.selection, "weight bytes") <= 20
 
 
 @pytest.mark.parametrize(

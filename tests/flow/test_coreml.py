@@ -8,8 +8,7 @@ import pytest
 
 from edgeq.emit.artifact import Artifact
 from edgeq.emit.coreml import WEIGHTS_FILE, emit
-from edgeq.flow import export
-from edgeq.flow.export import ExportRequest, export_model
+from edgeq.flow import ExportRequest, export, export_model
 from edgeq.flow.validate import ValidateRequest, validate_artifact
 from edgeq.ir.graph import Graph, with_constants
 from edgeq.targets import TARGETS

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +97,39 @@ def store_of_a_dead_sweep(plan: Path, out: Path) -> None:
     store.add(read_plan(plan).cells(), lambda key: str(json.loads(key)["board"]))
     assert store.claim("local")
     store.close()
+
+
+CLUSTER = """
+import json, os, subprocess, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+done = subprocess.run([sys.executable, "-m", "edgeq.cli", "sweep", *sys.argv[1:], "--address", cluster.address])
+print(json.dumps({"nodes": len(cluster.list_all_nodes()), "code": done.returncode}), file=sys.stderr)
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_gives_the_same(plan: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert edgeq("sweep", plan, "--out", here, "--threads", 1, "--json").exit == 6
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    command = [sys.executable, "-c", CLUSTER, plan, "--out", there, "--threads", "1", "--json"]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert json.loads(done.stderr.splitlines()[-1]) == {"nodes": 2, "code": 6}, done.stderr
+    assert [cell[:4] for cell in sorted(cells(there))] == [cell[:4] for cell in sorted(cells(here))]
+    assert digests(there) == digests(here) and len(digests(here)) > 6
+
+
+def digests(out: Path) -> dict[str, str]:
+    """SHA-256 of every artifact's files; reports hold times."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.glob("export-*/*")
+        if path.suffix in (".onnx", ".c", ".h", ".edgeq")
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgeq.errors import EdgeqError, UnsupportedError, UsageError
 from edgeq.frontend.onnx import import_onnx
+from edgeq.frontend.onnx_load import first_line
 from tests.onnx_text import model
 
 RNG = np.random.default_rng(2)
@@ -98,6 +99,12 @@ def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
         import_onnx(bytes(content))
     except (UnsupportedError, UsageError) as error:
         assert "\n" not in str(error)
+
+
+def test_errors_without_words() -> None:
+    """Where a message quotes bytes that are no text, some builds of the checker lose all of it."""
+    assert first_line(onnx.checker.ValidationError()) == "ValidationError"
+    assert first_line(ValueError("\nbad\nworse")) == "bad"
 
 
 @given(st.data())

@@ -281,6 +281,17 @@ def test_what_has_no_integer_meaning_is_named() -> None:
         import_tflite(f.content([x], [z]))
 
 
+@pytest.mark.parametrize("kind", ["ADD", "MUL", "MAXIMUM", "BATCH_MATMUL"])
+def test_an_operand_with_scales_by_channel_is_refused(kind: str) -> None:
+    f = File()
+    x, y, z = (f.tensor((1, 5, 6, 4), "int8", scale=0.1) for _ in range(3))
+    w = f.constant(codes(4, 1, 1, 4), scale=[0.01] * 4)
+    f.op("CONV_2D", [x, w, f.constant(np.zeros(4, np.int32), scale=[0.001] * 4)], [y], "Conv2DOptions", **CONV)
+    f.op(kind, [y, f.constant(codes(4, 4) if kind == "BATCH_MATMUL" else codes(4), scale=[0.1, 0.2, 0.3, 0.4])], [z])
+    with pytest.raises(UnsupportedError, match="no scale, or several"):
+        import_tflite(f.content([x], [z]))
+
+
 def test_a_movement_to_another_scale_is_refused() -> None:
     f = File()
     x, y = f.tensor((1, 4), "int8", scale=0.1), f.tensor((2, 2), "int8", scale=0.2)

@@ -1,0 +1,90 @@
+"""What `edgeq export`, `quantize` and `train` are asked: their options as one value, and which of them fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import UsageError
+from edgeq.flow.allocation import Budgets
+from edgeq.flow.calib_mode import AUTO, ModeRequest
+from edgeq.flow.effort import Effort
+from edgeq.flow.train import Training
+from edgeq.quantize.asked import Asked
+from edgeq.recipe import Recipe, keep_real
+from edgeq.target import Target
+from edgeq.targets import find_target
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The options of `edgeq export`; `max_drop` maps a metric to the largest loss in points."""
+
+    model: str
+    target: str
+    calib: str | None = None
+    calib_images: int = 128
+    calibration: ModeRequest = field(default_factory=ModeRequest)
+    data: str | None = None
+    data_images: int | None = None
+    preprocess: str | None = None
+    estimator: str | None = None
+    float_share: float | None = None
+    effort: Effort | None = None
+    keep_real: tuple[str, ...] = ()
+    formats: Asked = field(default_factory=Asked)
+    budgets: Budgets = field(default_factory=Budgets)
+    max_drop: Mapping[str, float] = field(default_factory=dict)
+    raw_head: bool = False
+    out: Path | None = None
+    exist_ok: bool = False
+    no_cache: bool = False
+    seed: int = 0
+    dry_run: bool = False
+    imgsz: str | None = None
+    arch: str | None = None
+    trust_pickle: bool = False
+    threads: int | None = None
+    training: Training | None = None
+    train_data: str | None = None
+
+    @property
+    def chosen_target(self) -> Target:
+        """The target's row with the options that replace its fields. Raises UsageError for an unknown name."""
+        target = find_target(self.target)
+        return target if self.float_share is None else replace(target, float_share=self.float_share)
+
+    def recipe(self, target: Target) -> Recipe:
+        """What is asked of quantization before formats."""
+        estimator = target.estimator if self.estimator is None else self.estimator
+        return Recipe(estimator, tuple(map(keep_real, self.keep_real)), output_codes=self.raw_head)
+
+    def deciding(self, target: Target) -> dict[str, Any]:
+        """The options that decide what is written; places and gates are left out."""
+        names = ("calib_images", "effort", "keep_real", "raw_head", "seed", "imgsz", "arch")
+        found = {name: getattr(self, name) for name in names}
+        found |= {name: vars(getattr(self, name)) for name in ("formats", "calibration", "budgets")}
+        return {**found, "estimator": self.recipe(target).estimator, "float_share": target.float_share}
+
+
+def check_options(request: ExportRequest, target: Target) -> None:
+    """Raises UsageError for options that do not fit together, or not `target`."""
+    if target.is_integer and request.calib is None and not request.dry_run:
+        raise UsageError(
+            f"{target.name} needs images to calibrate on",
+            next_step="Give --calib a folder of typical images (scenes renders some, for the built-in models).",
+        )
+    if (request.training is None) != (request.train_data is None):
+        raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
+    if request.training is not None and not target.is_integer:
+        raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
+        raise UsageError(
+            "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
+        )
+    if request.calibration.mode == AUTO and not target.is_integer:
+        raise UsageError("only integer targets choose a calibration mode", where=target.name, value=AUTO)
+    if request.max_drop and request.data is None:
+        raise UsageError("--max-drop needs labelled images", next_step="Give --data as well.")
