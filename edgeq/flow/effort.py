@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -23,7 +24,7 @@ import torch
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of
+from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, objective_of
 from edgeq.formats import bits_of
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Array, Graph
@@ -33,11 +34,13 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
+from edgeq.quantize.units import units
 from edgeq.target import Target
 
 Effort = Literal["fast", "balanced", "best"]
@@ -124,12 +127,14 @@ def learned(
         return found
     store = LearnedFile(_state(graph, found.plan, calibration, effort, seed)) if use_cache else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    samples = list(inputs_of(graph, calibration))
     result = learn(
         graph,
         found.plan,
-        list(inputs_of(graph, calibration)),
+        samples,
         SETTINGS[effort],
         loss=_loss(graph, calibration, task),
+        importance=_importance(graph, found.plan, calibration, samples, progress) if effort == "best" else None,
         half=target.half_scales,
         seed=seed,
         device=device,
@@ -152,6 +157,22 @@ def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, effort: Effort
         kind="rounding",
         suffix=".npz",
     )
+
+
+def _importance(
+    graph: Graph,
+    plan: Plan,
+    calibration: CalibrationSet,
+    samples: Sequence[Mapping[Value, Array]],
+    progress: Progress,
+) -> dict[Value, Importance]:
+    """Where errors matter to the task, for a detector; elsewhere it gained nothing."""
+    if calibration.weigh is None:
+        return {}
+    progress("weighing positions", 0, 0)
+    exits = {name for unit in units(graph, plan.weights.keys()).values() for name in unit.exits}
+    objective = objective_of(plan.structure, calibration.weigh)
+    return measure_importance(graph, objective, exits | plan.weights.keys(), samples)
 
 
 def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
