@@ -91,7 +91,7 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
 }
 
 #if EDGEQ_PIXELS == 3
-#define EDGEQ_OF_ITS_OWN EDGEQ_APART /* sums of three pixels need all registers */
+#define EDGEQ_OF_ITS_OWN EDGEQ_APART EDGEQ_KERNEL /* sums of three pixels need all registers */
 #else
 #define EDGEQ_OF_ITS_OWN EDGEQ_INLINE
 #endif
