@@ -202,6 +202,8 @@ def test_no_float_no_heap_no_library(network: Callable[[], Graph], name: str, tm
         subprocess.run([*command, tmp_path / "out" / f"{stem}.c"], check=True, capture_output=True)
         listed = subprocess.run(["nm", "-u", made], capture_output=True, text=True, check=True).stdout.split()
         assert set(listed) - {"U"} <= {"memcpy", "memset"} | {s for s in listed if s.startswith("net_")}
+        given = subprocess.run(["nm", "-g", "--defined-only", made], capture_output=True, text=True, check=True).stdout
+        assert given and all(line.split()[-1].startswith("net_") for line in given.splitlines())  # two models link
 
 
 def test_no_recursion_and_no_variable_arrays(folder: Path, tmp_path: Path) -> None:
