@@ -124,7 +124,8 @@ def test_the_classifier_of_the_zoo_equals_the_reference(name: str, tmp_path: Pat
     document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
     (codes,) = found.outputs.values()
     assert zlib.crc32(to_memory(codes).tobytes()) == document["golden"]["outputs"][0]
-    assert len(np.unique(codes)) > 4 and document["arena_bytes"] < 1 << 16 <= document["macs"]
+    assert len(np.unique(codes)) > 4 and document["macs"] > 40_000_000
+    assert document["arena_bytes"] < 65_536 + 1_024  # what attention holds, and the sums of three pixels
 
 
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim"])
