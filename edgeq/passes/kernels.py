@@ -338,6 +338,9 @@ class _Grouping:
         own, other = terms if terms[0].value == kernel.out else terms[::-1]
         if own.value != kernel.out or other.value == kernel.out or not self._is_ready(other.value, kernel):
             return kernel
+        follower = self._next(add.out)
+        if not isinstance(follower, Settling) or not self._is_stored(self.graph.types[follower.out]):
+            return kernel  # the sum is a stream of 16-bit codes, which convolutions do not write
         summed = self._settled(Kernel(add, add.out))
         assert isinstance(summed.settling, o.Requantize)
         self.absorbed.add(id(add))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edgeq.emit.c import emit, identifier
 from edgeq.emit.c_pack import in_order, packed, stored_bits
 from edgeq.errors import UnsupportedError
+from edgeq.formats import INT16
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.runtimes.native import NativeRuntime
@@ -74,6 +75,17 @@ def test_many_random_networks_equal_the_reference(graph: Graph) -> None:
 @pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS])
 def test_every_kernel_equals_the_reference(name: str) -> None:
     assert assert_equal_everywhere(small_network(), name, 0) > 200
+
+
+def test_a_convolution_does_not_write_a_stream() -> None:
+    """The difference that layer norm reads is kept in 16 bits, so that it is no residual of the convolution."""
+    n = Net(1, 6, 4, 6)
+    difference = n.add(o.Sub("x", n.conv("x", 6, "c"), "s"))
+    rows = n.add(o.Transpose(n.add(o.Reshape(difference, "r", (1, 6, 24))), "t", (0, 2, 1)))
+    joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
+    graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+    assert lowered(graph, target("c-int8"), inputs_of(graph)).types["s"].format == INT16
+    assert assert_equal_everywhere(graph, "c-int8", 0) > 100
 
 
 def test_codes_of_16_bits() -> None:
