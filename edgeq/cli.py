@@ -6,6 +6,7 @@ imported before a command runs.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -61,7 +62,7 @@ def _errors_in_one_line() -> Iterator[None]:
     except EdgeqError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted", EXIT_INTERRUPTED)
+        _end_interrupted()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except BrokenPipeError:
@@ -74,14 +75,27 @@ def _errors_in_one_line() -> Iterator[None]:
         _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
 
 
+def _end_interrupted() -> NoReturn:
+    """End with the promised code: an interrupt inside code that C runs marks the interpreter to end by the signal."""
+    _say("interrupted", EXIT_INTERRUPTED)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_INTERRUPTED)
+
+
 def _fail(message: str, code: int) -> NoReturn:
+    _say(message, code)
+    sys.exit(code)
+
+
+def _say(message: str, code: int) -> None:
     arguments: tuple[str, ...] = click.get_current_context().meta[ARGUMENTS]
     if "--json" in arguments:
         command = next((argument for argument in arguments if argument in main.commands), "")
         document = {"schema": "edgeq.error/1", "command": command, "error": message, "exit": code}
         click.echo(json.dumps(document, indent=2))
     click.echo(f"error: {message}", err=True)
-    sys.exit(code)
 
 
 def _configured(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
