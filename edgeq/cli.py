@@ -189,7 +189,7 @@ def _output_options(command: Command) -> Command:
 
 
 def _calibration_options(command: Command) -> Command:
-    """What `export` and `quantize` have in common: images, gates, where to write."""
+    """What `export`, `quantize` and `train` have in common: images, gates, where to write."""
     for option in reversed(
         (
             click.option("--calib", help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."),
@@ -207,8 +207,6 @@ def _calibration_options(command: Command) -> Command:
             click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many."),
             click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
             click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's]."),
-            click.option("--effort", type=click.Choice(["fast", "balanced", "best"]),
-                         help="Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
@@ -219,6 +217,12 @@ def _calibration_options(command: Command) -> Command:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def _effort_option(command: Command) -> Command:
+    efforts = click.Choice(["fast", "balanced", "best"])
+    text = "Work for accuracy: nearest rounding, second-order, learned [fast at 8 bits, else balanced]."
+    return click.option("--effort", type=efforts, help=text)(command)
 
 
 def _format_options(command: Command) -> Command:
@@ -290,6 +294,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @click.argument("model")
 @click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
 @_calibration_options
+@_effort_option
 @_format_options
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
@@ -307,6 +312,7 @@ def export(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | Non
 @main.command()
 @click.argument("model")
 @_calibration_options
+@_effort_option
 @_format_options
 @_budget_options
 @_model_options
