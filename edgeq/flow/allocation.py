@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,7 +197,7 @@ def allocate(
                 through = structure.through(key)
                 grid = choose(per_class[key], site, symmetric=target.symmetric, estimator=Mse(), through=through)
                 grids[key, bits] = Type(structure.graph.types[key].shape, site, (grid[0],), grid[1])
-    samples = list(islice(inputs_of(structure.graph, calibration), IMAGES))
+    samples = list(inputs_of(structure.graph, calibration.sample(IMAGES)))
     losses = measure_losses(
         structure, errors, grids, samples, objective_of(structure, calibration.weigh), budgets.sensitivity
     )

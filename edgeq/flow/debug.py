@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from glob import escape
-from itertools import islice
 from pathlib import Path
 
 from edgeq.calibrate.statistics import Statistics
@@ -107,7 +106,7 @@ class _Run:
         return graph, found
 
     def samples(self, count: int) -> list[Inputs]:
-        return list(islice(inputs_of(self.graph, self.calibration), count))
+        return list(inputs_of(self.graph, self.calibration.sample(count)))
 
 
 Method = Callable[[_Run, Progress], Graph]

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -99,7 +98,7 @@ def migrated(
         return graph
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)
-    found = choose_moves(graph, list(islice(inputs_of(graph, calibration), MOVE_IMAGES)), grids)
+    found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids)
     if found:
         names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
         notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))

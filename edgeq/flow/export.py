@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Dataset, Task
@@ -53,7 +52,7 @@ from edgeq.flow.inputs import (
 from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
-from edgeq.flow.ranges import ChosenRange, Quantization, quantize, store_weights
+from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
 from edgeq.flow.train import Trained, TrainingRun, train
@@ -246,7 +245,7 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
             real_layers=target.agreement.real_layer_db is not None,
         )  # fmt: skip
     if calibration is not None and report.layers:
-        inputs = ({job.whole.inputs[0]: tensor} for tensor in islice(calibration.tensors(), NOISE_IMAGES))
+        inputs = inputs_of(job.whole, calibration.sample(NOISE_IMAGES))
         noise = signal_to_noise(job.whole, lowered, inputs)
         report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -305,7 +304,7 @@ def quantize(
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected."""
     found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache)
     progress("correcting biases", 0, 0)
-    return replace(found, plan=correct_biases(graph, found.plan, islice(inputs_of(graph, calibration), BIAS_IMAGES)))
+    return replace(found, plan=correct_biases(graph, found.plan, inputs_of(graph, calibration.sample(BIAS_IMAGES))))
 
 
 def store_weights(
@@ -316,7 +315,7 @@ def store_weights(
     if calibration is None:
         return stored
     progress("correcting biases", 0, 0)
-    return correct_stored_biases(graph, stored, islice(inputs_of(graph, calibration), BIAS_IMAGES))
+    return correct_stored_biases(graph, stored, inputs_of(graph, calibration.sample(BIAS_IMAGES)))
 
 
 def _lifted(
@@ -338,7 +337,7 @@ def _lifted(
     if not target.float_share:
         return Quantization(plan, chosen, [], shifts)
     progress("weighing the noise", 0, 0)
-    samples = list(islice(inputs_of(graph, calibration), NOISE_IMAGES))
+    samples = list(inputs_of(graph, calibration.sample(NOISE_IMAGES)))
     noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
     lifts = choose_lifts(graph, plan, noise, target)
     if not lifts:
