@@ -15,7 +15,7 @@ from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
 Emitter = Literal["onnx", "tflite", "coreml", "c", "graph"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference", "qonnx"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
@@ -126,7 +126,9 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime not in ("tensorrt", "reference") and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference", "qonnx") and (
+            self.runtime != "coreml" or sys.platform == "darwin"
+        )
 
     @property
     def keeps_wide_values(self) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgeq.catalogue import KMeans
+from edgeq.catalogue import FP8_E4M3, FP8_E5M2, KMeans
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Int
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Float, Format, Int
 from edgeq.ir import ops as o
 from edgeq.target import Agreement, Instructions, StoredWeights, Target
 
@@ -20,6 +20,14 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Add, o.Sub, o.Mul, o.Apply, o.MaxPool, o.AveragePool, o.Mean,
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
+)  # fmt: skip
+
+
+# Integers are Quant nodes, minifloats FloatQuant; tables are INT8 by their levels.
+QONNX_WEIGHTS: tuple[Format, ...] = (
+    *(Int(bits, narrow=True) for bits in range(2, 17)),
+    *(Float(exponent, mantissa) for exponent in range(1, 6) for mantissa in range(1, 7 - exponent + 1)),
+    FP8_E4M3, FP8_E5M2,
 )  # fmt: skip
 
 
@@ -143,6 +151,18 @@ TARGETS: tuple[Target, ...] = (
         more_weights=(INT4_NARROW,),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
+    ),
+    Target(
+        "qonnx",
+        "QONNX with Quant and FloatQuant nodes, 8-bit integers unless formats are given, for FINN and hls4ml",
+        emitter="onnx",
+        runtime="qonnx",
+        precision="int8",
+        agreement=Agreement(),  # sums of reals, so near-ties may fall apart
+        wide=INT8,
+        more_weights=QONNX_WEIGHTS,
+        integer_ops=INTEGER_OPS,
+        aliases=("finn",),
     ),
     Target(
         "onnx-fp32",

@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgeq.emit.onnx_quant import write_constant, write_quant
 from edgeq.formats import INT4, INT4_NARROW, INT8, INT32, Fixed, Int, code_range, decode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 
-Runtime = Literal["tensorrt", "onnxruntime"]
+Runtime = Literal["tensorrt", "onnxruntime", "qonnx"]
 Tensor = str
 AttributeValue = int | float | str | Sequence[int]
 
@@ -70,6 +71,7 @@ class Writer:
         self.initializers: dict[Tensor, TensorProto] = {}
         packs = runtime == "onnxruntime" and any(_is_int4(graph.types[name]) for name in graph.constants)
         self.opset = INT4_OPSET if packs else FIRST_OPSET
+        self.domains: dict[str, int] = {}
         self.tensors: dict[o.Value, Tensor] = {name: name for name in graph.inputs}
         self._names = set(graph.types)
         self._stored: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
@@ -153,7 +155,7 @@ class Writer:
         if value not in self._float_views:
             if value in self.graph.constants:
                 self._float_views[value] = self._constant_view(value)
-            elif is_narrow(self.type(value)):
+            elif is_narrow(self.type(value)) and self.runtime != "qonnx":
                 self._float_views[value] = self.dequantize(self.tensors[value], self.type(value), f"{value}.dq")
             else:
                 self._float_views[value] = self.tensors[value]
@@ -204,6 +206,8 @@ class Writer:
         array, type_ = self.graph.constants[value], self.type(value)
         if not is_codes(type_):
             return self.constant(array.astype(np.float32) if type_.is_real else array, value)
+        if self.runtime == "qonnx":
+            return write_constant(array, type_, value, self) or self.constant(reals_of(array, type_), f"{value}.r")
         if self.is_storable(value):
             return self.dequantize(self.codes(value), self.stored(value)[1], f"{value}.dq")
         if self.runtime == "onnxruntime" and type_.format == INT32:
@@ -218,7 +222,7 @@ class Writer:
 
     def transposed(self, value: o.Value) -> Tensor:
         """The float view of a weight [out, in] as [in, out]."""
-        if value not in self.graph.constants:
+        if value not in self.graph.constants or self.runtime == "qonnx":
             return self.node("Transpose", [self.real(value)], self.fresh(f"{value}.transposed"), perm=(1, 0))
         if not self.is_storable(value):
             array = self.graph.constants[value]
@@ -261,15 +265,19 @@ class Writer:
 
     def quantize(self, reals: Tensor, value: o.Value, low: int | None = None, high: int | None = None) -> None:
         """Codes of `value` from reals, kept between the codes `low` and `high` (its format's own by default)."""
-        parameters, axis = self.parameters(self.type(value), value)
         reals = self.clamp(reals, self.type(value), low, high, self.fresh(f"{value}.clamped"))
+        if self.runtime == "qonnx":
+            self.tensors[value] = write_quant(reals, self.type(value), value, value, self)
+            return
+        parameters, axis = self.parameters(self.type(value), value)
         self.tensors[value] = self.node("QuantizeLinear", [reals, *parameters], value, axis=axis)
 
     def clamp(self, reals: Tensor, type_: Type, low: int | None, high: int | None, name: str) -> Tensor:
         """`reals` kept between two codes of `type_`; `reals` itself where its storage saturates there anyway."""
         bottom, top = code_range(type_.format)
         low, high = bottom if low is None else low, top if high is None else high
-        ends = (np.iinfo(storage(type_)).min, np.iinfo(storage(type_)).max) if is_narrow(type_) else (bottom, top)
+        in_bytes = is_narrow(type_) and self.runtime != "qonnx"
+        ends = (np.iinfo(storage(type_)).min, np.iinfo(storage(type_)).max) if in_bytes else (bottom, top)
         free_below, free_above = low <= ends[0], high >= ends[1]
         if free_below and free_above:
             return reals

@@ -145,7 +145,12 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        if isinstance(asked.activation, Int) and (structure is None or asked.activation.bits != target.narrow.bits):
+        few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
+        if (
+            isinstance(asked.activation, Int)
+            and not few
+            and (structure is None or asked.activation.bits != target.narrow.bits)
+        ):
             allowed = str(target.narrow) if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 

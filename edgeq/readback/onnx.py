@@ -12,6 +12,7 @@ from onnx import NodeProto
 
 from edgeq.frontend.onnx_load import load_model
 from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, integer, title
+from edgeq.readback import qonnx
 from edgeq.readback.stored import Numbers, Role, Stored, StoredOperator, StoredTensor
 
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Identity", "Expand")
@@ -24,7 +25,7 @@ def read_stored(source: str | Path | bytes) -> Stored:
     aliases = {node.output[0]: node.input[0] for node in net.of_type(*_MOVING) if node.input}
     return Stored(
         "onnx",
-        tuple(_activations(net)),
+        (*_activations(net), *qonnx.activations(net)),
         tuple(weighted),
         tuple(_constants(net, {t.name for op in weighted for t in (op.weight, op.bias) if t is not None})),
         Counter(node.op_type for node in net.nodes),
@@ -101,7 +102,7 @@ def _bias(net: Net, node: NodeProto) -> StoredTensor | None:
 
 
 def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | None:
-    """A constant behind DequantizeLinear, behind Cast and Mul, behind Transpose, or as reals."""
+    """A constant behind DequantizeLinear, Cast and Mul, a node of QONNX, or Transpose; or as reals."""
     quantizer = net.quantizer(name, DEQUANTIZE)
     if quantizer is not None:
         found = _codes(net, quantizer, quantizer.node.input[0], role, operator)
@@ -114,7 +115,10 @@ def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | 
     if node is not None and node.op_type == "Transpose" and node.input:
         inner = _constant(net, node.input[0], role, operator)
         return None if inner is None or inner.array is None or inner.array.ndim != 2 else _transposed(inner)
-    return _scaled(net, node, role, operator) if node is not None and node.op_type == "Mul" else None
+    if node is None:
+        return None
+    known = qonnx.constant(net, node, role, operator)
+    return known or (_scaled(net, node, role, operator) if node.op_type == "Mul" else None)
 
 
 def _scaled(net: Net, node: NodeProto, role: Role, operator: str) -> StoredTensor | None:
