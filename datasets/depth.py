@@ -70,7 +70,8 @@ class DepthMeter:
         if not valid.any():
             raise DataError("depth map has no valid pixel", where=path)
         self.errors.append(depth_errors(predicted[valid], truth[valid], self._dataset))
-        self.maps.append(cv2.resize(values, COARSE[::-1], interpolation=cv2.INTER_AREA))
+        coarse = cv2.resize(values, COARSE[::-1], interpolation=cv2.INTER_AREA)
+        self.maps.append(np.asarray(coarse, np.float32))
 
     def metrics(self) -> list[Metric]:
         """Over the images added."""
