@@ -71,6 +71,8 @@ def _errors_in_one_line() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("EDGEQ_TRACEBACK"):
             raise
+        while isinstance(error, ExceptionGroup):  # of work on several boards: the first that went wrong
+            error = error.exceptions[0]
         where = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
 
@@ -498,10 +500,6 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="A float ONNX file: name the layers that its FP16 engine computes more quickly.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
-@click.option("--latency-table", type=click.Path(path_type=Path),
-              help="Add what every layer takes to this JSON file, for --max-latency-ms of export.")  # fmt: skip
-@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
-              help="Clock of --latency-table, one instruction a cycle.")  # fmt: skip
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
 @click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")
@@ -514,6 +512,37 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **opt
 
     with _progress(quiet or as_json) as progress:
         report = bench_artifact(BenchRequest(**options), progress)
+    if layers and not as_json:
+        print_profile(report)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command("profile-ops")
+@click.argument("model")
+@click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
+@click.option("--board", required=True, metavar="NAME", help="One board of: edgeq boards list.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The table to write (JSON).")
+@click.option(
+    "--choices", multiple=True, metavar="FORMATS", help="Formats: w4a8 (repeatable) [all that the target holds]."
+)
+@click.option("--calib", help="Calibration images [noise: times do not depend on them].")
+@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
+@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Clock of a simulated board, one instruction a cycle.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Measure again what is known.")
+@click.option("--layers", is_flag=True, help="Also print the times of every operator.")
+@_model_options
+@_output_options
+@click.pass_context
+def profile_ops(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **options: Any) -> None:
+    """What every operator of MODEL takes on a board in every format: the table for --max-latency-ms of export."""
+    from edgeq.flow.profile_ops import ProfileRequest, profile_ops
+    from edgeq.report import print_profile
+
+    with _progress(quiet or as_json) as progress:
+        report = profile_ops(ProfileRequest(**options), progress)
     if layers and not as_json:
         print_profile(report)
     _finish(ctx, report, as_json, quiet)

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.boards.board import Board
-from edgeq.emit.artifact import MANIFEST
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.bench import BenchRequest, bench_on_boards
 from edgeq.flow.export import export_model
 from edgeq.flow.fleet import find_boards
 from edgeq.flow.jobs import JobStore, drive
+from edgeq.flow.on_board import artifact_in
 from edgeq.flow.on_ray import Make, on_ray
 from edgeq.flow.request import ExportRequest
 from edgeq.progress import Progress, silent
@@ -120,7 +120,7 @@ def sweep(request: SweepRequest, progress: Progress = silent) -> Report:
     async def work(board: Board, _: None, key: str) -> object:
         cell = json.loads(key)
         folder = await exports.folder(cell)
-        report = await bench_on_boards(BenchRequest(_artifact(folder), (board.name,), runs=plan.runs))(board)
+        report = await bench_on_boards(BenchRequest(artifact_in(folder), (board.name,), runs=plan.runs))(board)
         exported = json.loads((folder / "report.json").read_text("utf-8"))
         rows = [*exported["rows"], *map(asdict, report.rows)]
         return {"folder": folder.name, "rows": rows, "notes": report.notes, "exit": report.exit or exported["exit"]}
@@ -177,14 +177,6 @@ def _here() -> Make:
             await asyncio.to_thread(export_model, request)
 
     return make
-
-
-def _artifact(folder: Path) -> Path:
-    """What boards run: the file, or the folder where it holds C."""
-    files = [path for suffix in ("onnx", "tflite") for path in folder.glob(f"*.{suffix}")]
-    if not files and "c" not in json.loads((folder / MANIFEST).read_text("utf-8")):
-        raise UsageError("boards do not run this kind of artifact", where=folder)
-    return files[0] if files else folder
 
 
 def _summary(store: JobStore, lost: Sequence[str]) -> Report:
