@@ -580,19 +580,42 @@ def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int |
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN... | SWEEP --by AXIS")
+@click.option("--by", metavar="AXIS", help="Of one sweep: the values of this axis side by side.")
+@click.option("--where", multiple=True, metavar="AXIS=GLOB", help="Cells of the sweep: target=c-*; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the comparison as JSON, CSV and HTML here.")
 @click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
 @_output_options
 @click.pass_context
 def compare(
-    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
-    runs: tuple[str, ...], out: Path | None, exist_ok: bool,
+    ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, runs: tuple[str, ...], by: str | None,
+    where: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """The figures of several run folders side by side, and the options in which they differ."""
-    from edgeq.flow.compare import compare_runs
+    """The figures of several run folders, or of cells of a sweep, side by side, and the options in which runs differ."""
+    from edgeq.flow.compare import compare_cells, compare_runs
 
-    _finish(ctx, compare_runs(runs, out, exist_ok=exist_ok), as_json, quiet)
+    if (by is None and where) or (by is not None and len(runs) != 1):
+        raise UsageError("--by compares the cells of one sweep", value=" ".join(runs))
+    report = compare_runs(runs, **options) if by is None else compare_cells(Path(runs[0]), by, where, **options)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, metavar="AXIS=GLOB", help="Cells of the sweep: board=pi*; repeatable.")
+@click.option("--cost", metavar="METRIC", help="What is to be low [latency, else instructions, else size].")
+@click.option("--quality", metavar="METRIC", help="What is to be good [the accuracy of the task].")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write [the sweep's folder].")
+@_report_options
+@click.pass_context
+def report(ctx: click.Context, /, as_json: bool, quiet: bool, **options: Any) -> None:
+    """What no other cell of SWEEP beats in cost and quality at once, and a page with charts of all."""
+    from edgeq.flow.sweep_report import SweepReportRequest, print_fronts, report_sweep
+
+    found = report_sweep(SweepReportRequest(**options))
+    if not as_json:
+        print_fronts(found)
+    _finish(ctx, found, as_json, quiet)
 
 
 def _severity_options(command: Command) -> Command:
@@ -636,7 +659,7 @@ def degrade(
 @_output_options
 @click.pass_context
 def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
-    """Every cell of PLAN (models, recipes, targets, boards): exported, measured on its board, and stored."""
+    """Every cell of PLAN (models, recipes, targets, boards, degradations): exported, measured on its board, and stored."""
     from edgeq.flow.sweep import SweepRequest, sweep
 
     _use_threads(threads)

@@ -95,7 +95,7 @@ def test_the_table_feeds_the_allocation(model: Path, tmp_path: Path) -> None:
     def exported(budget: float, folder: str) -> tuple[int, str, list[dict[str, object]]]:
         ran = edgeq(
             "export", model, "-t", "c-int8", "--calib", images, "--preprocess", "cifar", "--threads", 1, "--json",
-            "--latency-table", out, "--choices", "w8a8", "--choices", "w4a8", "--max-latency-ms", budget, "--avg-bits", 4.5, "--format", "a=w8a8", "--format",
+            "--latency-table", out, "--choices", "w8a8", "--choices", "w4a8", "--max-latency-ms", budget, "--avg-bits", 5, "--format", "a=w8a8", "--format",
             "logits=w8a8", "--out", tmp_path / folder,
         )  # fmt: skip
         found = ran.document.get("manifest", {}).get("allocation", [])
