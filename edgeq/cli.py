@@ -606,6 +606,7 @@ def compare(
 @click.option("--cost", metavar="METRIC", help="What is to be low [latency, else instructions, else size].")
 @click.option("--quality", metavar="METRIC", help="What is to be good [the accuracy of the task].")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write [the sweep's folder].")
+@click.option("--table", type=click.Path(path_type=Path), help="Also all figures of those cells: .csv or .parquet.")
 @_report_options
 @click.pass_context
 def report(ctx: click.Context, /, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from edgeq.emit.artifact import output_folder
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.check import ARTIFACT
-from edgeq.flow.results import AXES, Results, parse_where
+from edgeq.flow.results import AXES, COLUMNS, Results, parse_where
 from edgeq.flow.run_files import write_report
 from edgeq.report import SCHEMA, Report, Row
 
@@ -50,16 +50,20 @@ def compare_cells(
         raise UsageError("no such axis", value=by, allowed=", ".join(AXES), next_step=did_you_mean(by, AXES))
     results = Results(sweep)
     try:
-        figures = results.figures(parse_where(where), MOST_FIGURES)
+        lines = list(results.lines(parse_where(where), MOST_FIGURES + 1))
         others = [axis for axis in AXES if axis != by and len(results.values(axis)) > 1]
     finally:
         results.close()
+    if len(lines) > MOST_FIGURES:
+        raise UsageError("too many figures to show", where=sweep, allowed=f"{MOST_FIGURES:,}",
+                         next_step="Choose some cells with --where AXIS=GLOB.")  # fmt: skip
     report = Report("compare")
-    for cell, place, figure in figures:
-        if place in (cell["board"], ARTIFACT):
-            at = " ".join((place if place == ARTIFACT else BOARD, *(cell[axis] for axis in others)))
-            named = {**figure, "metric": f"{figure['metric']} {at}", "where": cell[by]}
-            report.rows.append(Row(**named))  # type: ignore[arg-type]  # its values come from Rows
+    for figure in (dict(zip(COLUMNS, line, strict=True)) for line in lines):
+        if figure["place"] in (figure["board"], ARTIFACT) and figure["value"] is not None:
+            place = ARTIFACT if figure["place"] == ARTIFACT else BOARD
+            metric = " ".join((figure["metric"], place, *(figure[axis] for axis in others)))
+            value, unit, n, how = (figure[name] for name in ("value", "unit", "n", "how"))
+            report.rows.append(Row(metric, value, unit, n, figure[by], how))
     if not report.rows:
         raise UsageError("no cell was chosen that is done", where=sweep, value=", ".join(where))
     report.rows.sort(key=lambda row: row.metric)

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeq.errors import UsageError, did_you_mean
 
 STORE = "sweep.sqlite"
 AXES = ("model", "recipe", "target", "board", "degradation")
+COLUMNS = (*AXES, "place", "metric", "value", "unit", "n", "how")
 GROUP = ("model", "board", "degradation")
 _AXIS_COLUMNS = ", ".join(f"json_extract(jobs.key, '$.{axis}') AS {axis}" for axis in AXES)
 _ROW_COLUMNS = ", ".join(
@@ -107,22 +109,10 @@ class Results:
         for *cell, spent, found in rows:
             yield Point(dict(zip(AXES, cell, strict=True)), float(spent), float(found))
 
-    def figures(self, where: Mapping[str, str], limit: int) -> list[tuple[dict[str, str], str, dict[str, object]]]:
-        """(axes, place, figure) of every figure that the globs of `where` choose. Raises UsageError beyond `limit`."""
+    def lines(self, where: Mapping[str, str], limit: int = -1) -> Iterator[tuple[Any, ...]]:
+        """COLUMNS of every figure that the globs of `where` choose."""
         chosen = " AND ".join(f"{axis} GLOB :{axis}" for axis in where) or "1"
-        rows = self._base.execute(
-            f"SELECT {', '.join(AXES)}, place, metric, value, unit, n, how FROM figures WHERE {chosen} LIMIT {limit + 1}",
-            dict(where),
-        ).fetchall()
-        if len(rows) > limit:
-            raise UsageError("too many figures to show", where=self.path, allowed=f"{limit:,}",
-                             next_step="Choose some cells with --where AXIS=GLOB.")  # fmt: skip
-        names = ("metric", "value", "unit", "n", "how")
-        count = len(AXES)
-        return [
-            (dict(zip(AXES, row, strict=False)), row[count], dict(zip(names, row[count + 1 :], strict=True)))
-            for row in rows
-        ]
+        return self._base.execute(f"SELECT {', '.join(COLUMNS)} FROM figures WHERE {chosen} LIMIT {limit}", dict(where))
 
 
 def judged(points: Iterable[Point], *, higher: bool) -> Iterator[tuple[Point, bool]]:

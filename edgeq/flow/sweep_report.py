@@ -20,6 +20,7 @@ from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.check import LOWER_IS_BETTER
 from edgeq.flow.results import AXES, Results, judged, parse_where
 from edgeq.flow.run_files import write_report
+from edgeq.flow.sweep_table import write_table
 from edgeq.report import Report, Row
 
 COSTS = ("latency_p50_ms", "instructions", "file_bytes", "constant_bytes")
@@ -31,13 +32,17 @@ SHOWN_GROUPS = 24
 
 @dataclass(frozen=True)
 class SweepReportRequest:
-    """The options of `edgeq report`: the sweep's folder, cells as AXIS=GLOB, the two metrics, and where to write."""
+    """The options of `edgeq report`: the sweep's folder, cells as AXIS=GLOB, the two metrics, and where to write.
+
+    `table` is a file for all figures of those cells.
+    """
 
     sweep: Path
     where: tuple[str, ...] = ()
     cost: str | None = None
     quality: str | None = None
     out: Path | None = None
+    table: Path | None = None
 
 
 @dataclass
@@ -71,6 +76,9 @@ def report_sweep(request: SweepReportRequest) -> Report:
         else:
             missing = "accuracy: give the plan data, labelled images" if cost else "cost: no cell is done"
             report.notes.append(f"there are no fronts without a measure of {missing}")
+        if request.table is not None:
+            write_table(results, parse_where(request.where), request.table)
+            report.artifact.append({"path": str(request.table), "bytes": request.table.stat().st_size})
     finally:
         results.close()
     report.seconds = time.monotonic() - started

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from edgeq.boards.entries import FILE_VARIABLE, add_entry
 from edgeq.errors import UsageError
+from edgeq.flow import sweep_report
 from edgeq.flow.jobs import JobStore
-from edgeq.flow.results import GROUP, Results, judged
+from edgeq.flow.results import COLUMNS, GROUP, Results, judged
 from edgeq.flow.sweep import Plan, read_plan
 from edgeq.report import Row
 from tests.board_artifacts import pi
@@ -166,9 +170,9 @@ def test_degradations_reports_and_comparisons(plan: Path, tmp_path: Path) -> Non
     assert len(cells(out)) == 8 and len(list(out.glob("export-*"))) == 2
     assert ran.document["next"] == [f"edgeq report {out}"]
     results = Results(out)
-    figures = results.figures({"target": "onnx-int8", "board": "pi"}, 1000)
+    figures = [dict(zip(COLUMNS, line, strict=True)) for line in results.lines({"target": "onnx-int8", "board": "pi"})]
     results.close()
-    found = {(cell["degradation"], place): row for cell, place, row in figures if row["metric"] == "top1"}
+    found = {(row["degradation"], row["place"]): row for row in figures if row["metric"] == "top1"}
     assert found.keys() == {(name, "pi") for name in ("clean", "noise:5")} | {
         ("clean", place) for place in ("fp32", "reference", "artifact")
     }
@@ -212,8 +216,29 @@ def reported(out: Path, tmp_path: Path) -> None:
     ):
         ran = edgeq("report", out, *wrong)
         assert ran.exit == 2 and message in ran.stderr
+    tables(out, tmp_path)
     ran = edgeq("report", tmp_path)
     assert ran.exit == 2 and "there is no sweep in this folder" in ran.stderr
+
+
+def tables(out: Path, tmp_path: Path) -> None:
+    """All figures of chosen cells, the same in both kinds of file."""
+    for kind in ("csv", "parquet"):
+        assert edgeq("report", out, "--where", "board=p*", "--table", tmp_path / f"all.{kind}", "--json").exit == 0
+    with (tmp_path / "all.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert table.column_names == list(COLUMNS) == list(lines[0])
+    found = table.to_pylist()
+    assert len(found) == len(lines) > 60 and {row["board"] for row in found} == {"pi"}
+    for row, line in zip(found, lines, strict=True):
+        assert {name: "" if row[name] is None else str(row[name]) for name in ("target", "metric", "n")} == {
+            name: line[name] for name in ("target", "metric", "n")
+        }
+        assert row["value"] == (float(line["value"]) if line["value"] else None)
+    assert len({row["value"] for row in found}) > 30
+    ran = edgeq("report", out, "--table", tmp_path / "all.txt")
+    assert ran.exit == 2 and "allowed: .csv, .parquet" in ran.stderr
 
 
 def compared(out: Path) -> None:
@@ -258,15 +283,22 @@ def test_a_front_is_found_in_one_pass(tmp_path: Path) -> None:
     results.close()
 
 
-def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path) -> None:
-    """The plan is streamed into the store: what is held does not grow with its cells."""
-    peaks = []
-    for models in (10, 100):
-        plan = Plan(tuple(f"m{n}" for n in range(models)), ("onnx-int8", "c-int8"), tuple(f"b{n}" for n in range(100)))
-        store = JobStore(tmp_path / f"{models}.sqlite")
+def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the plan through the store and the boards to the report: what is held does not grow with the cells."""
+    monkeypatch.setattr(sweep_report, "SHOWN_BESIDE", 1)
+    monkeypatch.setattr(sweep_report, "SHOWN_GROUPS", 2)
+    path = Path(__file__).resolve().parents[2] / "scripts" / "bench_sweep.py"
+    spec = importlib.util.spec_from_file_location("bench_sweep", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    peaks: list[float] = []
+    for cells in (800, 800, 4800):  # the first is not counted: what is loaded once
+        folder = tmp_path / str(len(peaks))
+        folder.mkdir()
         tracemalloc.start()
-        assert store.add(plan.cells()) == 200 * models
+        report = script.streamed(folder, cells, lambda name, seconds: None)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        store.close()
-    assert peaks[1] < 1.5 * peaks[0]
+        assert report.value("cells_done", "sweep") == cells and len(report.points) >= 4
+    assert peaks[2] < 1.3 * peaks[1] + 50_000, peaks
