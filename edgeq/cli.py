@@ -453,6 +453,56 @@ def inspect(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | No
 
 
 @main.command()
+@click.argument("model")
+@click.option(
+    "--tensor", "tensors", multiple=True, metavar="GLOB", help="Only layers whose result's name matches [all]."
+)
+@click.option(
+    "--formats", metavar="LIST", help="Formats to compare: int4,e2m1,post4,mxfp4 ... [all usual ones of 3 to 8 bits]."
+)
+@click.option("-t", "--target", default="reference", show_default=True, help="Recommend formats that it holds.")
+@click.option(
+    "--avg-bits",
+    type=click.FloatRange(2, 16),
+    default=4.0,
+    show_default=True,
+    help="Recommend at most this many on average.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest-even", "half-up", "up", "down", "zero", "stochastic"]),
+    default="nearest-even",
+    show_default=True,
+    help="Which of the two levels around a number it becomes.",
+)
+@click.option("--calib", help="Images, to measure what layers read, too: a folder, a list, a zip, or scenes.")
+@click.option("--calib-images", type=click.IntRange(1), default=8, show_default=True, help="Use at most this many.")
+@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for a page with pictures, and the figures as JSON."
+)
+@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")  # fmt: skip
+@_model_options
+@_output_options
+@click.pass_context
+def formats(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
+    """Signal over noise of every layer of MODEL in every number format, and which format each should take."""
+    from rich.console import Console
+
+    from edgeq.flow.format_study import FormatsRequest, study_formats
+    from edgeq.flow.formats_table import print_formats
+
+    _use_threads(threads)
+    names = tuple(name for name in (options.pop("formats") or "").split(",") if name)
+    with _progress(quiet or as_json) as progress:
+        found = study_formats(FormatsRequest(**options, formats=names), progress)
+    if as_json:
+        click.echo(json.dumps(found.document(), indent=2))
+    else:
+        print_formats(found, Console(soft_wrap=False), quiet=quiet)
+
+
+@main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--for", "runtime", type=click.Choice(["tensorrt", "onnxruntime", "litert", "tflm", "coreml"]),
               help="Whose rules [tensorrt for .onnx, litert for .tflite, coreml for .mlpackage].")  # fmt: skip

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("formats", "pack"),
+    ("formats", "catalogue"),
     ("ir",),
     ("reference",),
     ("target", "recipe", "report", "progress", "drawing"),

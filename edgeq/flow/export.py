@@ -64,6 +64,7 @@ from edgeq.ir.verify import verify
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
+from edgeq.passes.held import as_held
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
@@ -139,6 +140,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if target.stored_weights:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
+    lowered = as_held(lowered, target)
     verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
