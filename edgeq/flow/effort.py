@@ -99,9 +99,10 @@ def migrated(
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)
     found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids)
-    if found:
-        names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
-        notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
+    if not found:
+        return graph
+    names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
+    notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
     return transform(graph, {value: item.move for value, item in found.items()})
 
 

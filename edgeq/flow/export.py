@@ -10,6 +10,7 @@ from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.flow.allocation import IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.banding import banded
 from edgeq.flow.calib_mode import ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
     FP32,
@@ -124,13 +125,14 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     calibration = _calibration(job, graph, recipe, report)
     report.notes += data_notes(calibration, data)
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
+    source = model.digest
     if calibration is not None:
         recipe = _allocated(job, graph, recipe, calibration, report)
-        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
+        graph, recipe, source = _prepared(job, graph, recipe, calibration, report.notes)
         graph = lowered = with_narrow_copies(graph, recipe)
     if target.is_integer:
         assert calibration is not None  # check_options
-        found = _quantized(job, graph, recipe, calibration)
+        found = _quantized(job, graph, recipe, calibration, source)
         lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
         report.notes += lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
@@ -178,10 +180,20 @@ def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationS
     return recipe
 
 
-def _quantized(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet) -> Quantization:
+def _prepared(
+    job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
+) -> tuple[Graph, Recipe, str]:
+    """What computes the same and is easier to quantize, as the effort asks; and a digest for its statistics."""
+    effort, target, plain = job.request.effort, job.target, graph
+    if target.is_integer and effort != "fast":
+        graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
+    graph = migrated(graph, target, calibration, effort, notes, job.progress)
+    return graph, recipe, job.model.digest if graph is plain else digest(graph)
+
+
+def _quantized(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, source: str) -> Quantization:
     """Ranges and biases, and what --effort learns on top; training starts from the real weights instead."""
     target, progress = job.target, job.progress
-    source = digest(graph) if job.request.effort == "best" else job.model.digest  # moved channels have other ranges
     found = quantize(graph, target, recipe, calibration, source, progress, use_cache=job.use_cache)
     if job.request.training is not None:
         return found
@@ -223,7 +235,7 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        lowered = lower(split, _quantized(job, split, recipe, calibration).plan)
+        lowered = lower(split, _quantized(job, split, recipe, calibration, job.model.digest).plan)
         run = interpreter_run(lowered)
         if job.head is not None:
             run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])
