@@ -272,6 +272,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
     from edgeq.flow.latency_gate import export_with_latency_gate
+    from edgeq.flow.memory_budget import MemoryBudget
     from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
@@ -284,8 +285,15 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         max_size=None if size is None else parse_size(size),
     )
     drops, gate = dict(map(parse_budget, options.pop("max_drop"))), options.pop("latency_gate", None)
+    memory = MemoryBudget(options.pop("max_ram_kb", None), options.pop("max_flash_kb", None))
     request = ExportRequest(
-        **_formats(options), **options, calibration=mode, budgets=budgets, max_drop=drops, threads=threads
+        **_formats(options),
+        **options,
+        calibration=mode,
+        budgets=budgets,
+        max_drop=drops,
+        memory=memory,
+        threads=threads,
     )
     with _progress(quiet or as_json) as progress:
         report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
@@ -301,6 +309,8 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if the arena of generated C is larger.")
+@click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if constants of generated C take more.")
 @click.option("--latency-gate", metavar="BOARD",
               help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options

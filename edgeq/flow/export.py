@@ -53,6 +53,7 @@ from edgeq.flow.inputs import (
 from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
+from edgeq.flow.memory_budget import apply_export_budget
 from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
@@ -108,6 +109,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
         report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
+        apply_export_budget(report, request.memory, artifact.folder)
         return _written(_finished(report, started), artifact)
     check_options(request, target)
     whole = simplify(model.graph)
@@ -307,6 +309,7 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
             report.pictures,
         )  # fmt: skip
     apply_accuracy_budget(report, request.max_drop)
+    apply_export_budget(report, request.memory, artifact.folder)
     apply_agreement_promise(report, target)
     report.next_commands = next_commands(request, artifact, target)
 
