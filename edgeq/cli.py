@@ -381,6 +381,27 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option("--no-shift", is_flag=True, help="Do not shift images at random.")
 @click.option("--device", help="cpu, or cuda [a GPU if there is one].")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step: slow to start, quick to run.")
+@click.option("--half", is_flag=True, help="Compute in bfloat16 where that is safe.")
+@click.option(
+    "--learn",
+    default="",
+    metavar="NAME",
+    help="Learn besides: offsets (LSQ+), adaptive (ASQ: a scale for each image), binary-points (QFX).",
+)
+@click.option(
+    "--freeze",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Fix weights whose codes turn back in more than this share of the steps, such as 0.01.",
+)
+@click.option(
+    "--sharpness",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RADIUS",
+    help="Seek flat minima, and fix scales that stand against it (GAQAT); twice the time.",
+)
+@click.option("--patience", type=click.IntRange(1), help="End after so many epochs without a better state.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End after this time; the schedule fits it.")
 @_calibration_options
 @_format_options
 @_budget_options
@@ -390,8 +411,22 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """Train MODEL under rounding, with its float self as the teacher, and export it; a killed run goes on where it was."""
     from edgeq.flow.train import Training
+    from edgeq.quantize.grids import Strategy
 
-    own = {name: options.pop(name) for name in ("epochs", "batch", "rate", "decay", "device", "compiled")}
+    names = (
+        "epochs",
+        "batch",
+        "rate",
+        "decay",
+        "device",
+        "compiled",
+        "half",
+        "freeze",
+        "sharpness",
+        "patience",
+        "minutes",
+    )
+    own = {name: options.pop(name) for name in names} | {"learn": Strategy.named(options.pop("learn"))}
     flip, shift = not options.pop("no_flip"), not options.pop("no_shift")
     options["training"] = Training(**own, flip=flip, shift=shift, seed=options["seed"])
     options["calib"] = options["calib"] or options["train_data"]

@@ -250,14 +250,13 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     images = training_set(request.train_data, job.rule, job.task)
     state = None
     if job.use_cache:
-        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
         state = cache.state_file(
             model=job.model.digest,
             preprocess=job.rule.preprocess.to_dict(),
             images=[str(sample.path) for sample in images.samples],
-            settings={**options, "plan": digest(lowered)},
+            settings={**request.training.deciding(), "plan": digest(lowered)},
         )
-    run = TrainingRun(request.training, job.rule.preprocess, state)
+    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales)
     trained = train(graph, plan, images, calibration.weigh, run, job.progress)
     report.notes += trained.notes
     return trained

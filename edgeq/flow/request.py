@@ -83,6 +83,8 @@ def check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
     if request.training is not None and not target.is_integer:
         raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.training is not None and request.training.learn.offsets and target.symmetric:
+        raise UsageError("this target has no zero points to learn", where=target.name, value="offsets")
     if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
         raise UsageError(
             "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."
