@@ -54,7 +54,7 @@ def test_sums_keep_away_from_ties(target: Target) -> None:
     total = net.apply(net.add(o.Add(left, right, "sum")), "relu", "total")
     graph = net.graph(net.conv(total, 4, "y"))
     structure = analyse(graph, target, Recipe())
-    ranges = {key: (0.5, 0) for key in structure.members.keys() - structure.fixed.keys()}
+    ranges = dict.fromkeys(structure.members.keys() - structure.fixed.keys(), (0.5, 0))
     ranges |= {structure.key["l"]: (1.5, 0), structure.key["r"]: (0.75, 0)}
     plan = assign(structure, ranges, target)
     ratios = [plan.types[value].scale[0] / plan.types["total"].scale[0] for value in ("l", "r")]
