@@ -71,6 +71,8 @@ def _errors_in_one_line() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("EDGEQ_TRACEBACK"):
             raise
+        while isinstance(error, ExceptionGroup):  # of work on several boards: the first that went wrong
+            error = error.exceptions[0]
         where = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
 
@@ -270,6 +272,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
     from edgeq.flow.latency_gate import export_with_latency_gate
+    from edgeq.flow.memory_budget import MemoryBudget
     from edgeq.report import parse_budget, parse_size
 
     _use_threads(threads)
@@ -282,8 +285,15 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         max_size=None if size is None else parse_size(size),
     )
     drops, gate = dict(map(parse_budget, options.pop("max_drop"))), options.pop("latency_gate", None)
+    memory = MemoryBudget(options.pop("max_ram_kb", None), options.pop("max_flash_kb", None))
     request = ExportRequest(
-        **_formats(options), **options, calibration=mode, budgets=budgets, max_drop=drops, threads=threads
+        **_formats(options),
+        **options,
+        calibration=mode,
+        budgets=budgets,
+        max_drop=drops,
+        memory=memory,
+        threads=threads,
     )
     with _progress(quiet or as_json) as progress:
         report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
@@ -299,6 +309,8 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if the arena of generated C is larger.")
+@click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if constants of generated C take more.")
 @click.option("--latency-gate", metavar="BOARD",
               help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options
@@ -369,6 +381,27 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option("--no-shift", is_flag=True, help="Do not shift images at random.")
 @click.option("--device", help="cpu, or cuda [a GPU if there is one].")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step: slow to start, quick to run.")
+@click.option("--half", is_flag=True, help="Compute in bfloat16 where that is safe.")
+@click.option(
+    "--learn",
+    default="",
+    metavar="NAME",
+    help="Learn besides: offsets (LSQ+), adaptive (ASQ: a scale for each image), binary-points (QFX).",
+)
+@click.option(
+    "--freeze",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Fix weights whose codes turn back in more than this share of the steps, such as 0.01.",
+)
+@click.option(
+    "--sharpness",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RADIUS",
+    help="Seek flat minima, and fix scales that stand against it (GAQAT); twice the time.",
+)
+@click.option("--patience", type=click.IntRange(1), help="End after so many epochs without a better state.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End after this time; the schedule fits it.")
 @_calibration_options
 @_format_options
 @_budget_options
@@ -378,8 +411,22 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
     """Train MODEL under rounding, with its float self as the teacher, and export it; a killed run goes on where it was."""
     from edgeq.flow.train import Training
+    from edgeq.quantize.grids import Strategy
 
-    own = {name: options.pop(name) for name in ("epochs", "batch", "rate", "decay", "device", "compiled")}
+    names = (
+        "epochs",
+        "batch",
+        "rate",
+        "decay",
+        "device",
+        "compiled",
+        "half",
+        "freeze",
+        "sharpness",
+        "patience",
+        "minutes",
+    )
+    own = {name: options.pop(name) for name in names} | {"learn": Strategy.named(options.pop("learn"))}
     flip, shift = not options.pop("no_flip"), not options.pop("no_shift")
     options["training"] = Training(**own, flip=flip, shift=shift, seed=options["seed"])
     options["calib"] = options["calib"] or options["train_data"]
@@ -548,10 +595,6 @@ def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
               help="A float ONNX file: name the layers that its FP16 engine computes more quickly.")  # fmt: skip
 @click.option("--layers", is_flag=True, help="Also print the instructions or times of every layer.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the instructions of every layer (SVG).")
-@click.option("--latency-table", type=click.Path(path_type=Path),
-              help="Add what every layer takes to this JSON file, for --max-latency-ms of export.")  # fmt: skip
-@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
-              help="Clock of --latency-table, one instruction a cycle.")  # fmt: skip
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if code and constants take more.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if arena and stack take more.")
 @click.option("--max-latency-ms", type=click.FloatRange(0), help="Fail (exit 4) if the median run takes longer.")
@@ -564,6 +607,37 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **opt
 
     with _progress(quiet or as_json) as progress:
         report = bench_artifact(BenchRequest(**options), progress)
+    if layers and not as_json:
+        print_profile(report)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command("profile-ops")
+@click.argument("model")
+@click.option("-t", "--target", required=True, help="What to export for; see: edgeq targets.")
+@click.option("--board", required=True, metavar="NAME", help="One board of: edgeq boards list.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The table to write (JSON).")
+@click.option(
+    "--choices", multiple=True, metavar="FORMATS", help="Formats: w4a8 (repeatable) [all that the target holds]."
+)
+@click.option("--calib", help="Calibration images [noise: times do not depend on them].")
+@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
+@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
+@click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Clock of a simulated board, one instruction a cycle.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Measure again what is known.")
+@click.option("--layers", is_flag=True, help="Also print the times of every operator.")
+@_model_options
+@_output_options
+@click.pass_context
+def profile_ops(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **options: Any) -> None:
+    """What every operator of MODEL takes on a board in every format: the table for --max-latency-ms of export."""
+    from edgeq.flow.profile_ops import ProfileRequest, profile_ops
+    from edgeq.report import print_profile
+
+    with _progress(quiet or as_json) as progress:
+        report = profile_ops(ProfileRequest(**options), progress)
     if layers and not as_json:
         print_profile(report)
     _finish(ctx, report, as_json, quiet)
@@ -601,19 +675,43 @@ def robustness(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int |
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN... | SWEEP --by AXIS")
+@click.option("--by", metavar="AXIS", help="Of one sweep: the values of this axis side by side.")
+@click.option("--where", multiple=True, metavar="AXIS=GLOB", help="Cells of the sweep: target=c-*; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the comparison as JSON, CSV and HTML here.")
 @click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
 @_output_options
 @click.pass_context
 def compare(
-    ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
-    runs: tuple[str, ...], out: Path | None, exist_ok: bool,
+    ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, runs: tuple[str, ...], by: str | None,
+    where: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """The figures of several run folders side by side, and the options in which they differ."""
-    from edgeq.flow.compare import compare_runs
+    """The figures of several run folders, or of cells of a sweep, side by side, and the options in which runs differ."""
+    from edgeq.flow.compare import compare_cells, compare_runs
 
-    _finish(ctx, compare_runs(runs, out, exist_ok=exist_ok), as_json, quiet)
+    if (by is None and where) or (by is not None and len(runs) != 1):
+        raise UsageError("--by compares the cells of one sweep", value=" ".join(runs))
+    report = compare_runs(runs, **options) if by is None else compare_cells(Path(runs[0]), by, where, **options)
+    _finish(ctx, report, as_json, quiet)
+
+
+@main.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, metavar="AXIS=GLOB", help="Cells of the sweep: board=pi*; repeatable.")
+@click.option("--cost", metavar="METRIC", help="What is to be low [latency, else instructions, else size].")
+@click.option("--quality", metavar="METRIC", help="What is to be good [the accuracy of the task].")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write [the sweep's folder].")
+@click.option("--table", type=click.Path(path_type=Path), help="Also all figures of those cells: .csv or .parquet.")
+@_report_options
+@click.pass_context
+def report(ctx: click.Context, /, as_json: bool, quiet: bool, **options: Any) -> None:
+    """What no other cell of SWEEP beats in cost and quality at once, and a page with charts of all."""
+    from edgeq.flow.sweep_report import SweepReportRequest, print_fronts, report_sweep
+
+    found = report_sweep(SweepReportRequest(**options))
+    if not as_json:
+        print_fronts(found)
+    _finish(ctx, found, as_json, quiet)
 
 
 def _severity_options(command: Command) -> Command:
@@ -657,7 +755,7 @@ def degrade(
 @_output_options
 @click.pass_context
 def sweep(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
-    """Every cell of PLAN (models, recipes, targets, boards): exported, measured on its board, and stored."""
+    """Every cell of PLAN (models, recipes, targets, boards, degradations): exported, measured on its board, and stored."""
     from edgeq.flow.sweep import SweepRequest, sweep
 
     _use_threads(threads)
