@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgeq.catalogue import FP8_E4M3, FP8_E5M2, KMeans
+from edgeq.catalogue import FP8_E4M3, FP8_E5M2, NAMED, KMeans
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Float, Format, Int
+from edgeq.formats import (
+    INT4,
+    INT4_NARROW,
+    INT8,
+    INT8_NARROW,
+    INT16,
+    POST4,
+    POT4,
+    UINT8,
+    Float,
+    Format,
+    Int,
+    bits_of,
+    fits_in_bytes,
+)
 from edgeq.ir import ops as o
 from edgeq.target import Agreement, Instructions, StoredWeights, Target
 
@@ -28,6 +42,14 @@ QONNX_WEIGHTS: tuple[Format, ...] = (
     *(Int(bits, narrow=True) for bits in range(2, 17)),
     *(Float(exponent, mantissa) for exponent in range(1, 6) for mantissa in range(1, 7 - exponent + 1)),
     FP8_E4M3, FP8_E5M2,
+)  # fmt: skip
+
+
+# Tables of up to 4 bits halve the file, and others have levels beyond a byte: the file holds their own codes.
+ONNX_TABLES: tuple[Format, ...] = (
+    *(format_ for format_ in NAMED.values() if bits_of(format_) <= 4 or not fits_in_bytes(format_)),
+    *(Float(exponent, mantissa) for exponent in range(2, 6) for mantissa in range(1, 8 - exponent)
+      if exponent + mantissa == 3 or not fits_in_bytes(Float(exponent, mantissa))),
 )  # fmt: skip
 
 
@@ -148,7 +170,7 @@ TARGETS: tuple[Target, ...] = (
         real_results=False,
         conversion_macs=32,  # 0.7 ns an element with the change of layout, where float loses 0.02 ns on each product
         decomposed=("silu", "hardswish"),
-        more_weights=(INT4_NARROW,),
+        more_weights=(INT4_NARROW, *ONNX_TABLES),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
     ),

@@ -50,7 +50,7 @@ def bias_of(format_: Float) -> int:
 def write_quant(reals: Tensor, type_: Type, out: Tensor, hint: str, w: Writer) -> Tensor:
     """A Quant node from `reals` to `out` on the grid of an integer type."""
     assert isinstance(type_.format, Int | Fixed), type_
-    scale = w.constant(_along(type_.scale, type_), f"{hint}.scale")
+    scale = w.constant(along(type_.scale, type_), f"{hint}.scale")
     zero = w.scalar(float(type_.zero_point), f"{hint}.zero_point")
     bits = w.scalar(float(type_.format.bits), f"{hint}.bits")
     narrow = isinstance(type_.format, Int) and type_.format.narrow
@@ -85,13 +85,13 @@ def _float_constant(levels: IntArray, type_: Type, value: o.Value, w: Writer) ->
         "FloatQuant", inputs, w.fresh(f"{value}.quant"), w,
         has_inf=0, has_nan=int(format_.specials > 0), has_subnormal=1, rounding_mode="ROUND", saturation=1,
     )  # fmt: skip
-    scale = w.constant(_along([number / smallest for number in type_.scale], type_), f"{value}.scale")
+    scale = w.constant(along([number / smallest for number in type_.scale], type_), f"{value}.scale")
     scaled = w.fresh(f"{value}.scaled")
     w.nodes.append(helper.make_node("Mul", [on_grid, scale], [scaled], name=f"Mul:{scaled}"))
     return scaled
 
 
-def _along(scales: Sequence[float], type_: Type) -> Array:
+def along(scales: Sequence[float], type_: Type) -> Array:
     """One number, or one per index of the axis, so that it broadcasts against the value."""
     array: FloatArray = np.array(scales)
     single = array.astype(np.float32)

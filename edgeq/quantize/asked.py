@@ -13,10 +13,10 @@ import numpy as np
 
 from edgeq.catalogue import NAMED, short_name
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT8, INT8_NARROW, Codebook, Float, Format, Int, bits_of, level_table
+from edgeq.formats import INT8, INT8_NARROW, Codebook, Float, Format, Int, bits_of, fits_in_bytes, level_table
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.held import fits_in_bytes, is_own
+from edgeq.passes.held import is_own
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_rule, weight_format
 from edgeq.target import Target

@@ -107,6 +107,8 @@ def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | 
     if quantizer is not None:
         found = _codes(net, quantizer, quantizer.node.input[0], role, operator)
         array = net.constant(quantizer.node.input[0])
+        if array is not None and array.dtype.name.startswith("float8"):  # numbers already, not codes
+            return _real(replace(found, array=array.astype(np.float32), shape=array.shape), array.dtype.name)
         return None if array is None or not found.scale else replace(found, array=array, shape=array.shape)
     array = net.constant(name)
     if array is not None:
@@ -121,10 +123,18 @@ def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | 
     return known or (_scaled(net, node, role, operator) if node.op_type == "Mul" else None)
 
 
+def _real(found: StoredTensor, element: str) -> StoredTensor:
+    """Minifloats times their scales, as reals."""
+    assert found.array is not None
+    reals = found.array * found.along_axis(np.asarray(found.scale, np.float32))
+    return replace(found, array=reals, element=element, scale=(), zero_point=(), axis=None)
+
+
 def _scaled(net: Net, node: NodeProto, role: Role, operator: str) -> StoredTensor | None:
-    """Integers that Cast makes reals and Mul scales."""
+    """Integers that Cast or a table makes reals and Mul scales."""
     cast, scale = net.producer.get(node.input[0]), net.constant(node.input[1])
-    codes = net.constant(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    name = "" if cast is None else cast.output[0] if cast.op_type == "Gather" else cast.input[0]
+    codes = net.constant(name) if cast is not None and cast.op_type in ("Cast", "Gather") else None
     if cast is None or codes is None or scale is None:
         return None
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
