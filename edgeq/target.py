@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeq.catalogue import Blocks, KMeans, Nupes
+from edgeq.catalogue import Choice
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
@@ -47,7 +47,7 @@ class StoredWeights:
     most, so they keep eight bits.
     """
 
-    format: Format | KMeans | Nupes | Blocks
+    format: Choice
     block: int = 0
     per_channel: bool = True
     smallest: int = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgeq.catalogue import FP8_E4M3, FP8_E5M2, NAMED, KMeans
+from edgeq.catalogue import FAMILIES, FP8_E4M3, FP8_E5M2, NAMED, KMeans
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import (
     INT4,
@@ -194,6 +194,24 @@ TARGETS: tuple[Target, ...] = (
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
     ),
+    Target(
+        "onnx-w4",
+        "ONNX in float with INT4 weights in blocks of 32 input channels, for ONNX Runtime 1.20 and later",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+        stored_weights=StoredWeights(INT4, block=32),
+    ),
+    Target(
+        "onnx-mxfp4",
+        "ONNX in float with MXFP4 weights: E2M1 in blocks of 32 that share a power of two",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+        stored_weights=StoredWeights(FAMILIES["mxfp4"]),
+    ),
     tflite_target(
         "tflite-int8",
         "TFLite with INT8 activations and weights, for LiteRT on any CPU",
@@ -250,6 +268,12 @@ TARGETS: tuple[Target, ...] = (
     _stored("coreml-w4", "INT4 weights in blocks of 32 input channels", StoredWeights(INT4, block=32), 18),
     _stored("coreml-post4", "4-bit power-of-sqrt2 weights", StoredWeights(POST4), 18),
     _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
+    _stored(
+        "coreml-mxfp4",
+        "MXFP4 weights: E2M1 in blocks of 32 that share a power of two",
+        StoredWeights(FAMILIES["mxfp4"]),
+        18,
+    ),
     _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
     _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
     _stored(

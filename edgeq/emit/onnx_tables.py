@@ -3,12 +3,15 @@
     up to 4 bits, levels in bytes    UINT4 codes, Cast, Gather from a table of INT8: levels, which integer kernels take
     OCP FP8                          FLOAT8E4M3FN or FLOAT8E5M2, DequantizeLinear: reals
     up to 8 bits                     UINT8 codes, Cast, Gather from a table of reals, Mul by the scales: reals
+    integers in blocks               INT4 or INT8, DequantizeLinear with a block size: reals
+    tables in blocks                 as above, with each block as a row while it is scaled: reals
 
-ONNX Runtime folds all of that when it loads the file. It has no kernel for FLOAT4E2M1.
+ONNX Runtime folds the tables when it loads the file. It has no kernel for FLOAT4E2M1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,7 +20,7 @@ from onnx import TensorProto, helper
 
 from edgeq.catalogue import FP8_E4M3, FP8_E5M2
 from edgeq.emit.onnx_quant import Tensor, along, smallest_of
-from edgeq.formats import Codebook, Float, Format, bits_of, encode, level_table
+from edgeq.formats import INT4, INT4_NARROW, Codebook, Float, Format, bits_of, encode, level_table
 from edgeq.ir.graph import Array, Type
 
 LARGEST_BITS = 8
@@ -32,8 +35,16 @@ class Writer(Protocol):
     def fresh(self, name: str) -> Tensor: ...
     def constant(self, array: Array, hint: str) -> Tensor: ...
     def packed(self, codes: Array, element: int, hint: str) -> Tensor: ...
+    def integers(self, numbers: Iterable[int], hint: str) -> Tensor: ...
     def node(
-        self, kind: str, inputs: list[Tensor], out: Tensor, *, to: int | None = None, axis: int | None = None
+        self,
+        kind: str,
+        inputs: list[Tensor],
+        out: Tensor,
+        *,
+        to: int | None = None,
+        axis: int | None = None,
+        block_size: int | None = None,
     ) -> Tensor: ...
 
 
@@ -56,6 +67,37 @@ def write_reals(codes: Array, type_: Type, hint: str, w: Writer) -> Tensor:
     table = w.constant(level_table(type_.format).astype(np.float32), f"{hint}.table")
     levels = _gathered(table, w.constant(codes.astype(np.uint8), hint), hint, w)
     return w.node("Mul", [levels, w.constant(along(type_.scale, type_), f"{hint}.scale")], w.fresh(f"{hint}.scaled"))
+
+
+def has_blocks(type_: Type) -> bool:
+    """Whether codes of `type_` are stored in blocks of input channels, in at most eight bits."""
+    return bool(type_.block) and type_.axis == 0 and bits_of(type_.format) <= LARGEST_BITS
+
+
+def write_blocks(codes: Array, type_: Type, hint: str, w: Writer) -> Tensor:
+    """The real tensor of constant `codes` [out, in, ...] with a scale per block of input channels."""
+    outputs, inputs = codes.shape[:2]
+    scales = np.array(type_.scale, dtype=np.float32).reshape(outputs, inputs // type_.block)
+    if isinstance(type_.format, Float | Codebook):
+        return _blocks_of_table(codes, type_, scales, hint, w)
+    grid = scales.reshape(*scales.shape, *[1] * (codes.ndim - 2))
+    spread = np.broadcast_to(grid, (*scales.shape, *codes.shape[2:]))
+    packs = type_.format in (INT4, INT4_NARROW)
+    stored = w.packed(codes, TensorProto.INT4, hint) if packs else w.constant(codes.astype(np.int8), hint)
+    return w.node(
+        "DequantizeLinear", [stored, w.constant(spread, f"{hint}.scale")], w.fresh(f"{hint}.dq"),
+        axis=1, block_size=type_.block,
+    )  # fmt: skip
+
+
+def _blocks_of_table(codes: Array, type_: Type, scales: Array, hint: str, w: Writer) -> Tensor:
+    table = w.constant(level_table(type_.format).astype(np.float32), f"{hint}.table")
+    packs = bits_of(type_.format) <= 4
+    stored = w.packed(codes, TensorProto.UINT4, hint) if packs else w.constant(codes.astype(np.uint8), hint)
+    levels = _gathered(table, stored, hint, w)
+    rows = w.node("Reshape", [levels, w.integers((*scales.shape, -1), f"{hint}.rows")], w.fresh(f"{hint}.blocks"))
+    scaled = w.node("Mul", [rows, w.constant(scales[..., None], f"{hint}.scale")], w.fresh(f"{hint}.scaled"))
+    return w.node("Reshape", [scaled, w.integers(codes.shape, f"{hint}.shape")], w.fresh(f"{hint}.weight"))
 
 
 def _gathered(table: Tensor, codes: Tensor, hint: str, w: Writer) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeq.emit.onnx_quant import write_constant, write_quant
-from edgeq.emit.onnx_tables import has_table, write_levels, write_reals
+from edgeq.emit.onnx_tables import has_blocks, has_table, write_blocks, write_levels, write_reals
 from edgeq.formats import INT4, INT4_NARROW, INT8, INT32, Fixed, Format, Int, bits_of, code_range, decode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
@@ -76,7 +76,8 @@ class Writer:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[Tensor, TensorProto] = {}
         packs = runtime == "onnxruntime" and any(
-            _is_int4(graph.types[name]) or has_table(graph.types[name]) for name in graph.constants
+            _is_int4(graph.types[name]) or has_table(graph.types[name]) or has_blocks(graph.types[name])
+            for name in graph.constants
         )
         self.opset = INT4_OPSET if packs else FIRST_OPSET
         self.domains: dict[str, int] = {}
@@ -224,6 +225,8 @@ class Writer:
             return self.dequantize(self.codes(value), self.stored(value)[1], f"{value}.dq")
         if self.runtime == "onnxruntime" and type_.format == INT32:
             return self._int32(array, type_, value)
+        if self.runtime == "onnxruntime" and has_blocks(type_):
+            return write_blocks(array, type_, value, self)
         if self.runtime == "onnxruntime" and has_table(type_):
             return write_reals(array, type_, value, self)
         return self.constant(reals_of(array, type_), f"{value}.r")

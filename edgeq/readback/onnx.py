@@ -13,6 +13,7 @@ from onnx import NodeProto
 from edgeq.frontend.onnx_load import load_model
 from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, integer, title
 from edgeq.readback import qonnx
+from edgeq.readback.onnx_blocks import blocked_reals, in_blocks
 from edgeq.readback.stored import Numbers, Role, Stored, StoredOperator, StoredTensor
 
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Identity", "Expand")
@@ -103,6 +104,11 @@ def _bias(net: Net, node: NodeProto) -> StoredTensor | None:
 
 def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | None:
     """A constant behind DequantizeLinear, Cast and Mul, a node of QONNX, or Transpose; or as reals."""
+    if in_blocks(net, name):
+        reals = blocked_reals(net, name)
+        return (
+            None if reals is None else StoredTensor(name, role, "blocks", reals.shape, operator=operator, array=reals)
+        )
     quantizer = net.quantizer(name, DEQUANTIZE)
     if quantizer is not None:
         found = _codes(net, quantizer, quantizer.node.input[0], role, operator)

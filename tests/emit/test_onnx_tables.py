@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,26 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from edgeq.catalogue import short_name
+from edgeq.catalogue import FAMILIES, short_name
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.formats import Format, bits_of, fits_in_bytes
+from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.lint import lint
 from edgeq.passes.held import as_held
 from edgeq.quantize.asked import Asked
+from edgeq.quantize.weights import quantize_weights
 from edgeq.readback.compare import compare
 from edgeq.readback.onnx import read_stored
+from edgeq.recipe import Recipe
+from edgeq.reference.interpret import run
+from edgeq.runtimes.onnxruntime import OnnxRuntime
+from edgeq.target import StoredWeights
 from edgeq.targets import ONNX_TABLES, find_target
 from tests.emit.test_onnx_int4 import net
 from tests.format_nets import quantized
 from tests.onnx_agreement import compare_locally
-from tests.quantized import inputs_of
+from tests.quantized import Net, inputs_of
 
 ORT = find_target("onnx-int8")
 
@@ -59,6 +66,27 @@ def test_own_codes_agree_and_read_back(format_: Format) -> None:
         assert np.abs(reference - seen).max() <= (1e-4 * np.abs(reference).max() if real else 1), value
         distinct = max(distinct, len(np.unique(reference)))
     assert distinct > 30
+
+
+@pytest.mark.parametrize("name", ["int4g32", "bfp6", "mxint8", "mxfp4", "mxfp6_e2m3", "mxfp8_e4m3"])
+def test_blocks_run_and_read_back(name: str) -> None:
+    """Scales per block survive: outputs equal the reference's to single precision, and every real reads back."""
+    n = Net(1, 24, 7, 7, seed=4)
+    deep = n.conv(n.apply(n.conv("x", 64, "wide"), "relu", "a"), 40, "point", kernel=1)
+    rows = n.add(o.Reshape(n.add(o.Mean(deep, "mean", (2, 3))), "rows", (1, 40)))
+    real = n.graph(n.linear(rows, 9, "y"))
+    rule = StoredWeights(FAMILIES[name], smallest=1, shortest_row=1)
+    graph = quantize_weights(real, replace(find_target("onnx-w4"), stored_weights=rule), Recipe())
+    assert sum(bool(t.block) for t in graph.types.values()) == 3
+    model, tensors = build_model(graph, "onnxruntime")
+    assert compare(graph, read_stored(to_bytes(model)), tensors).differences == ()
+    kinds = {node.op_type for node in model.graph.node}
+    assert ("DequantizeLinear" in kinds) != ("Gather" in kinds)
+    inputs = inputs_of(graph)
+    wanted, found = run(graph, inputs)["y"].numpy(), OnnxRuntime(to_bytes(model), threads=1).run(inputs)["y"]
+    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()) and len(np.unique(wanted)) == 9
+    (reals,) = run(real, inputs).values()
+    assert np.abs(reals.numpy() - wanted).max() > 1e-4  # the rounding is there
 
 
 def test_tables_become_integer_kernels(tmp_path: Path) -> None:
