@@ -75,7 +75,8 @@ class Target:
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
-    `instructions` are those that generated C may use.
+    `instructions` are those that generated C may use. With `looks_up`, weights of one minifloat or codebook of up to
+    four bits stay codes, which the file looks up in a table.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Target:
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
+    looks_up: bool = False
     ios: int = 16
     aliases: tuple[str, ...] = ()
 
