@@ -172,4 +172,7 @@ def test_names_of_strategies_are_checked() -> None:
     with pytest.raises(UsageError, match="only one of these"):
         Strategy.named("offsets,adaptive")
     wide = Strategy(offsets=True).value_grid(Type((2,), Int(16), (0.1,)), 2, 0, learned=True)
-    assert type(wide) is Grid and type(Strategy(offsets=True).value_grid(Type((2,), INT8, (0.1,)), 2, 0, learned=False)) is Grid
+    assert (
+        type(wide) is Grid
+        and type(Strategy(offsets=True).value_grid(Type((2,), INT8, (0.1,)), 2, 0, learned=False)) is Grid
+    )
