@@ -75,7 +75,8 @@ class Target:
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
-    `instructions` are those that generated C may use.
+    `instructions` are those that generated C may use; it runs layers in bands of rows where its arena would exceed
+    `ram_bytes`.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Target:
     interpolates: bool = False
     tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
+    ram_bytes: int | None = None
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
