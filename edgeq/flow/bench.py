@@ -19,8 +19,10 @@ from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, EdgeqError
 from edgeq.flow.board_report import layer_rows, middle_of, note_state, report_agreement, spread_rows, timing_rows
+from edgeq.flow.check import EXIT_AGREEMENT, EXIT_BUDGET
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
+from edgeq.flow.memory_budget import MemoryBudget, apply_memory_budget
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
 from edgeq.flow.run_files import write_beside
 from edgeq.flow.slower_layers import check_float, report_slower
@@ -29,8 +31,6 @@ from edgeq.report import Report, Row
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
 from edgeq.runtimes.native import read_folder
 
-EXIT_BUDGET = 4
-EXIT_AGREEMENT = 5
 Bench = Callable[[Board], Awaitable[Report]]
 """The part of one board in the report."""
 
@@ -165,7 +165,8 @@ def _c_bench(request: BenchRequest) -> Bench:
             report.rows += _rows(found, document["macs"], board.name)
             report.layers += _layers(found, document["layers"], board.name)
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)
-            _apply_budgets(report, request, found, document["layers"], board.name)
+            budget = MemoryBudget(request.max_ram_kb, request.max_flash_kb)
+            apply_memory_budget(report, budget, document, found.flash_bytes, found.ram_bytes, board.name)
             return report
         device = as_device(board)
         built = [await build_c(device, folder, document, request.settings) for _ in range(request.repeat)]
@@ -222,26 +223,6 @@ def profile_picture(title: str, layers: Sequence[Mapping[str, Any]]) -> str:
         label = f"{layer['value']} ({layer['kind']})"
         rows.append((label, float(layer["instructions"]), after, colors[boards.index(layer["board"]) % len(colors)]))
     return bars(f"{title}: instructions by layer", rows, ", then ".join(boards))
-
-
-def _apply_budgets(
-    report: Report, request: BenchRequest, found: Measurement, layers: Sequence[Mapping[str, Any]], board: str
-) -> None:
-    """Set the report's exit code to 4 when flash or RAM exceed their budget (1 kB is 1,024 bytes)."""
-    if request.max_flash_kb is not None and found.flash_bytes > 1024 * request.max_flash_kb:
-        report.notes.append(
-            f"budget missed: {board} needs {found.flash_bytes / 1024:.1f} kB of flash, {found.constant_bytes / 1024:.1f}"
-            f" of it constants; allowed {request.max_flash_kb:g}. Fewer channels, or weights of fewer bits, would help"
-        )
-        report.exit = report.exit or EXIT_BUDGET
-    if request.max_ram_kb is not None and found.ram_bytes > 1024 * request.max_ram_kb:
-        peak = max(layers, key=lambda layer: int(layer["memory_bytes"]))
-        report.notes.append(
-            f"budget missed: {board} needs {found.ram_bytes / 1024:.1f} kB of RAM, allowed {request.max_ram_kb:g}; most"
-            f" at {peak['value']} ({peak['kind']}, {peak['memory_bytes'] / 1024:.1f} kB at once). A smaller input, or"
-            " fewer channels there, would help"
-        )
-        report.exit = report.exit or EXIT_BUDGET
 
 
 def _compare(

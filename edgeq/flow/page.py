@@ -24,6 +24,12 @@ _COST_UNITS = ("B", "ms")
 
 def render(document: Document, pictures: Sequence[Document] = ()) -> bytes:
     """The page of a report's document."""
+    title = f"edgeq {document['command']} {_subject(document)}".strip()
+    return render_sections(title, _subtitle(document), _sections(document, pictures))
+
+
+def render_sections(title: str, subtitle: str, parts: Sequence[Section]) -> bytes:
+    """A page of sections, whose missing fields are empty."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
@@ -31,10 +37,9 @@ def render(document: Document, pictures: Sequence[Document] = ()) -> bytes:
     blank: Section = {
         "note": "", "key": [], "charts": [], "tables": [], "pictures": [], "items": [], "texts": []
     }  # fmt: skip
-    sections = [blank | section for section in _sections(document, pictures)]
-    title = f"edgeq {document['command']} {_subject(document)}".strip()
+    sections = [blank | {"anchor": f"s{index}"} | section for index, section in enumerate(parts)]
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, subtitle=_subtitle(document), sections=sections).encode()
+    return template.render(title=title, subtitle=subtitle, sections=sections).encode()
 
 
 def _subject(document: Document) -> str:
@@ -49,7 +54,7 @@ def _subtitle(document: Document) -> str:
 
 
 def _sections(document: Document, pictures: Sequence[Document]) -> list[Section]:
-    found = [
+    return [
         *_headline(document),
         *(robustness_sections(document["cells"], document["manifest"].get("preset")) if document["cells"] else []),
         *front_sections(document.get("points", ()), document["manifest"]),
@@ -60,7 +65,6 @@ def _sections(document: Document, pictures: Sequence[Document]) -> list[Section]
         *agreement_sections(document["agreement"]),
         *_words(document),
     ]
-    return [{"anchor": f"s{index}", **section} for index, section in enumerate(found)]
 
 
 def _headline(document: Document) -> list[Section]:
