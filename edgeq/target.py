@@ -10,12 +10,12 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeq.catalogue import Blocks, KMeans, Nupes
+from edgeq.catalogue import Choice
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
 Emitter = Literal["onnx", "tflite", "coreml", "c", "graph"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference", "qonnx"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
@@ -47,7 +47,7 @@ class StoredWeights:
     most, so they keep eight bits.
     """
 
-    format: Format | KMeans | Nupes | Blocks
+    format: Choice
     block: int = 0
     per_channel: bool = True
     smallest: int = 512
@@ -128,7 +128,9 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime not in ("tensorrt", "reference") and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference", "qonnx") and (
+            self.runtime != "coreml" or sys.platform == "darwin"
+        )
 
     @property
     def keeps_wide_values(self) -> bool:
