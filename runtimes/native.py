@@ -38,13 +38,13 @@ _HOOK_DEFINITION = '#include "edgeq_hook.h"\nvoid (*edgeq_watch)(int32_t, const 
 _Watch = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_int8), ctypes.c_int32)
 
 
-def read_folder(folder: Path) -> dict[str, Any]:
-    """What the manifest of a generated folder says of its C. Raises UsageError."""
+def read_folder(folder: Path, kind: str = "c", what: str = "generated C") -> dict[str, Any]:
+    """What the manifest of a generated folder says of its C (or of another `kind`). Raises UsageError."""
     try:
-        document = json.loads((folder / MANIFEST).read_text("utf-8"))["c"]
+        document = json.loads((folder / MANIFEST).read_text("utf-8"))[kind]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            "this is no folder of generated C", where=folder, next_step="edgeq export writes one."
+            f"this is no folder of {what}", where=folder, next_step="edgeq export writes one."
         ) from error
     assert isinstance(document, dict)
     return document

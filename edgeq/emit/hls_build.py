@@ -15,7 +15,7 @@ from edgeq.emit import hls_attention, hls_layers, hls_moves, hls_weighted
 from edgeq.emit.hls_context import Builder, program_of, refuse
 from edgeq.emit.hls_stage import Design, Fold, HlsPort, Stream
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Int
+from edgeq.formats import Int, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Graph
@@ -163,4 +163,4 @@ def _port(this: Builder, name: str, symbol: str, value: o.Value) -> HlsPort:
         raise UnsupportedError("a port has at most 16 bits", where=name, value=this.bits(value))
     ties: o.Ties = maker.ties if isinstance(maker, o.Quantize) else "even"
     axes = this.axes(value)
-    return HlsPort(name, symbol, value, type_.shape, axes, bits, type_.scale[0], name != value, ties)
+    return HlsPort(name, symbol, value, type_.shape, axes, bits, type_.scale[0], name != value, ties, code_range(type_.format))

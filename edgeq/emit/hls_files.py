@@ -143,6 +143,7 @@ def _top(d: Design, depths: Depths) -> str:
         _call(port.symbol, f"edgeq::leave<{d.leaving[port.value].count}>({d.leaving[port.value].name}, {port.symbol})")
         for port in d.outputs
     )
+    ends = _ends(d)
     numbers = {after: (number, stream) for number, (after, stream) in enumerate(d.made.values(), start=1)}
     calls = ""
     for k, stage in enumerate(d.stages, start=1):
@@ -153,7 +154,7 @@ def _top(d: Design, depths: Depths) -> str:
 {{
 {interfaces}#pragma HLS interface mode=s_axilite port=return
 #pragma HLS dataflow
-{streams}{enters}{calls}{leaves}    EDGEQ_RUN();
+{streams}{ends}{enters}{calls}{leaves}    EDGEQ_RUN();
 }}
 """
 
@@ -161,6 +162,15 @@ def _top(d: Design, depths: Depths) -> str:
 def _declared(stream: Stream, depths: Depths) -> str:
     depth = depths.get(stream.name, 2)
     return f'    hls::stream<{stream.type}, {depth}> {stream.name}("{stream.name}");\n#pragma HLS stream variable={stream.name} depth={depth}\n'
+
+
+def _ends(d: Design) -> str:
+    """Which functions write and read each stream, for the search of cycles on the host."""
+    writers = {stream.name: stage.name for stage in d.stages for stream in stage.writes}
+    readers = {stream.name: stage.name for stage in d.stages for stream in stage.reads}
+    writers |= {d.entering[port.value].name: port.symbol for port in d.inputs}
+    readers |= {d.leaving[port.value].name: port.symbol for port in d.outputs}
+    return "".join(f'    EDGEQ_ENDS({s.name}, "{writers[s.name]}", "{readers[s.name]}");\n' for s in d.streams)
 
 
 def _call(name: str, call: str) -> str:

@@ -115,6 +115,7 @@ class HlsPort:
     scale: float
     real: bool
     ties: o.Ties
+    range: tuple[int, int]
 
 
 @dataclass(frozen=True)

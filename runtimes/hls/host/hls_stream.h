@@ -4,7 +4,8 @@
  * - bounded: every function is a fiber, a stream holds `capacity` tokens, and who finds it full or empty waits. Whether
  *   such a network gets stuck depends on the capacities alone, not on who runs when (a process network with blocking reads
  *   and writes), so one run that ends proves the depths for every timing. A run that is stuck names the cycle of waits;
- *   with `growing` it enlarges the smallest full stream of the cycle by one and goes on, which finds least depths.
+ *   with `growing` it enlarges the full stream of the narrowest tokens in the cycle by one and goes on, which finds depths
+ *   that suffice and of which none can be one less alone.
  */
 #ifndef EDGEQ_HOST_HLS_STREAM_H
 #define EDGEQ_HOST_HLS_STREAM_H
@@ -27,8 +28,16 @@ struct fiber;
 /* What the scheduler knows of a stream. */
 struct channel {
     std::string name;
-    size_t capacity = 0, count = 0, peak = 0;
+    size_t capacity = 0, count = 0, peak = 0, bits = 0;
+    std::string writer_name, reader_name;
     fiber *reader = nullptr, *writer = nullptr;
+
+    /* Which functions write and read it: nobody may have done so yet when a cycle of waits is sought. */
+    void joins(const char *from, const char *to)
+    {
+        writer_name = from;
+        reader_name = to;
+    }
 };
 
 struct fiber {
@@ -63,6 +72,10 @@ public:
     /* Run all fibers to their end, or until nobody can go on. */
     void run()
     {
+        for (channel *c : channels) {
+            c->writer = named(c->writer_name);
+            c->reader = named(c->reader_name);
+        }
         while (!ready.empty() || resolved()) {
             current = ready.front();
             ready.pop_front();
@@ -117,6 +130,16 @@ private:
 
     static void enter();
 
+    fiber *named(const std::string &name) const
+    {
+        for (auto &each : fibers) {
+            if (each->name == name) {
+                return each.get();
+            }
+        }
+        return nullptr;
+    }
+
     fiber *next_of(const fiber *waiting) const
     {
         return waiting->wants_to_read ? waiting->waits_for->writer : waiting->waits_for->reader;
@@ -148,18 +171,18 @@ private:
                 path.push_back(next);
             }
         }
-        channel *smallest = nullptr;
+        channel *cheapest = nullptr;
         for (size_t k = first; k < path.size(); k++) {
             channel *c = path[k]->waits_for;
-            if (!path[k]->wants_to_read && (!smallest || c->capacity < smallest->capacity)) {
-                smallest = c;
+            if (!path[k]->wants_to_read && (!cheapest || c->bits < cheapest->bits)) {
+                cheapest = c;
             }
         }
-        if (!growing || !smallest) {
+        if (!growing || !cheapest) {
             return give_up(path, first);
         }
-        smallest->capacity++;
-        wake(smallest->writer, *smallest, false);
+        cheapest->capacity++;
+        wake(cheapest->writer, *cheapest, false);
         return true;
     }
 
@@ -206,7 +229,6 @@ public:
     {
         auto &scheduler = edgeq_host::scheduler();
         if (scheduler.current) {
-            state.reader = scheduler.current;
             while (tokens.empty()) {
                 scheduler.wait(state, true);
             }
@@ -226,7 +248,6 @@ public:
     {
         auto &scheduler = edgeq_host::scheduler();
         if (scheduler.current) {
-            state.writer = scheduler.current;
             while (state.capacity && tokens.size() >= state.capacity) {
                 scheduler.wait(state, false);
             }
@@ -250,6 +271,7 @@ public:
     explicit stream(const char *name = "stream") : stream<T, 0>(name)
     {
         this->state.capacity = DEPTH;
+        this->state.bits = T::width;
         edgeq_host::scheduler().channels.push_back(&this->state);
     }
 };
