@@ -299,6 +299,10 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @_budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@click.option("--fpga", metavar="BOARD", help="The FPGA board whose resources a design may use [pynq-z2].")
+@click.option(
+    "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second that a design must reach [as fast as fits]."
+)
 @click.option("--latency-gate", metavar="BOARD",
               help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @_model_options

@@ -84,7 +84,8 @@ class Target:
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds, those of `power_of_two` are such powers. `ios` is the oldest system that a CoreML file loads in.
-    `instructions` are those that generated C may use.
+    `instructions` are those that generated C may use. A design fills the board `fpga` (edgeq/emit/hls_boards.py), or as
+    much of it as `fps` frames a second take.
     """
 
     name: str
@@ -119,6 +120,8 @@ class Target:
     half_scales: bool = False
     power_of_two: bool = False
     ios: int = 16
+    fpga: str = "pynq-z2"
+    fps: float = 0.0
     aliases: tuple[str, ...] = ()
 
     @property
@@ -136,7 +139,9 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime not in ("tensorrt", "reference", "hls") and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference", "hls") and (
+            self.runtime != "coreml" or sys.platform == "darwin"
+        )
 
     @property
     def keeps_wide_values(self) -> bool:

@@ -277,7 +277,12 @@ TARGETS: tuple[Target, ...] = (
     ),
     c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
     c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
-    fpga_target("fpga-fx8", "fixed point: scales are powers of two, so that shifts alone requantize", power_of_two=True, more_weights=(INT8_NARROW,)),
+    fpga_target(
+        "fpga-fx8",
+        "fixed point: scales are powers of two, so that shifts alone requantize",
+        power_of_two=True,
+        more_weights=(INT8_NARROW,),
+    ),
     fpga_target("fpga-int4", "with weights of 4 bits", weight=INT4_NARROW),
     fpga_target("fpga-e2m3", "with minifloat weights of 6 bits", weight=E2M3),
     fpga_target("fpga-post4", "with 4-bit power-of-sqrt2 weights, products by shifts and sums", weight=POST4),

@@ -15,17 +15,17 @@ import numpy as np
 
 from edgeq.emit import hls_files, hls_project
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
-from edgeq.emit.c import identifier
 from edgeq.emit.c_layer import comment
-from edgeq.emit.hls_boards import DEFAULT_BOARD, FpgaBoard
+from edgeq.emit.c_names import identifier
+from edgeq.emit.hls_boards import FpgaBoard, find_board
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, total
-from edgeq.emit.hls_fold import choose_folds
+from edgeq.emit.hls_fold import check_held, choose_folds
 from edgeq.emit.hls_golden import golden
+from edgeq.emit.hls_host import GROWING, HostDesign
 from edgeq.emit.hls_stage import Design
 from edgeq.errors import UnsupportedError
 from edgeq.ir.graph import Graph
-from edgeq.runtimes.hls_host import GROWING, HostDesign
 from edgeq.target import Target
 
 HEADERS = Path(__file__).parents[1] / "runtimes" / "hls"
@@ -42,24 +42,29 @@ def emit(
     metadata: Mapping[str, object],
     manifest: Mapping[str, object],
     more_files: Mapping[str, bytes] | None = None,
-    board: FpgaBoard = DEFAULT_BOARD,
 ) -> Artifact:
     """Write the folder of the design for a lowered `graph`; its primary file is <stem>.cpp.
 
-    Raises UnsupportedError naming an operator that no stage computes, BudgetError if `board` cannot hold the design
-    however slow, UsageError without a C++ compiler, and OutputError; nothing is left behind then.
+    Raises UnsupportedError naming an operator that no stage computes, BudgetError if the target's board cannot hold the
+    design however slow, or not as fast as asked, UsageError without a C++ compiler, and OutputError; nothing is left behind then.
     """
-    prefix = identifier(stem)
-    design = build(graph, choose_folds(graph, board), prefix, comment(stem))
+    prefix, board = identifier(stem), find_board(target.fpga)
+    most_cycles = int(board.clock_mhz * 1e6 / target.fps) if target.fps else 0
+    design = build(graph, choose_folds(graph, board, most_cycles), prefix, comment(stem))
     depths = depths_of(design)
     costs = design_cost(design, depths)
+    check_held(total(costs), board)
     files = {name: text.encode() for name, text in texts(design, depths, graph, board, costs).items()}
     files |= header_files(design) | dict(more_files or {})
     described = {**manifest, "hls": _document(design, depths, costs, board, metadata), "files": digests(files)}
     files[MANIFEST] = to_json(described)
     write_files(folder, files)
     tensors = {value: value for value in design.made}
-    commands = [f"make -C {folder} test", f"vitis-run --mode hls --tcl {folder}/build.tcl"]
+    commands = [
+        f"make -C {folder} test",
+        f"edgeq verify {folder / prefix}.cpp",
+        f"vitis-run --mode hls --tcl {folder}/build.tcl",
+    ]
     primary = folder / f"{prefix}.cpp"
     return Artifact(target.name, folder, digests(files), primary, tensors, TOKEN_BITS, commands)
 
@@ -70,7 +75,7 @@ def texts(
     """All that is generated: the design, its test bench, build files and the README."""
     p = design.prefix
     return {
-        **_sources(design, depths),
+        **sources(design, depths),
         f"{p}_golden.h": hls_project.golden_header(design, golden(graph, design)),
         f"{p}_tb.cpp": hls_project.test_bench(design),
         "build.tcl": hls_project.script(design, board),
@@ -79,7 +84,8 @@ def texts(
     }
 
 
-def _sources(design: Design, depths: Mapping[str, int]) -> dict[str, str]:
+def sources(design: Design, depths: Mapping[str, int]) -> dict[str, str]:
+    """The design alone, with streams of `depths` (two where it says nothing), and its form for this machine."""
     p = design.prefix
     return {
         f"{p}.h": hls_files.header(design),
@@ -100,7 +106,7 @@ def depths_of(design: Design) -> dict[str, int]:
     """The least depths, at least two, at which the design does not get stuck, by running it with streams that grow."""
     with tempfile.TemporaryDirectory(prefix="edgeq-hls-") as temporary:
         folder = Path(temporary) / "design"
-        texts_of = {name: text.encode() for name, text in _sources(design, {}).items()}
+        texts_of = {name: text.encode() for name, text in sources(design, {}).items()}
         write_files(folder, texts_of | header_files(design))
         zeros = [np.zeros(design.entering[port.value].count, np.int16) for port in design.inputs]
         frame = HostDesign(folder, design.prefix).run(zeros, _sizes(design), GROWING)

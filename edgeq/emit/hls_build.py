@@ -163,4 +163,6 @@ def _port(this: Builder, name: str, symbol: str, value: o.Value) -> HlsPort:
         raise UnsupportedError("a port has at most 16 bits", where=name, value=this.bits(value))
     ties: o.Ties = maker.ties if isinstance(maker, o.Quantize) else "even"
     axes = this.axes(value)
-    return HlsPort(name, symbol, value, type_.shape, axes, bits, type_.scale[0], name != value, ties, code_range(type_.format))
+    return HlsPort(
+        name, symbol, value, type_.shape, axes, bits, type_.scale[0], name != value, ties, code_range(type_.format)
+    )

@@ -104,9 +104,19 @@ class Builder:
         names = (stream.name, *(branch.name for branch in branches))
         self.stages.append(
             Stage(
-                self.name("fork"), "fork", value, "edgeq_join.h", "fork", {}, (stream,), tuple(branches), names, (),
-                Work(stream.count), str(stream.count),
-            )  # fmt: skip
+                self.name("fork"),
+                "fork",
+                value,
+                "edgeq_join.h",
+                "fork",
+                {},
+                (stream,),
+                tuple(branches),
+                names,
+                (),
+                Work(stream.count),
+                str(stream.count),
+            )
         )
 
     def add(

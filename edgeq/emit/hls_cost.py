@@ -75,7 +75,9 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
             lut += bits * -(-words // 64)
         else:
             blocks += block_rams(words, bits)
-    return Cost(stage.name, stage.kind, stage.value, lut, ff, dsp, blocks, work.cycles, work.fold if work.macs else None)
+    return Cost(
+        stage.name, stage.kind, stage.value, lut, ff, dsp, blocks, work.cycles, work.fold if work.macs else None
+    )
 
 
 def macs_cost(macs: Macs, fold: Fold) -> tuple[int, int, int]:
@@ -112,5 +114,3 @@ def block_rams(words: int, bits: int) -> int:
     (1, 2, 10)
     """
     return min(-(-bits // width) * -(-words // depth) for width, depth in BLOCKS)
-
-

@@ -67,7 +67,10 @@ def tables(d: Design) -> str:
 
 
 def _table(table: Table, stage: Stage) -> str:
-    sizes = "".join(f"[{size}]" for size in (table.content.shape if table.type != "edgeq::interpolation" else table.content.shape[:1]))
+    sizes = "".join(
+        f"[{size}]"
+        for size in (table.content.shape if table.type != "edgeq::interpolation" else table.content.shape[:1])
+    )
     if table.content.ndim == 1:
         body = wrapped([str(entry) for entry in table.content.tolist()])
     else:
@@ -95,7 +98,9 @@ def source(d: Design, depths: Depths) -> str:
 def _function(stage: Stage) -> str:
     parameters = ", ".join(_reference(stream) for stream in (*stage.reads, *stage.writes))
     config, template = _config(stage), stage.template or f"{stage.name}_config"
-    storage = "".join(f"#pragma HLS bind_storage variable={t.name} type=rom_1p impl={_storage(t)}\n" for t in stage.tables)
+    storage = "".join(
+        f"#pragma HLS bind_storage variable={t.name} type=rom_1p impl={_storage(t)}\n" for t in stage.tables
+    )
     return f"""/* {stage.kind}: {comment(stage.value)} */
 {config}static void {stage.name}({parameters})
 {{
@@ -122,7 +127,9 @@ def _config(stage: Stage) -> str:
     if stage.template:
         return ""
     lines = "".join(
-        f"    typedef {value} {name};\n" if isinstance(value, str) else f"    static const int {name} = {_number(value)};\n"
+        f"    typedef {value} {name};\n"
+        if isinstance(value, str)
+        else f"    static const int {name} = {_number(value)};\n"
         for name, value in stage.config.items()
     )
     return f"struct {stage.name}_config {{\n{lines}}};\n"
@@ -136,7 +143,9 @@ def _top(d: Design, depths: Depths) -> str:
     interfaces = "".join(f"#pragma HLS interface mode=axis port={port.symbol}\n" for _, port in _ports(d))
     streams = "".join(_declared(stream, depths) for stream in d.streams)
     enters = "".join(
-        _call(port.symbol, f"edgeq::enter<{d.entering[port.value].count}>({port.symbol}, {d.entering[port.value].name})")
+        _call(
+            port.symbol, f"edgeq::enter<{d.entering[port.value].count}>({port.symbol}, {d.entering[port.value].name})"
+        )
         for port in d.inputs
     )
     leaves = "".join(

@@ -48,8 +48,7 @@ def choose_folds(graph: Graph, board: FpgaBoard, most_cycles: int = 0) -> dict[o
     design = build(graph, {}, "design", graph.name)
     costs = design_cost(design, {})
     base = total(costs)
-    if missing := _missing(base, board):
-        raise BudgetError("the board cannot hold this design", where=board.name, value=missing, next_step=_larger(base))
+    check_held(base, board)
     layers = {stage.value: _layer(stage) for stage in design.stages if stage.work.macs is not None}
     fixed = max((stage.work.cycles for stage in design.stages if stage.work.macs is None), default=0)
     _speed_up(layers, base, board, max(fixed, most_cycles))
@@ -60,6 +59,12 @@ def choose_folds(graph: Graph, board: FpgaBoard, most_cycles: int = 0) -> dict[o
             allowed=f"{reached:,} or more", next_step="Use fewer bits, a larger board or a smaller image.",
         )  # fmt: skip
     return {value: layer.fold for value, layer in layers.items()}
+
+
+def check_held(cost: Cost, board: FpgaBoard) -> None:
+    """Raise BudgetError, naming a board that is large enough, if `board` cannot hold what costs that much."""
+    if missing := _missing(cost, board):
+        raise BudgetError("the board cannot hold this design", where=board.name, value=missing, next_step=_larger(cost))
 
 
 def _layer(stage: Stage) -> _Layer:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.emit.hls_stage import Design
 from edgeq.formats import bits_of
@@ -32,7 +32,10 @@ class Golden:
 def golden(graph: Graph, design: Design) -> Golden:
     """The reference on the generator's codes."""
     shapes = {port.name: port.shape for port in design.inputs}
-    given = {port.value: _codes(array, graph, port.value) for port, array in zip(design.inputs, golden_codes(shapes, SEED).values(), strict=True)}
+    given = {
+        port.value: _codes(array, graph, port.value)
+        for port, array in zip(design.inputs, golden_codes(shapes, SEED).values(), strict=True)
+    }
     by_name = {port.name: given[port.value].numpy() for port in design.inputs}
     seen: dict[o.Value, Array] = {}
     ports = {port.value: port.axes for port in design.outputs}

@@ -20,7 +20,7 @@ def requantize(this: Builder, op: o.Requantize) -> Stream:
     bits = this.bits(op.out)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     channels = len(numbers.shifts)
-    config = {
+    config: dict[str, int | str] = {
         "channels": channels, "pixels": x.count // channels, "width": numbers.width, "fraction": numbers.fraction,
         "low": max(op.low, low), "high": min(op.high, high),
     }  # fmt: skip
@@ -36,10 +36,12 @@ def requantize(this: Builder, op: o.Requantize) -> Stream:
 
 
 def _with_multipliers(
-    this: Builder, op: o.Requantize, x: Stream, numbers: Rescaling, config: dict[str, int], shifts: Table
+    this: Builder, op: o.Requantize, x: Stream, numbers: Rescaling, config: dict[str, int | str], shifts: Table
 ) -> Stream:
     wide = max(q.bit_length() for q in numbers.multipliers)
-    multipliers = Table(this.table_name("scales"), f"ap_uint<{wide}>", np.array(numbers.multipliers, dtype=np.int64), wide)
+    multipliers = Table(
+        this.table_name("scales"), f"ap_uint<{wide}>", np.array(numbers.multipliers, dtype=np.int64), wide
+    )
     bits = this.bits(op.out)
     work = Work(x.count, multipliers=((x.bits, wide + 1),), adder_bits=numbers.width + bits)
     return this.add(
@@ -63,10 +65,13 @@ def pool(this: Builder, op: o.MaxPool | o.AveragePool) -> Stream:
     x, bits = this.take(op.x), this.bits(op.out)
     dilation = op.dilation if isinstance(op, o.MaxPool) else (1, 1)
     ring = min(power_above((op.kernel[0] - 1) * dilation[0] + 1), power_above(this.image(op.x)[0]))
-    names = "in_h in_w in_c out_h out_w out_c kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
+    names = (
+        "in_h in_w in_c out_h out_w out_c kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
+    )
     numbers = (*this.image(op.x), *this.image(op.out), *op.kernel, *op.stride, *op.padding[:2], *dilation)
     rule = "edgeq::largest" if isinstance(op, o.MaxPool) else "edgeq::total"
-    config = {**dict(zip(names.split(), numbers, strict=True)), "rows": ring, "rule": rule}
+    geometry = dict(zip(names.split(), numbers, strict=True))
+    config: dict[str, int | str] = {**geometry, "rows": ring, "rule": rule}
     first = -(1 << (bits - 1)) if isinstance(op, o.MaxPool) else 0
     cycles = x.count + this.count(op.out) * (op.kernel[0] * op.kernel[1] + OVERHEAD)
     work = Work(cycles, ((ring * this.image(op.x)[1] * this.image(op.x)[2], x.bits),), adder_bits=bits)
@@ -132,7 +137,12 @@ def _with_kept(
     reads = (this.take(main), this.take(kept))
     work = Work(work.cycles + count, ((count, reads[1].bits),), work.multipliers, work.adder_bits)
     return this.add(
-        "combine", op.out, "edgeq_elementwise.h", "combine_broadcast", {**config, "kept": count}, reads, this.bits(op.out), work
+        "combine",
+        op.out,
+        "edgeq_elementwise.h",
+        "combine_broadcast",
+        {**config, "kept": count},
+        reads,
+        this.bits(op.out),
+        work,
     )
-
-

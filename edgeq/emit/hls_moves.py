@@ -41,7 +41,15 @@ def gathered(this: Builder, x: o.Value, stream: Stream, sources: IntArray, value
     if sources.min() >= 0 and (found := loops(sources, MOST_LOOPS, value)) is not None:
         nested = {**config, **loop_config(found), "first": int(sources[0])}
         return this.add(
-            "move", shown, "edgeq_move.h", "move_in_loops", nested, (stream,), stream.bits, Work(cycles, kept), count=out
+            "move",
+            shown,
+            "edgeq_move.h",
+            "move_in_loops",
+            nested,
+            (stream,),
+            stream.bits,
+            Work(cycles, kept),
+            count=out,
         )
     bits = signed_bits((-1, int(sources.max())))
     table = Table(this.table_name("sources"), f"ap_int<{bits}>", sources, bits)
@@ -92,7 +100,9 @@ def resize(this: Builder, op: o.Resize) -> Stream:
         Table(this.table_name("columns"), "edgeq::interpolation", columns, 32),
     )
     work = Work(
-        x.count + 2 * this.count(op.out), ((ring * width * channels, x.bits),), ((x.bits, 11),) * 4 + ((x.bits + 12, 11),) * 2
+        x.count + 2 * this.count(op.out),
+        ((ring * width * channels, x.bits),),
+        ((x.bits, 11),) * 4 + ((x.bits + 12, 11),) * 2,
     )
     return this.add("resize", op.out, "edgeq_resize.h", "resize", config, (x,), this.bits(op.out), work, tables)
 

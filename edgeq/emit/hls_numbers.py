@@ -100,7 +100,8 @@ def shifted_products(name: str, table: Sequence[int], bits: int) -> str:
     """A struct that multiplies by sums of shifts: the magnitude by a case each, then the sign."""
     magnitudes = sorted({abs(level) for level in table})
     cases = "".join(
-        f"        case {level}: return {_signed(magnitudes.index(abs(entry)), entry)};\n" for level, entry in enumerate(table)
+        f"        case {level}: return {_signed(magnitudes.index(abs(entry)), entry)};\n"
+        for level, entry in enumerate(table)
     )
     lines = "".join(f"        const product m{k} = {_shifts(level)};\n" for k, level in enumerate(magnitudes) if level)
     return f"""/* Codes of the levels {", ".join(map(str, table))}: products are sums of shifts. */

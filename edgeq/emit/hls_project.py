@@ -213,7 +213,7 @@ clean:
 
 def readme(d: Design, depths: Mapping[str, int], board: FpgaBoard, costs: Sequence[Cost]) -> str:
     """README.md: how to test and build the design, what it takes, what every stage is."""
-    p, whole = d.prefix, total(costs)
+    whole = total(costs)
     milliseconds = whole.cycles / board.clock_mhz / 1000
     held = {"LUT": board.lut, "FF": board.ff, "DSP": board.dsp, "BRAM (18 Kibit)": board.bram18}
     used = "".join(

@@ -84,8 +84,8 @@ class Work:
 class Stage:
     """A call `function`<config, …>(arguments) named `name`, which computes `value`.
 
-    `arguments` are streams and tables by name, in order; `reads` and `writes` are those that are streams. `templates` come
-    before the configuration's name in the template arguments' place when there is no configuration.
+    `arguments` are streams and tables by name, in order; `reads` and `writes` are those that are streams. A `template`
+    stands in the place of the configuration where there is none.
     """
 
     name: str

@@ -10,7 +10,7 @@ from edgeq.emit.hls_context import Builder, interval, power_above
 from edgeq.emit.hls_moves import gathered
 from edgeq.emit.hls_numbers import product_type, weight_type
 from edgeq.emit.hls_stage import Fold, Macs, Stream, Table, Work
-from edgeq.formats import Format, IntArray, bits_of
+from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import signed_bits
 from edgeq.ir.graph import Graph
@@ -102,7 +102,9 @@ def weighted(this: Builder, op: Weighted) -> Stream:
 
 
 def _geometry(shape: Shape) -> dict[str, int | str]:
-    names = "in_h in_w in_c out_h out_w out_c kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
+    names = (
+        "in_h in_w in_c out_h out_w out_c kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
+    )
     numbers = (*shape.image, *shape.result, *shape.kernel, *shape.stride, *shape.pad, *shape.dilation)
     return {**dict(zip(names.split(), numbers, strict=True)), "rows": shape.ring}
 

@@ -56,7 +56,7 @@ def _native(path: Path, threads: int | None, _: bool) -> Runtime:
 
 
 def _hls(path: Path, threads: int | None, _: bool) -> Runtime:
-    from edgeq.runtimes.hls import HlsRuntime
+    from edgeq.runtimes.csim import HlsRuntime
 
     return HlsRuntime(path)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeq.errors import UsageError
-from edgeq.runtimes.native import compile_c
+from edgeq.emit.host_compiler import compile_here, host_compiler
 
-COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++14", "-O1", "-fPIC", "-shared", "-DEDGEQ_HOST", "-Wno-unknown-pragmas")
 PLAIN, BOUNDED, GROWING = 0, 1, 2
 
@@ -46,14 +42,6 @@ class Frame:
     stuck: str
 
 
-def host_compiler() -> str:
-    """The C++ compiler of this machine: $CXX, or the first one found. Raises UsageError."""
-    for name in (os.environ.get("CXX", ""), *COMPILERS):
-        if name and shutil.which(name):
-            return name
-    raise UsageError("no C++ compiler was found", allowed=", ".join(COMPILERS), next_step="Install g++ or clang.")
-
-
 class HostDesign:
     """The design in `folder`, whose files are <prefix>.cpp and host/<prefix>_host.cpp, compiled and loaded."""
 
@@ -63,7 +51,7 @@ class HostDesign:
             library = Path(temporary) / "design.so"
             sources = [own / f"{prefix}.cpp", own / "host" / f"{prefix}_host.cpp"]
             includes = ["-I", str(own / "host"), "-I", str(own)]
-            compile_c([host_compiler(), *flags, *includes, "-o", str(library), *map(str, sources)], own)
+            compile_here([host_compiler("C++"), *flags, *includes, "-o", str(library), *map(str, sources)], own)
             self._library = ctypes.CDLL(str(library))
 
     def run(
@@ -81,7 +69,7 @@ class HostDesign:
 
         stuck = self._library.edgeq_frame(
             _pointers(given), _pointers(outputs), _Watch(watch) if watched else None, mode,
-            _telling(lambda line: lines.append(line)),
+            _telling(lines.append),
         )  # fmt: skip
         cycle = lines.pop() if stuck else ""
         streams = {line.split()[0]: Filling(*map(int, line.split()[1:])) for line in lines}

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.hls_host import BOUNDED, Codes, Frame, HostDesign
 from edgeq.errors import UsageError
-from edgeq.runtimes.hls_host import BOUNDED, Codes, Frame, HostDesign
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 from edgeq.runtimes.native import code_of, read_folder, value_of
 
