@@ -6,8 +6,9 @@ both, so that a power of two leaves q = 1 and a shift. Channels of different t a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Codebook, Float, Format, Int, level_range
@@ -54,23 +55,54 @@ def _reduced(q: int, t: int) -> tuple[int, int]:
     return q >> zeros, t - zeros
 
 
-def digits(number: int) -> list[tuple[int, int]]:
-    """`number` as a sum of (sign, power of two) with no two neighbours: its canonical signed digits.
+@dataclass(frozen=True)
+class Adder:
+    """`number` = (`left` << `shift`) + `sign` `right`, of odd numbers that came before; the first of all is 1."""
 
-    >>> digits(127), digits(90)
-    ([(-1, 0), (1, 7)], [(1, 1), (-1, 3), (-1, 5), (1, 7)])
-    >>> digits(22)
-    [(-1, 1), (-1, 3), (1, 5)]
+    number: int
+    left: int
+    shift: int
+    sign: int
+    right: int
+
+
+def odd_part(number: int) -> int:
+    """A positive number without its factors of two."""
+    return number // (number & -number)
+
+
+def adders(levels: Iterable[int]) -> list[Adder]:
+    """Few adders that make every multiple that `levels` need, from 1, of shifted ones: levels are shifts of these.
+
+    What one adder makes of the multiples there are comes first; where that makes none of those still needed, the
+    smallest multiple that brings most of them within one adder is put between.
+
+    >>> [adder.number for adder in adders((127, 90, 64, 45, 32, 22, 16))]
+    [127, 3, 11, 45]
     """
-    found, power = [], 0
-    while number:
-        if number & 1:
-            digit = 2 - (number & 3)
-            found.append((digit, power))
-            number -= digit
-        number >>= 1
-        power += 1
+    needed = {odd_part(abs(level)) for level in levels if level}
+    known, found = [1], list[Adder]()
+    while missing := sorted(needed - set(known)):
+        made = next((adder for number in missing if (adder := _one_adder(number, known))), None)
+        if made is None:
+            between = [adder for n in range(3, max(missing) + 2, 2) if (adder := _one_adder(n, known))]
+            made = max(between, key=lambda adder: _within_reach(missing, [*known, adder.number]))
+        known.append(made.number)
+        found.append(made)
     return found
+
+
+def _within_reach(missing: Sequence[int], known: Sequence[int]) -> int:
+    return sum(_one_adder(number, known) is not None for number in missing)
+
+
+def _one_adder(number: int, known: Sequence[int]) -> Adder | None:
+    for left, right in product(known, known):
+        for shift in range(1, number.bit_length() + 1):
+            for sign in (1, -1):
+                if (left << shift) + sign * right == number and number not in known:
+                    return Adder(number, left, shift, sign, right)
+    return None
 
 
 def product_bits(weight: Format, x: Interval) -> int:
@@ -97,19 +129,19 @@ def product_type(weight: Format, x: Interval) -> tuple[str, str]:
 
 
 def shifted_products(name: str, table: Sequence[int], bits: int) -> str:
-    """A struct that multiplies by sums of shifts: the magnitude by a case each, then the sign."""
-    magnitudes = sorted({abs(level) for level in table})
-    cases = "".join(
-        f"        case {level}: return {_signed(magnitudes.index(abs(entry)), entry)};\n"
-        for level, entry in enumerate(table)
+    """A struct that multiplies by sums of shifts: multiples of the level, a choice between them, then the sign."""
+    sums = "".join(
+        f"        const product x{a.number} = (x{a.left} << {a.shift}) {'+' if a.sign > 0 else '-'} x{a.right};\n"
+        for a in adders(table)
     )
-    lines = "".join(f"        const product m{k} = {_shifts(level)};\n" for k, level in enumerate(magnitudes) if level)
+    cases = "".join(f"        case {code}: return {_multiple(level)};\n" for code, level in enumerate(table))
     return f"""/* Codes of the levels {", ".join(map(str, table))}: products are sums of shifts. */
 struct {name} {{
     template <class W, class X> static ap_int<{bits}> of(const W &code, const X &x)
     {{
         typedef ap_int<{bits}> product;
-{lines}        switch (code.to_int()) {{
+        const product x1 = x;
+{sums}        switch (code.to_int()) {{
 {cases}        default: return product(0);
         }}
     }}
@@ -117,16 +149,13 @@ struct {name} {{
 """
 
 
-def _signed(magnitude: int, level: int) -> str:
+def _multiple(level: int) -> str:
+    """The multiple that `level` is, shifted."""
     if level == 0:
         return "product(0)"
-    return f"m{magnitude}" if level > 0 else f"product(-m{magnitude})"
-
-
-def _shifts(level: int) -> str:
-    terms = sorted(digits(level), key=lambda term: -term[1])
-    text = " ".join(f"{'+' if sign > 0 else '-'} (product(x) << {power})" for sign, power in terms)
-    return text.removeprefix("+ ")
+    odd = odd_part(abs(level))
+    text = f"product(x{odd} << {(abs(level) // odd).bit_length() - 1})"
+    return text if level > 0 else f"product(-{text})"
 
 
 def weight_type(weight: Format) -> tuple[str, int]:

@@ -1,17 +1,24 @@
 """LUTs of arithmetic units: products of weights with levels by format, and adders.
 
-Calibrated on units that Yosys synthesized for 7-series parts (runtimes/hls/UNITS.md has both figures side by side).
+A LUT of a 7-series part adds a bit, and masks or inverts one operand on the way, so that a row of a multiplier or the sign
+of a product costs no more than its adder. A LUT chooses among four. scripts/fpga_units.py puts these figures beside
+synthesized ones (runtimes/hls/UNITS.md).
 """
 
 from __future__ import annotations
 
-from edgeq.emit.hls_numbers import digits
+from edgeq.emit.hls_numbers import adders
 from edgeq.formats import Codebook, Float, Format, Int, bits_of
 
 
 def adder_luts(bits: int) -> int:
     """One LUT a bit: sum and carry."""
     return bits
+
+
+def choice_luts(choices: int, bits: int) -> int:
+    """LUTs that choose among `choices` words of `bits`: each takes four in, and gives one."""
+    return bits * -(-(choices - 1) // 3)
 
 
 def dsps_of(a: int, b: int) -> int:
@@ -23,28 +30,36 @@ def product_luts(weight: Format, level_bits: int) -> int:
     """LUTs of a product of a weight's code and a level of `level_bits`, without DSP slices."""
     match weight:
         case Int():
-            return _integer(bits_of(weight), level_bits)
+            return multiplier_luts(bits_of(weight), level_bits)
         case Float():
-            span = (1 << weight.exponent) - 2
-            product = weight.mantissa + 1 + level_bits
-            shifter = span.bit_length() * (product + span) // 2
-            return _integer(weight.mantissa + 1, level_bits) + shifter + (product + span if weight.signed else 0)
+            shifts = (1 << weight.exponent) - 1
+            product = level_bits + weight.mantissa + 1 + shifts - 1
+            return multiplier_luts(weight.mantissa + 1, level_bits) + choice_luts(shifts, product)
         case Codebook():
             return _shifts(weight, level_bits)
         case _:
             raise TypeError(f"no unit for {weight}")
 
 
-def _integer(a: int, b: int) -> int:
-    """FINN-R's multiplier of LUTs: (2 ceil((W + A) / 6) - 1) (W + A)."""
-    return (2 * -(-(a + b) // 6) - 1) * (a + b)
+def multiplier_luts(a: int, b: int) -> int:
+    """A row of adders for each bit of the shorter operand but the first."""
+    short, long = min(a, b), max(a, b)
+    return (short - 1) * adder_luts(long + 1)
 
 
 def _shifts(weight: Codebook, level_bits: int) -> int:
-    """An adder for each further digit of each magnitude, a choice between magnitudes, and the sign."""
+    """An adder for each multiple, and a choice among all levels of one sign."""
     magnitudes = {abs(level) for level in weight.table if level}
-    width = level_bits + max(magnitudes).bit_length()
-    odd = {magnitude // (magnitude & -magnitude) for magnitude in magnitudes}
-    adders = sum(len(digits(number)) - 1 for number in odd)
-    choices = -(-len(magnitudes) // 3)
-    return adders * adder_luts(level_bits + 4) + choices * width + width
+    sums = sum(adder_luts(level_bits + adder.number.bit_length()) for adder in adders(weight.table))
+    return sums + choice_luts(len(magnitudes) + 1, level_bits + max(magnitudes).bit_length())
+
+
+def mac_luts(weight: Format, level_bits: int, sum_bits: int) -> int:
+    """LUTs of one product and the addition to its sum, without DSP slices."""
+    return product_luts(weight, level_bits) + adder_luts(sum_bits)
+
+
+def requantizer_luts(sum_bits: int, multiplier_bits: int, dropped: int, code_bits: int) -> int:
+    """LUTs of a requantization without DSP slices: product, rounding of what stays after `dropped` bits, saturation."""
+    product = multiplier_luts(sum_bits, multiplier_bits) if multiplier_bits else 0
+    return product + adder_luts(sum_bits + multiplier_bits - dropped) // 2 + code_bits

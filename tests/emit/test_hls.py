@@ -16,7 +16,7 @@ from edgeq.emit.hls_boards import DEFAULT_BOARD, find_board
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_fold import choose_folds
 from edgeq.emit.hls_host import BOUNDED, HostDesign
-from edgeq.emit.hls_numbers import digits, shifted_products
+from edgeq.emit.hls_numbers import adders, odd_part, shifted_products
 from edgeq.errors import BudgetError, UnsupportedError, UsageError
 from edgeq.formats import POST4, POT4
 from edgeq.ir import ops as o
@@ -108,8 +108,12 @@ def test_products_by_shifts_are_exact() -> None:
     for format_ in (POST4, POT4):
         text = shifted_products("p", format_.table, 16)
         assert "*" not in text.split("/*", 1)[1].split("*/", 1)[1]
-        for number in map(abs, format_.table):
-            assert sum(sign << power for sign, power in digits(number)) == number
+        known = {1}
+        for adder in adders(format_.table):
+            assert (adder.left << adder.shift) + adder.sign * adder.right == adder.number
+            assert {adder.left, adder.right} <= known
+            known.add(adder.number)
+        assert {odd_part(abs(level)) for level in format_.table if level} <= known
 
 
 def test_folds_fill_a_board_and_keep_a_budget() -> None:
