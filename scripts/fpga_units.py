@@ -78,10 +78,12 @@ def _signed(negative: str, width: int) -> str:
 
 def _rows(factor: str, bits: int, *, is_signed: bool) -> str:
     """x times `factor`, a row of adders for each bit; `keep` holds them apart, as carry chains want them."""
-    lines = f"    (* keep *) wire signed [{LEVEL_BITS}:0] row0 = {factor}[0] ? x : 0;\n"
+    lines = f"    wire signed [{LEVEL_BITS}:0] row0 = {factor}[0] ? x : 0;\n"
     for k in range(1, bits):
         sign = "-" if is_signed and k == bits - 1 else "+"
-        lines += f"    (* keep *) wire signed [{LEVEL_BITS}:0] row{k} = (row{k - 1} >>> 1) {sign} ({factor}[{k}] ? x : 0);\n"
+        lines += (
+            f"    (* keep *) wire signed [{LEVEL_BITS}:0] row{k} = (row{k - 1} >>> 1) {sign} ({factor}[{k}] ? x : 0);\n"
+        )
     low = ", ".join(f"row{k}[0]" for k in reversed(range(bits - 1)))
     total = f"{{row{bits - 1}, {low}}}"
     return f"{lines}    wire signed [{LEVEL_BITS + bits - 1}:0] product = {total};\n"
@@ -113,7 +115,7 @@ def _requantizer(name: str, multiplier_bits: int) -> str:
     """x q + half, shifted right by DROPPED, saturated to 8 bits; without a multiplier the shift alone."""
     width = SUM_BITS + multiplier_bits
     scale = f"input [{multiplier_bits - 1}:0] q, " if multiplier_bits else ""
-    rows = f"    (* keep *) wire signed [{SUM_BITS}:0] row0 = q[0] ? x : 0;\n" if multiplier_bits else ""
+    rows = f"    wire signed [{SUM_BITS}:0] row0 = q[0] ? x : 0;\n" if multiplier_bits else ""
     for k in range(1, multiplier_bits):
         rows += f"    (* keep *) wire signed [{SUM_BITS}:0] row{k} = (row{k - 1} >>> 1) + (q[{k}] ? x : 0);\n"
     low = ", ".join(f"row{k}[0]" for k in reversed(range(multiplier_bits - 1)))
@@ -131,7 +133,7 @@ def synthesized_luts(verilog: str, top: str) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "unit.v"
         file.write_text(verilog)
-        script = f"read_verilog {file}; synth_xilinx -family xc7 -top {top} -nodsp -noiopad -flatten; tee -o {file}.txt stat"
+        script = f"read_verilog {file}; synth_xilinx -family xc7 -top {top} -nodsp -noiopad -flatten -nowidelut; tee -o {file}.txt stat"
         subprocess.run(["yosys", "-q", "-p", script], capture_output=True, text=True, check=True)
         statistics = Path(f"{file}.txt").read_text()
     return sum(int(count) for _, count in re.findall(r"^\s+(LUT\d)\s+(\d+)$", statistics, re.MULTILINE))
@@ -146,7 +148,9 @@ def units() -> list[Unit]:
     for bits in (0, 16):
         top = f"requantize_{bits}"
         label = f"requantizer, {bits} bits of multiplier" if bits else "requantizer, shift"
-        found.append(Unit(label, requantizer_luts(SUM_BITS, bits, DROPPED, 8), synthesized_luts(_requantizer(top, bits), top)))
+        found.append(
+            Unit(label, requantizer_luts(SUM_BITS, bits, DROPPED, 8), synthesized_luts(_requantizer(top, bits), top))
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """LUTs of arithmetic units: products of weights with levels by format, and adders.
 
-A LUT of a 7-series part adds a bit, and masks or inverts one operand on the way, so that a row of a multiplier or the sign
-of a product costs no more than its adder. A LUT chooses among four. scripts/fpga_units.py puts these figures beside
-synthesized ones (runtimes/hls/UNITS.md).
+A LUT of a 7-series part adds a bit and masks one operand on the way, so that a further row of a multiplier costs no more
+than its adder. It chooses among four; wider choices are joined by the slice's own multiplexers. scripts/fpga_units.py
+puts these figures beside synthesized ones (runtimes/hls/UNITS.md).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def adder_luts(bits: int) -> int:
 
 
 def choice_luts(choices: int, bits: int) -> int:
-    """LUTs that choose among `choices` words of `bits`: each takes four in, and gives one."""
-    return bits * -(-(choices - 1) // 3)
+    """LUTs that choose among `choices` words of `bits`."""
+    return bits * -(-choices // 4)
 
 
 def dsps_of(a: int, b: int) -> int:
@@ -34,7 +34,8 @@ def product_luts(weight: Format, level_bits: int) -> int:
         case Float():
             shifts = (1 << weight.exponent) - 1
             product = level_bits + weight.mantissa + 1 + shifts - 1
-            return multiplier_luts(weight.mantissa + 1, level_bits) + choice_luts(shifts, product)
+            sign = product if weight.signed else 0
+            return multiplier_luts(weight.mantissa + 1, level_bits) + choice_luts(shifts, product) + sign
         case Codebook():
             return _shifts(weight, level_bits)
         case _:
@@ -42,16 +43,17 @@ def product_luts(weight: Format, level_bits: int) -> int:
 
 
 def multiplier_luts(a: int, b: int) -> int:
-    """A row of adders for each bit of the shorter operand but the first."""
+    """A row of adders for each bit of the shorter operand; the first masks alone."""
     short, long = min(a, b), max(a, b)
-    return (short - 1) * adder_luts(long + 1)
+    return long + (short - 1) * adder_luts(long + 1)
 
 
 def _shifts(weight: Codebook, level_bits: int) -> int:
-    """An adder for each multiple, and a choice among all levels of one sign."""
+    """An adder for each multiple, a choice among all levels of one sign, and the sign."""
     magnitudes = {abs(level) for level in weight.table if level}
     sums = sum(adder_luts(level_bits + adder.number.bit_length()) for adder in adders(weight.table))
-    return sums + choice_luts(len(magnitudes) + 1, level_bits + max(magnitudes).bit_length())
+    width = level_bits + max(magnitudes).bit_length()
+    return sums + choice_luts(len(magnitudes) + 1, width) + width
 
 
 def mac_luts(weight: Format, level_bits: int, sum_bits: int) -> int:

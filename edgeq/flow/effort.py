@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,12 +33,14 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.frontier import Frontier, batches
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
+from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import units
 from edgeq.target import Target
 
@@ -55,6 +57,18 @@ MOVE_IMAGES = 4
 
 FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions on a GPU in single precision: by default it rounds their operands to ten bits, as coarse as codes."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 @dataclass(frozen=True)
@@ -88,20 +102,18 @@ class LearnedFile:
 def migrated(
     graph: Graph,
     target: Target,
-    calibration: CalibrationSet | None,
-    effort: Effort | None,
+    calibration: CalibrationSet,
     notes: list[str],
     progress: Progress,
 ) -> Graph:
-    """For `best` the graph with channels moved where that helps its quantized readers, and a line in `notes` on it."""
-    if effort != "best" or calibration is None or not target.is_integer:
-        return graph
+    """`graph` with channels moved where that helps its quantized readers, and a line in `notes` on it."""
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)
     found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids)
-    if found:
-        names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
-        notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
+    if not found:
+        return graph
+    names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
+    notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
     return transform(graph, {value: item.move for value, item in found.items()})
 
 
@@ -125,22 +137,38 @@ def learned(
     if effort == "fast" or not found.plan.weights:
         return found
     store = LearnedFile(_state(graph, found.plan, calibration, effort, seed)) if use_cache else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     samples = list(inputs_of(graph, calibration))
-    result = learn(
-        graph,
-        found.plan,
-        samples,
-        SETTINGS[effort],
-        loss=_loss(graph, calibration, task),
-        importance=_importance(graph, found.plan, calibration, samples, progress) if effort == "best" else None,
-        half=target.half_scales,
-        seed=seed,
-        device=device,
-        store=store,
-        progress=progress,
-    )
+    with exact_convolutions():
+        result = learn(
+            graph,
+            found.plan,
+            samples,
+            SETTINGS[effort],
+            loss=_loss(graph, calibration, task),
+            importance=_importance(graph, found.plan, calibration, samples, progress) if effort == "best" else None,
+            half=target.half_scales,
+            seed=seed,
+            device=_device(),
+            store=store,
+            progress=progress,
+        )
     return _with(found, graph, target, result)
+
+
+@torch.no_grad()
+def output_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None) -> float:
+    """How far the quantized network's outputs are from the float one's, as the task counts it; averaged over images."""
+    simulation, loss, total = Simulation.of(graph, plan, _device()), _loss(graph, calibration, task), 0.0
+    with exact_convolutions():
+        frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
+        for op in graph.ops:
+            frontier.advance(op)
+            frontier.drop([op])
+        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
+            wanted = [real[name] for name in graph.outputs]
+            found = loss([quantized[name] for name in graph.outputs], wanted, [None] * len(wanted))
+            total += float(found) * len(wanted[0])
+    return total / len(calibration.images)
 
 
 def _usual(plan: Plan) -> Effort:
