@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeq.catalogue import Blocks, KMeans, Nupes
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
@@ -38,16 +39,6 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class KMeans:
-    """Every weight gets a table of its own, of 2^`bits` levels where its elements cluster."""
-
-    bits: int
-
-    def __str__(self) -> str:
-        return f"kmeans{self.bits}"
-
-
-@dataclass(frozen=True)
 class StoredWeights:
     """Weights of operators on reals, stored as codes and made real again when the file is loaded.
 
@@ -56,7 +47,7 @@ class StoredWeights:
     most, so they keep eight bits.
     """
 
-    format: Format | KMeans
+    format: Format | KMeans | Nupes | Blocks
     block: int = 0
     per_channel: bool = True
     smallest: int = 512

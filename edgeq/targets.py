@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from edgeq.catalogue import KMeans
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Int
 from edgeq.ir import ops as o
-from edgeq.target import Agreement, Instructions, KMeans, StoredWeights, Target
+from edgeq.target import Agreement, Instructions, StoredWeights, Target
 
 HALF_DB = 40.0
 """Rounding operands and result to half precision once leaves about 70 dB; sums that cancel, less (51 at the worst seen)."""

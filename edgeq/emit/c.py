@@ -240,8 +240,11 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
                 "kind": layer.kind,
                 "macs": layer.macs,
                 "memory_bytes": found.bits // 8 * need,
+                "constant_bytes": source.bank.size_of(number),
             }
-            for layer, (_, kernel), need in zip(source.layers, placed.kernels, placed.needs, strict=True)
+            for number, (layer, (_, kernel), need) in enumerate(
+                zip(source.layers, placed.kernels, placed.needs, strict=True), start=1
+            )
         ],
         "golden": {"seed": source.golden.seed, "outputs": list(source.golden.outputs)},
         "macs": source.macs,

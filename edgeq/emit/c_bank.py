@@ -78,6 +78,10 @@ class Bank:
         """An array of edgeq_mix: rows of (first, second, weight)."""
         return self._add(name, "edgeq_mix", array.tolist(), comment)
 
+    def size_of(self, number: int) -> int:
+        """Bytes of the constants that layer `number` brought: their names end in it."""
+        return sum(entry.size for entry in self.entries if entry.name.endswith(f"_{number}"))
+
     @property
     def size(self) -> int:
         """Bytes of all constants."""

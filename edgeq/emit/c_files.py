@@ -189,6 +189,8 @@ def model_source(s: Source) -> str:
     calls = "\n".join(_calls(n, layer, s.extents[n - 1], s.code_bits) for n, layer in enumerate(s.layers, start=1))
     choice = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
     choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
+    if all(layer.usual for layer in s.layers):
+        choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */
 {choice}#include "{s.prefix}_model.h"
 #include "{s.prefix}_weights.h"

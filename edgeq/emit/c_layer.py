@@ -25,7 +25,10 @@ Fields = dict[str, object]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer in C: `headers` it needs, `descriptor` (may be empty), `calls`, and a line about it."""
+    """One layer in C: `headers` it needs, `descriptor` (may be empty), `calls`, and a line about it.
+
+    `usual` says that its output needs none of the code that EDGEQ_ONLY_USUAL leaves out.
+    """
 
     value: o.Value
     kind: str
@@ -34,6 +37,7 @@ class Layer:
     descriptor: str
     calls: tuple[str, ...]
     note: str
+    usual: bool
 
 
 @dataclass(frozen=True)
@@ -200,11 +204,17 @@ class LayerContext:
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
-    def layer(self, headers: str, descriptor: str, calls: list[str], note: str) -> Layer:
+    def is_usual(self, numbers: Scaling) -> bool:
+        """Whether a layer with weights has the output that edgeq_usual gives."""
+        op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
+        factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
+        return output_fields(numbers) == [factor, -ends, ends - 1, 1]
+
+    def layer(self, headers: str, descriptor: str, calls: list[str], note: str, *, usual: bool = True) -> Layer:
         """The finished layer; `note` says what it is."""
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
-        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note)
+        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)
 
     def described(self, type_name: str, fields: Fields) -> str:
         """A descriptor of the type `type_name`."""

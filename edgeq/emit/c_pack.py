@@ -17,7 +17,7 @@ ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 
 PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8}
 """Output channels of a convolution that are computed together."""
 
-PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 2, "rvv": 2, "neon": 2}
+PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, "neon": 2}
 """Pixels of a convolution with 8-bit weights that are computed together; with packed weights two."""
 
 CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon"})

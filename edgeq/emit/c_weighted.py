@@ -54,6 +54,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
+        usual=this.is_usual(numbers),
     )
 
 
@@ -98,7 +99,11 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     call = f"edgeq_depthwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
     described = this.described("edgeq_depthwise_layer", fields)
     return this.layer(
-        f"{UNPACKING[bits]} edgeq_depthwise.h", described, [call], f"depthwise convolution, {sizes_text(kernel)}"
+        f"{UNPACKING[bits]} edgeq_depthwise.h",
+        described,
+        [call],
+        f"depthwise convolution, {sizes_text(kernel)}",
+        usual=this.kernel.table is None and this.is_usual(numbers),
     )
 
 
@@ -171,6 +176,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         described,
         [call],
         f"fully connected, {sizes_text(weight.shape)}",
+        usual=this.is_usual(numbers),
     )
 
 
@@ -200,4 +206,5 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
         this.described("edgeq_conv_layer", fields),
         [call],
         f"fully connected, {sizes_text(weight.shape)}, {rows} rows",
+        usual=this.is_usual(numbers),
     )

@@ -17,11 +17,12 @@ from edgeq.drawing import bars
 from edgeq.emit.artifact import write_files
 from edgeq.emit.c import golden_codes
 from edgeq.emit.c_layout import to_memory
-from edgeq.errors import BoardError, EdgeqError, UsageError
+from edgeq.errors import BoardError, EdgeqError
 from edgeq.flow.board_report import layer_rows, middle_of, note_state, report_agreement, spread_rows, timing_rows
+from edgeq.flow.check import EXIT_AGREEMENT, EXIT_BUDGET
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
-from edgeq.flow.latency_table import describe, update_latency_table
+from edgeq.flow.memory_budget import MemoryBudget, apply_memory_budget
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
 from edgeq.flow.run_files import write_beside
 from edgeq.flow.slower_layers import check_float, report_slower
@@ -30,8 +31,6 @@ from edgeq.report import Report, Row
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
 from edgeq.runtimes.native import read_folder
 
-EXIT_BUDGET = 4
-EXIT_AGREEMENT = 5
 Bench = Callable[[Board], Awaitable[Report]]
 """The part of one board in the report."""
 
@@ -44,8 +43,7 @@ class BenchRequest:
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
     `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
     With `repeat` everything is loaded, and an engine built, anew as many times: the spread is told.
-    `picture` is where the profile of simulated boards is drawn, `latency_table` the table that it is added to, at the
-    clock of `mhz`.
+    `picture` is where the profile of simulated boards is drawn.
     """
 
     artifact: Path
@@ -55,8 +53,6 @@ class BenchRequest:
     max_ram_kb: float | None = None
     max_latency_ms: float | None = None
     picture: Path | None = None
-    latency_table: Path | None = None
-    mhz: float = 100.0
     runs: int = MEASURED_RUNS
     warm_up: int = WARM_UP_RUNS
     threads: tuple[int, ...] = ()
@@ -103,19 +99,9 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     if request.picture is not None and counted:
         picture = profile_picture(request.artifact.name, counted).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
-    if request.latency_table is not None:
-        _add_to_table(request.latency_table, request, report, counted)
     report.seconds = time.monotonic() - started
     write_beside(folder_of(request.artifact), report)
     return report
-
-
-def _add_to_table(path: Path, request: BenchRequest, report: Report, counted: Sequence[Mapping[str, Any]]) -> None:
-    layers = [layer for layer in counted if layer["board"] == counted[0]["board"]]
-    if not layers:
-        raise UsageError("only simulated boards running C count every layer", value=", ".join(request.boards))
-    update_latency_table(path, folder_of(request.artifact), layers, request.mhz)
-    report.notes.append(describe(path))
 
 
 def bench_on_boards(request: BenchRequest) -> Bench:
@@ -179,7 +165,8 @@ def _c_bench(request: BenchRequest) -> Bench:
             report.rows += _rows(found, document["macs"], board.name)
             report.layers += _layers(found, document["layers"], board.name)
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)
-            _apply_budgets(report, request, found, document["layers"], board.name)
+            budget = MemoryBudget(request.max_ram_kb, request.max_flash_kb)
+            apply_memory_budget(report, budget, document, found.flash_bytes, found.ram_bytes, board.name)
             return report
         device = as_device(board)
         built = [await build_c(device, folder, document, request.settings) for _ in range(request.repeat)]
@@ -236,26 +223,6 @@ def profile_picture(title: str, layers: Sequence[Mapping[str, Any]]) -> str:
         label = f"{layer['value']} ({layer['kind']})"
         rows.append((label, float(layer["instructions"]), after, colors[boards.index(layer["board"]) % len(colors)]))
     return bars(f"{title}: instructions by layer", rows, ", then ".join(boards))
-
-
-def _apply_budgets(
-    report: Report, request: BenchRequest, found: Measurement, layers: Sequence[Mapping[str, Any]], board: str
-) -> None:
-    """Set the report's exit code to 4 when flash or RAM exceed their budget (1 kB is 1,024 bytes)."""
-    if request.max_flash_kb is not None and found.flash_bytes > 1024 * request.max_flash_kb:
-        report.notes.append(
-            f"budget missed: {board} needs {found.flash_bytes / 1024:.1f} kB of flash, {found.constant_bytes / 1024:.1f}"
-            f" of it constants; allowed {request.max_flash_kb:g}. Fewer channels, or weights of fewer bits, would help"
-        )
-        report.exit = report.exit or EXIT_BUDGET
-    if request.max_ram_kb is not None and found.ram_bytes > 1024 * request.max_ram_kb:
-        peak = max(layers, key=lambda layer: int(layer["memory_bytes"]))
-        report.notes.append(
-            f"budget missed: {board} needs {found.ram_bytes / 1024:.1f} kB of RAM, allowed {request.max_ram_kb:g}; most"
-            f" at {peak['value']} ({peak['kind']}, {peak['memory_bytes'] / 1024:.1f} kB at once). A smaller input, or"
-            " fewer channels there, would help"
-        )
-        report.exit = report.exit or EXIT_BUDGET
 
 
 def _compare(

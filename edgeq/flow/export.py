@@ -53,6 +53,7 @@ from edgeq.flow.inputs import (
 from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
+from edgeq.flow.memory_budget import apply_export_budget
 from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
@@ -65,6 +66,7 @@ from edgeq.ir.verify import verify
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
+from edgeq.passes.held import as_held
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
@@ -107,6 +109,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
         report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
+        apply_export_budget(report, request.memory, artifact.folder)
         return _written(_finished(report, started), artifact)
     check_options(request, target)
     whole = simplify(model.graph)
@@ -140,6 +143,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if target.stored_weights:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
+    lowered = as_held(lowered, target)
     verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
@@ -246,14 +250,13 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     images = training_set(request.train_data, job.rule, job.task)
     state = None
     if job.use_cache:
-        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
         state = cache.state_file(
             model=job.model.digest,
             preprocess=job.rule.preprocess.to_dict(),
             images=[str(sample.path) for sample in images.samples],
-            settings={**options, "plan": digest(lowered)},
+            settings={**request.training.deciding(), "plan": digest(lowered)},
         )
-    run = TrainingRun(request.training, job.rule.preprocess, state)
+    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales)
     trained = train(graph, plan, images, calibration.weigh, run, job.progress)
     report.notes += trained.notes
     return trained
@@ -305,6 +308,7 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
             report.pictures,
         )  # fmt: skip
     apply_accuracy_budget(report, request.max_drop)
+    apply_export_budget(report, request.memory, artifact.folder)
     apply_agreement_promise(report, target)
     report.next_commands = next_commands(request, artifact, target)
 

@@ -11,6 +11,7 @@ from edgeq.errors import UsageError
 from edgeq.flow.allocation import Budgets
 from edgeq.flow.calib_mode import AUTO, ModeRequest
 from edgeq.flow.effort import Effort
+from edgeq.flow.memory_budget import MemoryBudget, check_memory_budget
 from edgeq.flow.train import Training
 from edgeq.quantize.asked import Asked
 from edgeq.recipe import Recipe, keep_real
@@ -37,6 +38,7 @@ class ExportRequest:
     formats: Asked = field(default_factory=Asked)
     budgets: Budgets = field(default_factory=Budgets)
     max_drop: Mapping[str, float] = field(default_factory=dict)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
     raw_head: bool = False
     out: Path | None = None
     exist_ok: bool = False
@@ -71,6 +73,7 @@ class ExportRequest:
 
 def check_options(request: ExportRequest, target: Target) -> None:
     """Raises UsageError for options that do not fit together, or not `target`."""
+    check_memory_budget(request.memory, target)
     if target.is_integer and request.calib is None and not request.dry_run:
         raise UsageError(
             f"{target.name} needs images to calibrate on",
@@ -80,6 +83,8 @@ def check_options(request: ExportRequest, target: Target) -> None:
         raise UsageError("training needs images", next_step="Give --train-data a folder of them.")
     if request.training is not None and not target.is_integer:
         raise UsageError("there is nothing to train for a float target", value=target.name)
+    if request.training is not None and request.training.learn.offsets and target.symmetric:
+        raise UsageError("this target has no zero points to learn", where=target.name, value="offsets")
     if request.budgets.is_wanted and (request.formats.weights or request.formats.activations):
         raise UsageError(
             "budgets choose the formats", value="--weights, --activations", next_step="Give --choices instead."

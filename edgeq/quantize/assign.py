@@ -55,8 +55,8 @@ def _meets_ties(products: FloatArray) -> bool:
 def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: bool) -> dict[o.Value, Range]:
     """`ranges` with some scales raised by a few thousandths, away from exact ties.
 
-    Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, or
-    tabulating a function, would then meet a tie at the commonest codes.
+    Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, adding
+    to a zero, or tabulating a function, would then meet a tie at the commonest codes.
     """
     found = {key: (storable(scale, half), zero_point) for key, (scale, zero_point) in ranges.items()}
     for _ in range(2):  # a scale that moves may meet a tie elsewhere; a second look settles that
@@ -68,6 +68,8 @@ def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: b
                     _move_operand(structure, found, x, op.out, half)
             elif isinstance(op, o.Apply):
                 _move_result(structure, found, op, half)
+            elif isinstance(op, o.Add | o.Sub):
+                _move_sum(structure, found, op, half)
     return found
 
 
@@ -92,6 +94,22 @@ def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply
     scale, zero_point = ranges[goal]
     for _ in range(64):
         if not _meets_ties(reals[reals != 0] / scale):
+            break
+        scale = storable(scale * TIE_STEP, half)
+    ranges[goal] = (scale, zero_point)
+
+
+def _move_sum(structure: Structure, ranges: dict[o.Value, Range], op: o.Add | o.Sub, half: bool) -> None:
+    """Where one operand is zero, which it is after a ReLU more often than not, the other one is requantized alone."""
+    results = [op.out, *(x for reader in structure.graph.consumers.get(op.out, ()) for x in o.results(reader))]
+    goal = next((structure.key[value] for value in results if value in structure.key), None)
+    operands = {structure.key.get(value, value) for value in (op.a, op.b)} & ranges.keys() - {goal}
+    if goal is None or goal not in ranges or bits_of(structure.formats[goal]) > 8:
+        return
+    scale, zero_point = ranges[goal]
+    codes = np.arange(1, 256, dtype=np.float64)
+    for _ in range(64):
+        if not any(_meets_ties(codes * (ranges[key][0] / scale)) for key in operands if ranges[key][0] != scale):
             break
         scale = storable(scale * TIE_STEP, half)
     ranges[goal] = (scale, zero_point)

@@ -86,6 +86,14 @@ def _float32(scales: FloatArray) -> FloatArray:
     return np.clip(scales, SCALE_FLOOR, SCALE_CEILING).astype(np.float32).astype(np.float64)
 
 
+def _shared_exponents(rows: FloatArray, format: Format) -> FloatArray:
+    """2^(floor(log2 largest magnitude) - floor(log2 largest level)) per row, as OCP MX 1.0 shares it; 0 for zeros."""
+    largest, top = np.abs(rows).max(axis=1, initial=0.0), max(level_range(format))
+    exponents = np.frexp(largest)[1] - 1 - (top.bit_length() - 1)
+    found: FloatArray = np.where(largest > 0, np.ldexp(1.0, exponents), 0.0)
+    return found
+
+
 def _storable(scales: FloatArray, format: Format, half: bool) -> FloatArray:
     return half_scales(scales, format) if half else _float32(scales)
 
@@ -137,6 +145,7 @@ def weight_type(
     *,
     block: int = 0,
     clip: ClipSearch = "largest",
+    power_of_two: bool = False,
     half: bool = False,
     where: object = None,
 ) -> Type:
@@ -144,7 +153,8 @@ def weight_type(
 
     With `block` the scale also changes every so many input channels (see Type); `half` keeps to half_scales.
 
-    `clip` "largest" never clips; "squared_error" takes per channel the clip of least squared error. A channel of
+    `clip` "largest" never clips; "squared_error" takes per channel the clip of least squared error. Scales that are a
+    `power_of_two` follow OCP MX, where the largest elements may saturate, and take no clip. A channel of
     zeros takes the largest scale of the tensor. A Fixed format has its own scale. Raises UnsupportedError, which
     names `where`, for NaN, infinity, no elements, or signs that the format cannot hold.
     """
@@ -152,9 +162,11 @@ def weight_type(
     if isinstance(format, Fixed):
         return Type(array.shape, format, (2.0**-format.fraction,))
     rows = _rows(array, axis, block)
-    largest = _largest_scales(rows, format)
+    largest = _shared_exponents(rows, format) if power_of_two else _largest_scales(rows, format)
     empty = largest == 0
-    largest[empty] = largest.max() or 1.0 / _reach(format)[1]
+    largest[empty] = largest.max() or (1.0 if power_of_two else 1.0 / _reach(format)[1])
+    if power_of_two:
+        return Type(array.shape, format, tuple(_float32(largest).tolist()), axis=axis, block=block)
     scales = half_scales(largest, format) if half else _on_grid(rows, _float32(largest), format)
     if clip == "squared_error":
         scales = _clipped(rows, scales, format, half)

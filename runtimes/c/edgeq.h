@@ -18,17 +18,19 @@
 
 /* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
  * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
- * run out of registers, and spill. */
+ * run out of registers, and spill. edgeq_is_known says whether the compiler knows a value. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
 #define EDGEQ_APART __attribute__((noinline))
+#define edgeq_is_known __builtin_constant_p
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
 #define EDGEQ_IN_ORDER ((void)0)
 #define EDGEQ_APART
+#define edgeq_is_known(value) 0
 #endif
 
 #if defined(EDGEQ_CODE_BITS) && EDGEQ_CODE_BITS == 16
@@ -73,7 +75,7 @@ EDGEQ_INLINE int32_t edgeq_high(int32_t a, int32_t b)
 EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
 {
 #if defined(__ARM_FEATURE_SAT)
-    if (__builtin_constant_p(low) && __builtin_constant_p(high) && low == -128 && high == 127) {
+    if (edgeq_is_known(low) && edgeq_is_known(high) && low == -128 && high == 127) {
         __asm__("ssat %0, #8, %1" : "=r"(x) : "r"(x));
         return x;
     }
@@ -82,16 +84,29 @@ EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
     return x > high ? high : x;
 }
 
-/* The output of nearly every layer without an activation that clamps: constants, so that they take no registers. */
+/* The output of nearly every layer without an activation that clamps: constants, so that they take no registers. A model
+ * defines EDGEQ_ONLY_USUAL if all its layers with weights are so, and no depthwise convolution has a table: the code for
+ * the others is then left out. */
 #ifdef EDGEQ_GEMMLOWP
 #define EDGEQ_USUAL_FACTOR 4
 #else
 #define EDGEQ_USUAL_FACTOR 1
 #endif
 
-EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
+EDGEQ_INLINE int32_t edgeq_clamps_nothing(const edgeq_output *o)
 {
     return o->factor == EDGEQ_USUAL_FACTOR && o->low == EDGEQ_LOWEST && o->high == EDGEQ_HIGHEST && o->shifts;
+}
+
+/* Of a layer with weights. */
+EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
+{
+#if defined(EDGEQ_ONLY_USUAL)
+    (void)o;
+    return 1;
+#else
+    return edgeq_clamps_nothing(o);
+#endif
 }
 
 EDGEQ_INLINE edgeq_output edgeq_usual(void)

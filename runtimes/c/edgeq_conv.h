@@ -139,11 +139,9 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
             const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
             const edgeq_code *x2 = x + (ptrdiff_t)third * l->in_c;
             if (!l->direct) {
-                x0 = scratch, x1 = scratch + k, x2 = scratch + 2 * k;
-                edgeq_gather(l, x + (ptrdiff_t)g * depth, first, depth, scratch);
-                edgeq_gather(l, x + (ptrdiff_t)g * depth, second, depth, scratch + k);
-                if (EDGEQ_PIXELS == 3 && count == 3) {
-                    edgeq_gather(l, x + (ptrdiff_t)g * depth, third, depth, scratch + 2 * k);
+                x0 = scratch, x1 = count > 1 ? scratch + k : scratch, x2 = scratch + 2 * k;
+                for (int32_t i = 0; i < count; i++) {
+                    edgeq_gather(l, x + (ptrdiff_t)g * depth, first + i, depth, scratch + i * k);
                 }
             }
             if (usual) {

@@ -65,26 +65,47 @@ EDGEQ_INLINE const int8_t *edgeq_channel_weights(const edgeq_depthwise_layer *l,
     return l->weights + (ptrdiff_t)c * taps;
 }
 
+/* All outputs of a 3x3 window. `output` and `table` are given apart so that the usual ones can be constants. */
+EDGEQ_INLINE void edgeq_plane_as(
+    edgeq_plane plane, edgeq_output output, const int8_t *table, const int8_t *w, const edgeq_code *p, edgeq_code *out)
+{
+    plane.output = output;
+    plane.table = table;
+    edgeq_plane_3x3(&plane, w, p, out);
+}
+
+EDGEQ_APART EDGEQ_KERNEL void edgeq_plane_usual(const edgeq_plane *r, const int8_t *w, const edgeq_code *p, edgeq_code *out)
+{
+    edgeq_plane_as(*r, edgeq_usual(), NULL, w, p, out);
+}
+
+EDGEQ_APART EDGEQ_KERNEL void edgeq_plane_unusual(const edgeq_plane *r, const int8_t *w, const edgeq_code *p, edgeq_code *out)
+{
+    edgeq_plane_as(*r, r->output, r->table, w, p, out);
+}
+
 /* scratch: plane_h plane_w codes and three more; then the weights of one channel if they are packed. */
 EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const edgeq_code *x, edgeq_code *out, edgeq_code *scratch)
 {
     const int32_t taps = l->kernel_h * l->kernel_w;
     const int32_t is_3x3 = l->kernel_h == 3 && l->kernel_w == 3 && l->dilation_h == 1 && l->dilation_w == 1;
+#if defined(EDGEQ_ONLY_USUAL)
+    const int32_t usual = 1;
+#else
     const int32_t usual = !l->table && edgeq_is_usual(&l->output);
+#endif
     edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
     for (int32_t c = 0; c < l->out_c; c++) {
-        edgeq_plane plane = {
+        const edgeq_plane plane = {
             l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
         const int8_t *const w = edgeq_channel_weights(l, c, taps, (int8_t *)(scratch + l->plane_h * l->plane_w + 3));
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }
         if (is_3x3 && usual) {
-            plane.output = edgeq_usual();
-            plane.table = NULL;
-            edgeq_plane_3x3(&plane, w, scratch, out + c);
+            edgeq_plane_usual(&plane, w, scratch, out + c);
         } else if (is_3x3) {
-            edgeq_plane_3x3(&plane, w, scratch, out + c);
+            edgeq_plane_unusual(&plane, w, scratch, out + c);
         } else {
             edgeq_plane_any(&plane, l, w, scratch, out + c);
         }

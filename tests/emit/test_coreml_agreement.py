@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from edgeq.catalogue import KMeans
 from edgeq.emit.coreml import emit
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT4, POST4, Codebook, Float, Format, Int
@@ -20,7 +21,7 @@ from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
 from edgeq.runtimes.coreml import CoreMLRuntime
-from edgeq.target import KMeans, StoredWeights
+from edgeq.target import StoredWeights
 from edgeq.targets import find_target
 from tests.code_nets import code_nets
 from tests.coreml_agreement import compare_locally

@@ -97,6 +97,21 @@ def test_a_missed_budget_says_where_the_bytes_are(option: str, names: str, expor
     assert edgeq("bench", exported / "out", "--board", "rv32imc-sim", option, "500").exit == 0
 
 
+@pytest.mark.parametrize("budget", ["--max-ram-kb", "--max-flash-kb"])
+def test_export_holds_memory_against_a_budget(budget: str, exported: Path, tmp_path: Path) -> None:
+    asked = ("export", exported / "net.onnx", "--calib", exported / "images", "--preprocess", "cifar", "--json")
+    missed = edgeq(*asked, "-t", "c-int8", "--out", tmp_path / "missed", budget, "0.5")
+    document = json.loads((tmp_path / "missed" / "manifest.json").read_text())["c"]
+    key = "memory_bytes" if budget == "--max-ram-kb" else "constant_bytes"
+    most = max(document["layers"], key=lambda layer: int(layer[key]))
+    (told,) = [note for note in missed.document["notes"] if note.startswith("budget missed: the model needs ")]
+    assert missed.exit == 4 and f" {most['value']} ({most['kind']}, " in told and "would help" in told
+    assert sum(layer["constant_bytes"] for layer in document["layers"]) <= document["constant_bytes"]
+    assert edgeq(*asked, "-t", "c-int8", "--out", tmp_path / "met", budget, "500").exit == 0
+    other = edgeq(*asked, "-t", "onnx-int8", "--out", tmp_path / "other", budget, "500")
+    assert other.exit == 2 and "only generated C has a memory plan" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

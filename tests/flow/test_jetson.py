@@ -174,6 +174,19 @@ def test_layers_that_int8_slows_down_stay_in_float_on_request(newest: Jetson, ar
     assert refused.exit == 2 and "--latency-gate is for INT8 engines" in refused.stderr
 
 
+def test_operators_are_profiled(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:
+    add_entry(pi(newest.server, "jetson"))
+    ran = edgeq(
+        "profile-ops", artifacts / "net.onnx", "-t", "jetson-int8", "--choices", "w8a8", "--board", "jetson",
+        "--preprocess", "cifar", "--threads", 1, "--json", "--out", tmp_path / "table.json", env={"XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["layers"]["c"] == {"w8a8": 0.05}
+    found = {row["metric"]: row["value"] for row in ran.document["rows"]}
+    assert found["sum_ms"] >= 0.05 + table["rest_ms"] and found["whole_ms"] > 0
+
+
 def test_a_model_that_tensorrt_refuses(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:
     add_entry(pi(newest.server, "jetson"))
     model = onnx.load(artifacts / "jetson-int8" / "net_int8.onnx")

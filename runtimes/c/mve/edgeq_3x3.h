@@ -27,26 +27,36 @@ EDGEQ_INLINE void edgeq_plain_3x3(const edgeq_plane *r, const int8_t *n, const i
 typedef struct {
     int8x16_t weights;
     uint8x16_t taps;
-    int32x4_t multiplier, offset, shift;
+    edgeq_scales scales;
 } edgeq_lanes;
 
-/* Codes of n <= 4 outputs whose windows begin at p, p + stride ... and whose codes lie at `places` from out. */
-EDGEQ_INLINE void edgeq_some_3x3(const edgeq_plane *r, const edgeq_lanes *v, const int8_t *p, ptrdiff_t stride, int32_t n,
+/* Outputs one after another: how many, and how far apart their windows and their codes lie. */
+typedef struct {
+    int32_t count;
+    ptrdiff_t from, to;
+} edgeq_walk;
+
+EDGEQ_INLINE int32_t edgeq_one_3x3(const edgeq_plane *r, const edgeq_lanes *v, const int8_t *p)
+{
+    return vmladavaq_s8(r->channel.bias, vldrbq_gather_offset_s8(p, v->taps), v->weights);
+}
+
+/* Codes of n <= 4 outputs whose windows begin at p, p + step ... and whose codes lie at `places` from out. */
+EDGEQ_INLINE void edgeq_some_3x3(const edgeq_plane *r, const edgeq_lanes *v, const int8_t *p, ptrdiff_t step, int32_t n,
     uint32x4_t places, int8_t *out)
 {
-    int32_t sum[4];
-    const int32_t bias = r->channel.bias;
-    sum[0] = vmladavaq_s8(bias, vldrbq_gather_offset_s8(p, v->taps), v->weights);
-    sum[1] = n > 1 ? vmladavaq_s8(bias, vldrbq_gather_offset_s8(p + stride, v->taps), v->weights) : 0;
-    sum[2] = n > 2 ? vmladavaq_s8(bias, vldrbq_gather_offset_s8(p + 2 * stride, v->taps), v->weights) : 0;
-    sum[3] = n > 3 ? vmladavaq_s8(bias, vldrbq_gather_offset_s8(p + 3 * stride, v->taps), v->weights) : 0;
-    const int32x4_t codes = edgeq_requantize_4(vldrwq_s32(sum), v->multiplier, v->offset, v->shift, &r->output);
+    const int32_t a = edgeq_one_3x3(r, v, p), b = n > 1 ? edgeq_one_3x3(r, v, p + step) : 0;
+    const int32_t c = n > 2 ? edgeq_one_3x3(r, v, p + 2 * step) : 0, d = n > 3 ? edgeq_one_3x3(r, v, p + 3 * step) : 0;
+    int32x4_t codes;
+    __asm__("vmov %q0[2], %q0[0], %1, %3\n\tvmov %q0[3], %q0[1], %2, %4" : "=&w"(codes) : "r"(a), "r"(b), "r"(c), "r"(d));
+    codes = edgeq_requantize_4(codes, &v->scales, &r->output);
     if (r->table) {
+        int32_t code[4];
         uint32_t at[4];
-        vstrwq_s32(sum, codes);
+        vstrwq_s32(code, codes);
         vstrwq_u32(at, places);
         for (int32_t i = 0; i < n; i++) {
-            out[at[i]] = r->table[sum[i] + 128];
+            out[at[i]] = r->table[(int8_t)code[i] + 128];
         }
     } else if (n == 4) {
         vstrbq_scatter_offset_s32(out, places, codes);
@@ -55,37 +65,26 @@ EDGEQ_INLINE void edgeq_some_3x3(const edgeq_plane *r, const edgeq_lanes *v, con
     }
 }
 
-/* Four neighbours at a time, then what is left of the rows, four rows at a time. */
+/* Four outputs of a row at a time, or of a column where that takes fewer steps. */
 EDGEQ_INLINE void edgeq_fast_3x3(const edgeq_plane *r, const int8_t *n, const int8_t *p, int8_t *out)
 {
     static const uint8_t rows[16] = {0, 0, 0, 1, 1, 1, 2, 2, 2}, columns[16] = {0, 1, 2, 0, 1, 2, 0, 1, 2};
     const uint8x16_t taps = vmlaq_n_u8(vldrbq_u8(columns), vldrbq_u8(rows), (uint8_t)r->width);
-    const edgeq_channel c = r->channel;
-    const edgeq_lanes v = {vldrbq_z_s8(n, vctp8q(9)), taps, vdupq_n_s32(c.multiplier), vdupq_n_s32(c.offset),
-        vdupq_n_s32(c.shift)};
-    const ptrdiff_t stride = r->stride_w, step = r->step, down = (ptrdiff_t)r->stride_h * r->width;
-    const ptrdiff_t line = r->columns * step;
-    const uint32x4_t across = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)step);
-    const int32_t whole = r->columns & ~3;
-    if (whole) {
+    const edgeq_lanes v = {vldrbq_z_s8(n, vctp8q(9)), taps, edgeq_scales_of_one(&r->channel)};
+    const edgeq_walk row = {r->columns, r->stride_w, r->step};
+    const edgeq_walk column = {r->rows, (ptrdiff_t)r->stride_h * r->width, (ptrdiff_t)r->columns * r->step};
+    const int32_t by_rows = row.count * ((column.count + 3) / 4) >= column.count * ((row.count + 3) / 4);
+    const edgeq_walk line = by_rows ? row : column, next = by_rows ? column : row;
+    const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)line.to);
+    for (int32_t y = next.count; y > 0; y--, p += next.from, out += next.to) {
         const int8_t *from = p;
         int8_t *to = out;
-        for (int32_t y = r->rows; y > 0; y--, from += down, to += line) {
-            for (int32_t x = 0; x < whole; x += 4) {
-                edgeq_some_3x3(r, &v, from + x * stride, stride, 4, across, to + x * step);
-            }
+        int32_t left = line.count;
+        for (; left >= 4; left -= 4, from += 4 * line.from, to += 4 * line.to) {
+            edgeq_some_3x3(r, &v, from, line.from, 4, places, to);
         }
-    }
-    const uint32x4_t along = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)line);
-    for (int32_t x = whole; x < r->columns; x++) {
-        const int8_t *from = p + x * stride;
-        int8_t *to = out + x * step;
-        int32_t y = r->rows;
-        for (; y >= 4; y -= 4, from += 4 * down, to += 4 * line) {
-            edgeq_some_3x3(r, &v, from, down, 4, along, to);
-        }
-        if (y > 0) {
-            edgeq_some_3x3(r, &v, from, down, y, along, to);
+        if (left > 0) {
+            edgeq_some_3x3(r, &v, from, line.from, left, places, to);
         }
     }
 }

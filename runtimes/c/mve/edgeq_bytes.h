@@ -25,10 +25,17 @@ EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
 EDGEQ_INLINE void edgeq_collect(int8_t *to, const int8_t *from, ptrdiff_t step, int32_t n)
 {
     const uint16x8_t places = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)step);
-    for (; n > 0; n -= 8, to += 8, from += 8 * step) {
-        const mve_pred16_t left = vctp16q((uint32_t)n);
-        vstrbq_p_s16(to, vldrbq_gather_offset_z_s16(from, places, left), left);
-    }
+    __asm__ volatile(
+        "wlstp.16 lr, %[n], 2f\n"
+        "1:\n"
+        "vldrb.u16 q0, [%[from], %q[places]]\n"
+        "vstrb.16 q0, [%[to]], #8\n"
+        "add %[from], %[eight]\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [to] "+l"(to), [from] "+r"(from)
+        : [n] "r"(n), [places] "w"(places), [eight] "r"(8 * step)
+        : "lr", "q0", "memory");
 }
 #else
 EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)

@@ -1,8 +1,8 @@
 /* Sums of products with MVE (Cortex-M55, M85): sixteen multiplications per instruction.
  *
  * Weights come in blocks of four output channels, [k / 16, rounded up][4 channels][16], padded with zeros. The loop is
- * predicated by the number of elements left, so inputs need no padding. Two pixels and two channels at a time: nine
- * instructions do 64 multiplications, 0.14 each. Without MVE the same sums are computed in plain C.
+ * predicated by the number of elements left, so inputs need no padding. Three pixels and two channels at a time: twelve
+ * instructions do 96 multiplications, 0.125 each. Without MVE the same sums are computed in plain C.
  */
 #ifndef EDGEQ_DOT_H
 #define EDGEQ_DOT_H
@@ -10,7 +10,7 @@
 #include "edgeq.h"
 
 #define EDGEQ_BLOCK 4
-#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
+#define EDGEQ_PIXELS 3 /* of a convolution that are computed together */
 #define EDGEQ_ROW_BLOCK 4
 
 /* Bytes of one output channel's weights. */
@@ -65,6 +65,33 @@ EDGEQ_INLINE void edgeq_dot_2x2(
         : "lr", "q0", "q1", "q2", "q3", "memory");
     sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb;
 }
+
+/* Two channels for three pixels. */
+EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
+    const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb, za = xa, zb = xb;
+    __asm__ volatile(
+        "dlstp.8 lr, %[k]\n"
+        "1:\n"
+        "vldrb.8 q0, [%[x]], #16\n"
+        "vldrb.8 q1, [%[y]], #16\n"
+        "vldrb.8 q2, [%[z]], #16\n"
+        "vldrb.8 q4, [%[w], #16]\n"
+        "vldrb.8 q3, [%[w]], #64\n"
+        "vmladava.s8 %[xa], q0, q3\n"
+        "vmladava.s8 %[ya], q1, q3\n"
+        "vmladava.s8 %[za], q2, q3\n"
+        "vmladava.s8 %[xb], q0, q4\n"
+        "vmladava.s8 %[yb], q1, q4\n"
+        "vmladava.s8 %[zb], q2, q4\n"
+        "letp lr, 1b\n"
+        : [xa] "+Te"(xa), [xb] "+Te"(xb), [ya] "+Te"(ya), [yb] "+Te"(yb), [za] "+Te"(za), [zb] "+Te"(zb), [x] "+r"(x),
+        [y] "+r"(y), [z] "+r"(z), [w] "+r"(w)
+        : [k] "r"(k)
+        : "lr", "q0", "q1", "q2", "q3", "q4", "memory");
+    sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb, sum[8] = za, sum[9] = zb;
+}
 #else
 EDGEQ_INLINE void edgeq_dot_1(
     const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
@@ -87,6 +114,18 @@ EDGEQ_INLINE void edgeq_dot_2(
 #else
     edgeq_dot_1(x, w, k, channel, sum);
     edgeq_dot_1(y, w, k, channel, sum + 4);
+#endif
+}
+
+EDGEQ_INLINE void edgeq_dot_3(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
+    const edgeq_channel *channel, int32_t *sum)
+{
+#if defined(__ARM_FEATURE_MVE)
+    edgeq_dot_3x2(x, y, z, w, k, channel, sum);
+    edgeq_dot_3x2(x, y, z, w + 32, k, channel + 2, sum + 2);
+#else
+    edgeq_dot_2(x, y, w, k, channel, sum);
+    edgeq_dot_1(z, w, k, channel, sum + 8);
 #endif
 }
 

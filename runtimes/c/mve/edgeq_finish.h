@@ -19,10 +19,8 @@ EDGEQ_INLINE void edgeq_add_4(const edgeq_sum *s, const int8_t *codes, const int
     const int32x4_t a = vaddq_n_s32(vldrbq_z_s32(codes, some), 128), b = vaddq_n_s32(vldrbq_z_s32(addend, some), 128);
     const int32x4_t total = vaddq_s32(vldrwq_gather_shifted_offset_s32(s->own, vreinterpretq_u32_s32(a)),
         vldrwq_gather_shifted_offset_s32(s->other, vreinterpretq_u32_s32(b)));
-    const edgeq_channel c = s->channel;
-    const int32x4_t result = edgeq_requantize_4(
-        total, vdupq_n_s32(c.multiplier), vdupq_n_s32(c.offset), vdupq_n_s32(c.shift), &s->output);
-    vstrbq_p_s32(out, result, some);
+    const edgeq_scales scales = edgeq_scales_of_one(&s->channel);
+    vstrbq_p_s32(out, edgeq_requantize_4(total, &scales, &s->output), some);
 }
 #else
 EDGEQ_INLINE void edgeq_add_4(const edgeq_sum *s, const int8_t *codes, const int8_t *addend, int32_t left, int8_t *out)

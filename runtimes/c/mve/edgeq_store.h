@@ -7,33 +7,61 @@
 #if defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
 
-/* edgeq_requantize on four channels at once. */
-EDGEQ_INLINE int32x4_t edgeq_requantize_4(
-    int32x4_t sum, int32x4_t multiplier, int32x4_t offset, int32x4_t shift, const edgeq_output *o)
+/* What brings four sums to codes; `right` are the shifts, negative. */
+typedef struct {
+    int32x4_t multiplier, offset, right;
+} edgeq_scales;
+
+EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_channel *c)
 {
-    const int32x4_t right = vnegq_s32(shift);
+    const int32x4x4_t channels = vld4q_s32((const int32_t *)c);
+    const edgeq_scales scales = {channels.val[1], channels.val[2], vnegq_s32(channels.val[3])};
+    return scales;
+}
+
+/* The same channel four times. */
+EDGEQ_INLINE edgeq_scales edgeq_scales_of_one(const edgeq_channel *c)
+{
+    const edgeq_scales scales = {vdupq_n_s32(c->multiplier), vdupq_n_s32(c->offset), vdupq_n_s32(-c->shift)};
+    return scales;
+}
+
+/* edgeq_requantize on four sums at once: each code in the lowest byte of its lane. */
+EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, const edgeq_output *o)
+{
+    const int32_t usual = edgeq_is_known(o->factor) && edgeq_clamps_nothing(o);
     sum = o->factor == EDGEQ_USUAL_FACTOR ? sum : vmulq_n_s32(sum, o->factor / EDGEQ_USUAL_FACTOR);
 #ifdef EDGEQ_GEMMLOWP
-    sum = vqrdmulhq_s32(sum, multiplier);
-    sum = vaddq_s32(sum, vshrq_n_s32(vandq_s32(sum, right), 31)); /* ties away from zero, where there is a shift */
+    sum = vqrdmulhq_s32(sum, s->multiplier);
+    sum = vaddq_s32(sum, vshrq_n_s32(usual ? sum : vandq_s32(sum, s->right), 31)); /* ties away from zero, if shifted */
 #else
-    sum = vmulhq_s32(sum, multiplier);
+    sum = vmulhq_s32(sum, s->multiplier);
 #endif
-    sum = vshlq_s32(vaddq_s32(sum, offset), right);
+    sum = vshlq_s32(vaddq_s32(sum, s->offset), s->right);
+    if (usual) { /* saturate by narrowing; the intrinsics would copy what is overwritten */
+        __asm__("vqmovnb.s32 %q0, %q0\n\tvqmovnb.s16 %q0, %q0" : "+w"(sum));
+        return sum;
+    }
     return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(o->low)), vdupq_n_s32(o->high));
 }
 
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, int8_t *out)
 {
-    const int32x4x4_t channels = vld4q_s32((const int32_t *)c);
-    vstrbq_s32(
-        out, edgeq_requantize_4(vldrwq_s32(sum), channels.val[1], channels.val[2], channels.val[3], o));
+    vstrbq_s32(out, edgeq_requantize_4(vldrwq_s32(sum), &s, o));
+    EDGEQ_IN_ORDER;
 }
 #else
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
+typedef const edgeq_channel *edgeq_scales;
+
+EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_channel *c)
+{
+    return c;
+}
+
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, int8_t *out)
 {
     for (int32_t j = 0; j < 4; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
+        out[j] = (int8_t)edgeq_requantize(sum[j], s + j, o);
     }
 }
 #endif

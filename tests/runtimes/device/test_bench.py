@@ -30,6 +30,14 @@ def test_figures_of_a_timing() -> None:
     assert found["throughput_per_s"] == 400.0
 
 
+def test_the_layers_of_a_program() -> None:
+    lines = ["9000000 1 1", "8000000 1 1", "1000000 200 700", "3000000 400 900", "2000000 300 800"]
+    found = bench.timing_of_program("\n".join(lines), 1, ["first", "second"])
+    assert (found["first_ms"], found["p50_ms"], found["runs"]) == (9.0, 2.0, 3)
+    assert found["layers_ms"] == {"first": 300e-6, "second": 800e-6}
+    assert "layers_ms" not in bench.timing_of_program("5\n4\n", 0)
+
+
 def test_the_first_run_and_the_warm_up_are_not_counted() -> None:
     calls = 0
 
