@@ -165,6 +165,8 @@ INT32 = Int(32)
 INT64 = Int(64)
 POST4 = power_of_sqrt2(4)
 POT4 = power_of_two(4)
+E2M1 = Float(2, 1)
+E2M3 = Float(2, 3)
 INDEX = INT64
 BOOL = Int(1, signed=False)
 

@@ -8,6 +8,8 @@ from typing import Any
 from edgeq.catalogue import FAMILIES, FP8_E4M3, FP8_E5M2, NAMED, KMeans
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.formats import (
+    E2M1,
+    E2M3,
     INT4,
     INT4_NARROW,
     INT8,
@@ -121,6 +123,25 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         looks_up=instructions == "portable",
         separate_layers=True,
         more_weights=(INT8_NARROW, INT4_NARROW, Int(4), Int(2)),
+        integer_ops=TRANSFORMER_OPS,
+    )
+    return replace(common, **fields)
+
+
+def fpga_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for dataflow designs; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"a dataflow design in C++ for Vitis HLS, {summary}",
+        emitter="hls",
+        runtime="hls",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        rounding="single",
+        ports="codes",
+        separate_layers=True,
+        more_weights=(INT8_NARROW, INT4_NARROW, POST4, POT4, E2M1, E2M3, Int(4), Int(2)),
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -327,6 +348,15 @@ TARGETS: tuple[Target, ...] = (
     ),
     c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
     c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
+    fpga_target(
+        "fpga-fx8",
+        "fixed point: scales are powers of two, so that shifts alone requantize",
+        power_of_two=True,
+        more_weights=(INT8_NARROW,),
+    ),
+    fpga_target("fpga-int4", "with weights of 4 bits", weight=INT4_NARROW),
+    fpga_target("fpga-e2m3", "with minifloat weights of 6 bits", weight=E2M3),
+    fpga_target("fpga-post4", "with 4-bit power-of-sqrt2 weights, products by shifts and sums", weight=POST4),
     c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
     c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
     c_target(

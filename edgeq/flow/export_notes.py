@@ -80,7 +80,7 @@ def next_commands(request: ExportRequest, artifact: Artifact, target: Target) ->
     """The commands that follow."""
     runtime = target.runtime
     validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
-    if target.emitter == "c":
+    if target.emitter in ("c", "hls"):
         return [*artifact.next_commands, validate]
     if target.emitter == "graph":
         return []
