@@ -197,7 +197,7 @@ TARGETS: tuple[Target, ...] = (
         aliases=("onnx", "onnxruntime", "ort"),
     ),
     Target(
-        "qonnx",
+        "qonnx-int8",
         "QONNX with Quant and FloatQuant nodes, 8-bit integers unless formats are given, for FINN and hls4ml",
         emitter="onnx",
         runtime="qonnx",
@@ -206,7 +206,7 @@ TARGETS: tuple[Target, ...] = (
         wide=INT8,
         more_weights=QONNX_WEIGHTS,
         integer_ops=INTEGER_OPS,
-        aliases=("finn",),
+        aliases=("qonnx", "finn"),
     ),
     Target(
         "onnx-fp32",
