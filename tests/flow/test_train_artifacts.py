@@ -36,10 +36,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("target", "options", "exact"),
     [
-        ("c-int8", (), True),
         ("c-w4a8", ("--freeze", "0.02"), True),
         ("onnx-int8", ("--learn", "offsets"), False),
-        ("tflite-int8", (), False),
+        ("tflite-int8", ("--weights", "int4"), False),
+        ("c-int8", ("--weights", "post4"), True),
         ("jetson-int8", (), False),
         ("c-int8", ("--learn", "binary-points"), True),
     ],
