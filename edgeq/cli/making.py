@@ -172,7 +172,7 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 
     torchrun --nproc-per-node 4 -m edgeq train ... shares every batch among four GPUs.
     """
-    from edgeq.flow.train import Training
+    from edgeq.flow.training import Training
     from edgeq.quantize.grids import Strategy
 
     names = [

@@ -59,7 +59,8 @@ from edgeq.flow.processes import is_first
 from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
-from edgeq.flow.train import Trained, TrainingRun, train
+from edgeq.flow.train import train
+from edgeq.flow.training import Trained, TrainingRun
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph

@@ -21,7 +21,7 @@ from edgeq.errors import DataError, UsageError
 from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import Processes, local_device, processes
 from edgeq.flow.ranges import objective_of
-from edgeq.flow.train import Trained, Training, TrainingRun
+from edgeq.flow.training import Trained, Training, TrainingRun
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
