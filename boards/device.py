@@ -57,7 +57,8 @@ class Device(Board, Protocol):
 class Settings:
     """How to measure: without `runs` only outputs are wanted. `threads` empty means all cores; `optimize` is for C.
 
-    `fresh` builds an engine even where the board has kept one.
+    `fresh` builds an engine even where the board has kept one. `layers` adds the time of every layer or node, in a
+    program of its own: to watch them takes time.
     """
 
     threads: tuple[int, ...] = ()
@@ -65,6 +66,7 @@ class Settings:
     runs: int = MEASURED_RUNS
     optimize: str = "-O3"
     fresh: bool = False
+    layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ async def run_file(
     job = {
         "kind": kind, "artifact": f"model{artifact.suffix}", "samples": len(samples), "inputs": "inputs.npz",
         "outputs": "outputs.npz", "threads": list(settings.threads) or [facts.cores or 1],
-        "warm_up": settings.warm_up, "runs": settings.runs,
+        "warm_up": settings.warm_up, "runs": settings.runs, "layers": settings.layers,
     }  # fmt: skip
     await board.put({f"model{artifact.suffix}": artifact, "inputs.npz": _npz(fed)})
     document = await bench_job(board, job)
@@ -169,7 +171,8 @@ async def run_c(board: Device, program: Program, samples: Sequence[Mapping[str, 
         f"{side[:-4]}:{port['offset']}:{port['bytes']}" for side in ("inputs", "outputs") for port in document[side]
     ]
     arguments = [str(len(samples)), str(settings.warm_up), str(settings.runs), *ports]
-    job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": program.compiler,
+    layers = [layer["value"] for layer in document["layers"]] if settings.layers else []
+    job = {"kind": "program", "artifact": "bench", "arguments": arguments, "compiler": program.compiler, "layers": layers,
            "samples": len(samples), "warm_up": settings.warm_up, "runs": settings.runs}  # fmt: skip
     with_state = program.facts.python and settings.runs
     told = await (bench_job(board, job) if with_state else _bare(board, job))
@@ -180,8 +183,7 @@ async def _bare(board: Device, job: Mapping[str, Any]) -> dict[str, Any]:
     """The same without a Python on the board: times, but not the board's state meanwhile."""
     done = await board.run(["./bench", *job["arguments"]], timeout_s=TIMEOUT_S)
     _check(board, done, "the run failed")
-    lines = [int(line) / 1e6 for line in done.stdout.split()]
-    timings = [bench.timing(1, lines[0], lines[1 + job["warm_up"] :])] if job["runs"] else []
+    timings = [bench.timing_of_program(done.stdout, job["warm_up"], job["layers"])] if job["runs"] else []
     runtime = {"name": "generated C", "version": job["compiler"]}
     return {"schema": bench.SCHEMA, "runtime": runtime, "timings": timings, "samples": job["samples"]}
 
@@ -200,9 +202,10 @@ def _split(content: bytes, document: Mapping[str, Any], samples: int) -> list[di
 async def _build(board: Device, facts: Facts, folder: Path, document: Mapping[str, Any], settings: Settings) -> str:
     """Put the program `bench` on the board; returns how it was built. Raises BoardError."""
     prefix = document["prefix"]
+    watched = [f"-DBENCH_LAYERS={len(document['layers'])}"] if settings.layers else []
     arguments = [
         "-std=gnu99", settings.optimize, f'-DBENCH_MODEL="{prefix}_model.c"', f"-DBENCH_RUN={prefix}_run",
-        f"-DBENCH_ARENA={prefix}_arena", "-o", "bench", "host.c", f"{prefix}_weights.c",
+        f"-DBENCH_ARENA={prefix}_arena", *watched, "-o", "bench", "host.c", f"{prefix}_weights.c",
     ]  # fmt: skip
     sources = [
         *sorted(folder.glob("*.h")),

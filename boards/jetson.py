@@ -136,12 +136,13 @@ def slower_operators(
     operators with weights in them: `nodes` and `other_nodes` map names of nodes to the names of those operators. What
     only one of the engines joins cannot be compared and is left out.
     """
-    mine, its = _by_operators(layers, nodes), _by_operators(others, other_nodes)
+    mine, its = times_by_operators(layers, nodes), times_by_operators(others, other_nodes)
     found = [Slower(tuple(sorted(key)), mine[key], its[key]) for key in mine if mine[key] > its.get(key, mine[key])]
     return sorted(found, key=lambda item: item.mean_ms - item.other_ms, reverse=True)
 
 
-def _by_operators(layers: Sequence[LayerTime], nodes: Mapping[str, str]) -> dict[frozenset[str], float]:
+def times_by_operators(layers: Sequence[LayerTime], nodes: Mapping[str, str]) -> dict[frozenset[str], float]:
+    """Milliseconds of what TensorRT joined, by the operators in it; `nodes` maps names of nodes to operators."""
     times: dict[frozenset[str], float] = {}
     for layer in layers:
         inside = frozenset(operator for node, operator in nodes.items() if _names(layer.name, node))

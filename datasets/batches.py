@@ -1,4 +1,7 @@
-"""Images as batches of network inputs, in an order that a seed decides; kept in memory while they fit."""
+"""Images as batches of network inputs on a device, in an order that a seed decides; kept there while they fit.
+
+Of several processes each gets its part of every batch, so that together they see what one would see alone.
+"""
 
 from __future__ import annotations
 
@@ -8,70 +11,92 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from edgeq.datasets.folder import read_image
 from edgeq.datasets.preprocess import Preprocess
 
 KEPT_BYTES = 4 << 30
-"""Inputs that take more than this are decoded anew in every epoch."""
+"""Inputs that take more than this, or more than a quarter of a GPU's free memory, are decoded anew in every epoch."""
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Batch = tuple[Tensor, Tensor | None]
+"""Images [N, C, H, W] and their classes [N], if there are any."""
 
 
 class Batches:
     """The images at `paths` as inputs of one network, with a class for each when `labels` are given.
 
-    Raises DataError naming an image that cannot be read.
+    `size` images make a batch, of which process `rank` of `world` gets its share. Raises DataError naming an image that
+    cannot be read.
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int] | None, preprocess: Preprocess, size: int, workers: int
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int] | None,
+        preprocess: Preprocess,
+        size: int,
+        workers: int,
+        device: torch.device | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.paths, self.preprocess, self.size = list(paths), preprocess, min(size, len(paths))
-        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self.device = device or torch.device("cpu")
+        self.labels = None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
+        self._rank, self._world = rank, world
         self._pool = ThreadPoolExecutor(workers)
-        self._kept: Float32Array | None = None
+        self._kept: Tensor | None = None
 
     def __len__(self) -> int:
         """Full batches in an epoch."""
         return len(self.paths) // self.size
 
-    def epoch(self, seed: int) -> Iterator[tuple[Float32Array, IntArray | None]]:
+    def epoch(self, seed: int) -> Iterator[Batch]:
         """Every image at most once, shuffled; images that do not fill a batch wait for another epoch."""
         order = np.random.default_rng(seed).permutation(len(self.paths))
         yield from self._batches([order[k * self.size : (k + 1) * self.size] for k in range(len(self))])
 
-    def in_order(self) -> Iterator[tuple[Float32Array, IntArray | None]]:
+    def in_order(self) -> Iterator[Batch]:
         """Every image once; the last batch may be smaller."""
         order = np.arange(len(self.paths))
         yield from self._batches([order[k : k + self.size] for k in range(0, len(order), self.size)])
 
-    def _batches(self, parts: Sequence[IntArray]) -> Iterator[tuple[Float32Array, IntArray | None]]:
-        for rows, images in zip(parts, self._images(parts), strict=True):
-            yield images, None if self.labels is None else self.labels[rows]
+    def _batches(self, parts: Sequence[IntArray]) -> Iterator[Batch]:
+        own = [part for whole in parts if len(part := whole[self._rank :: self._world])]
+        for rows, images in zip(own, self._images(own), strict=True):
+            yield images, None if self.labels is None else self.labels[torch.from_numpy(rows).to(self.device)]
 
-    def _images(self, parts: Sequence[IntArray]) -> Iterator[Float32Array]:
+    def _images(self, parts: Sequence[IntArray]) -> Iterator[Tensor]:
         if (kept := self._keep()) is not None:
-            yield from (kept[rows] for rows in parts)
+            yield from (kept[torch.from_numpy(rows).to(kept.device)].to(self.device) for rows in parts)
             return
         waiting = [self._ahead(part) for part in parts[:1]]
         for following in range(1, len(parts) + 1):  # decode one batch ahead
             waiting += [self._ahead(part) for part in parts[following : following + 1]]
-            yield np.concatenate([future.result() for future in waiting.pop(0)])
+            yield torch.from_numpy(np.concatenate([future.result() for future in waiting.pop(0)])).to(self.device)
 
     def _ahead(self, rows: IntArray) -> list[Future[Float32Array]]:
         return [self._pool.submit(self._decode, int(row)) for row in rows]
 
-    def _keep(self) -> Float32Array | None:
+    def _keep(self) -> Tensor | None:
         if self._kept is None and self.paths:
             first = self._decode(0)
-            if first.nbytes * len(self.paths) > KEPT_BYTES:
+            if first.nbytes * len(self.paths) > self._room():
                 return None
-            self._kept = np.empty((len(self.paths), *first.shape[1:]), np.float32)
+            whole = np.empty((len(self.paths), *first.shape[1:]), np.float32)
             for row, image in enumerate(self._pool.map(self._decode, range(len(self.paths)))):
-                self._kept[row] = image[0]
+                whole[row] = image[0]
+            self._kept = torch.from_numpy(whole).to(self.device)
         return self._kept
+
+    def _room(self) -> int:
+        if self.device.type != "cuda":
+            return KEPT_BYTES
+        return min(KEPT_BYTES, torch.cuda.mem_get_info(self.device)[0] // 4)
 
     def _decode(self, row: int) -> Float32Array:
         return self.preprocess.apply(read_image(self.paths[row]))

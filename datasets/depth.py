@@ -26,6 +26,8 @@ Quantity = Literal["depth", "disparity"]
 Map = npt.NDArray[np.float64]
 
 _NEAREST_M = 1e-3
+COARSE = (24, 32)
+"""Rows and columns of the small map that is kept of each prediction."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class DepthMeter:
     def __init__(self, dataset: DepthSet, preprocess: Preprocess) -> None:
         self._dataset, self._preprocess = dataset, preprocess
         self.errors: list[tuple[float, float, float]] = []
+        self.maps: list[npt.NDArray[np.float32]] = []
 
     def add(self, index: int, placement: Placement, outputs: Outputs) -> None:
         """The predicted map for sample `index`. Raises DataError when the true map has no valid pixel in
@@ -61,11 +64,14 @@ class DepthMeter:
         """
         path = self._dataset.samples[index].label
         truth = read_depth(path)
-        predicted, seen = sample_map(depth_map(outputs), self._preprocess.size, placement, truth.shape)
+        values = depth_map(outputs)
+        predicted, seen = sample_map(values, self._preprocess.size, placement, truth.shape)
         valid = seen & np.isfinite(truth) & (truth >= _NEAREST_M) & (truth <= self._dataset.farthest_m)
         if not valid.any():
             raise DataError("depth map has no valid pixel", where=path)
         self.errors.append(depth_errors(predicted[valid], truth[valid], self._dataset))
+        coarse = cv2.resize(values, COARSE[::-1], interpolation=cv2.INTER_AREA)
+        self.maps.append(np.asarray(coarse, np.float32))
 
     def metrics(self) -> list[Metric]:
         """Over the images added."""

@@ -6,7 +6,7 @@ elsewhere. The first runner is the reference: the others are also compared with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +28,17 @@ class Prepared:
     placement: Placement
 
 
-def prepare(dataset: Dataset, preprocess: Preprocess) -> Iterator[Prepared]:
+Changes = Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
+"""What is done to the image of sample k before it is prepared."""
+
+
+def prepare(dataset: Dataset, preprocess: Preprocess, changes: Changes | None = None) -> Iterator[Prepared]:
     """Every sample in order; each image is decoded once. Raises DataError naming an image that cannot be
     read.
     """
     for index, sample in enumerate(dataset.samples):
         image = read_image(sample.path)
+        image = image if changes is None else changes(image, index)
         yield Prepared(index, preprocess.apply(image), preprocess.placement(*image.shape[:2]))
 
 

@@ -26,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 SURE = 0.25
 """Least score of a detection that a user would see; Ultralytics' default for prediction."""
 SAME_BOX = 0.5
+_LEAST = 1e-3
+"""Depths (or disparities) are compared as ratios above it."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,10 @@ class ClassOutcomes:
 
 @dataclass(frozen=True)
 class DepthOutcomes:
-    """Per image: absrel, rmse and delta1, float64 [images, 3]."""
+    """Per image: absrel, rmse and delta1, float64 [images, 3], and a small map of what was predicted."""
 
     errors: FloatArray
+    maps: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.errors)
@@ -165,12 +168,14 @@ class DepthOutcomes:
         return {name: np.asarray(means[:, k]) for k, name in enumerate(("absrel", "rmse", "delta1"))}
 
     def beside(self, reference: DepthOutcomes) -> dict[str, FloatArray]:
-        """Nothing: maps are not kept."""
-        return {}
+        """By image: same (share of the map where the ratio of both is below 1.25), sure (2), shift (mean log ratio)."""
+        ratio = np.log(np.maximum(self.maps, _LEAST) / np.maximum(reference.maps, _LEAST)).reshape(len(self), -1)
+        same = np.mean(np.abs(ratio) < np.log(1.25), axis=1)
+        return {"same": same, "sure": np.full(len(self), 2.0), "shift": ratio.mean(axis=1)}
 
     def arrays(self) -> dict[str, Array]:
         """For an npz file; `from_arrays` is the inverse."""
-        return {"errors": self.errors}
+        return {"errors": self.errors, "maps": self.maps}
 
 
 Outcomes = BoxOutcomes | ClassOutcomes | DepthOutcomes
@@ -184,7 +189,7 @@ def outcomes_of(meter: Meter) -> Outcomes:
     if isinstance(meter, ClassificationMeter):
         return ClassOutcomes(*(np.array(part) for part in (meter.ranks, meter.answers, meter.confidences)))
     if isinstance(meter, DepthMeter):
-        return DepthOutcomes(np.array(meter.errors, np.float64))
+        return DepthOutcomes(np.array(meter.errors, np.float64), np.array(meter.maps, np.float32))
     raise UnsupportedError("these labels have no accuracy by image", value=type(meter).__name__)
 
 
@@ -198,7 +203,7 @@ def from_arrays(arrays: Mapping[str, Array]) -> Outcomes:
                 arrays["confidences"].astype(np.float64),
             )
         if "errors" in arrays:
-            return DepthOutcomes(arrays["errors"].astype(np.float64))
+            return DepthOutcomes(arrays["errors"].astype(np.float64), arrays["maps"].astype(np.float32))
         return _boxes_from(arrays)
     except (KeyError, ValueError, IndexError) as error:
         raise DataError("these arrays are not outcomes", value=error) from error

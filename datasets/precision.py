@@ -74,20 +74,27 @@ def average_precision(classes: Sequence[ClassMatches], weights: FloatArray) -> F
 
 
 def _class_precision(matches: ClassMatches, weights: FloatArray, present: FloatArray) -> FloatArray:
-    """[resamples, thresholds]: precision at 101 recalls, averaged."""
-    if not matches.image.size:
+    """[resamples, thresholds]: precision at 101 recalls, averaged.
+
+    Precision rises and recall grows only where a true box is found, so only those places are looked at.
+    """
+    places = np.flatnonzero(matches.true.any(axis=0))
+    if not places.size:
         return np.zeros((len(weights), len(matches.true)))
-    weight = weights[:, matches.image][:, None, :]
-    true, false = (np.cumsum(weight * kind, axis=2) for kind in (matches.true, matches.false))
+    weight = weights[:, matches.image]
+    every = np.cumsum(weight, axis=1)[:, None, places]
+    true = _weight_up_to(places, matches.true, weight)
+    false = every - true - _weight_up_to(places, ~(matches.true | matches.false), weight)
     recall = true / np.maximum(present, 1e-9)[:, None, None]
     precision = true / (true + false + np.spacing(1))
     precision = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
-    rows, lines = recall.reshape(-1, recall.shape[2]), precision.reshape(-1, recall.shape[2])
-    found = [_sampled(row, line) for row, line in zip(rows, lines, strict=True)]
-    return np.array(found).reshape(recall.shape[:2])
+    reached = np.searchsorted(_RECALLS, recall, side="right")
+    return np.asarray((precision * np.diff(reached, axis=2, prepend=0)).sum(axis=2) / len(_RECALLS))
 
 
-def _sampled(recall: FloatArray, precision: FloatArray) -> float:
-    at = np.searchsorted(recall, _RECALLS, side="left")
-    reached = at < len(recall)
-    return float(precision[at[reached]].sum() / len(_RECALLS))
+def _weight_up_to(places: npt.NDArray[np.intp], kind: npt.NDArray[np.bool_], weight: FloatArray) -> FloatArray:
+    """[resamples, thresholds, places]: the weight of the detections of a rare kind up to and with each place."""
+    own = np.flatnonzero(kind.any(axis=0))
+    counted = np.zeros((len(weight), len(kind), len(own) + 1))
+    np.cumsum(weight[:, None, own] * kind[:, own], axis=2, out=counted[..., 1:])
+    return counted[..., np.searchsorted(own, places, side="right")]

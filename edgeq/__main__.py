@@ -2,4 +2,4 @@
 
 from edgeq.cli import main
 
-main()
+main(prog_name="edgeq")

@@ -3,7 +3,7 @@
     format           level(code)                                   scale
     Int              code - zero_point                             any positive real
     Fixed            code                                          exactly 2**-fraction
-    Float (EeMm)     value in units of the smallest subnormal      any positive real
+    Float (EeMm)     value in units of the smallest subnormal      any positive real (block formats: a power of two)
     Codebook         table[code]                                   any positive real
 
 Because levels are integers, a dot product of levels is exact integer arithmetic, whatever the formats were.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ from edgeq.errors import UsageError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+Rounding = Literal["nearest-even", "half-up", "up", "down", "zero", "stochastic"]
+"""Which of the two levels around a number it becomes: the nearest (ties to the even code, or upward), the larger, the
+smaller, the one towards zero, or either by a draw whose chance is the nearness."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,22 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Float:
-    """Minifloat EeMm without infinity or NaN: every code is finite and encoding saturates.
+    """Minifloat EeMm; by default without infinity or NaN: every code is finite. Encoding saturates.
 
     The code is sign, exponent, mantissa from the top bit down; exponent 0 holds the subnormals. A level counts
     units of the smallest subnormal, so it is an integer of (mantissa + 1) + (2**exponent - 2) bits plus sign.
+    The `specials` largest magnitudes stand for infinity and NaN elsewhere (OCP FP8): encoding never gives them, and
+    they decode to the largest level that is a number.
     """
 
     exponent: int
     mantissa: int
     signed: bool = True
+    specials: int = 0
 
     def __str__(self) -> str:
-        return f"{'' if self.signed else 'u'}e{self.exponent}m{self.mantissa}"
+        special = f"s{self.specials}" if self.specials else ""
+        return f"{'' if self.signed else 'u'}e{self.exponent}m{self.mantissa}{special}"
 
     @property
     def bits(self) -> int:
@@ -156,6 +165,8 @@ INT32 = Int(32)
 INT64 = Int(64)
 POST4 = power_of_sqrt2(4)
 POT4 = power_of_two(4)
+E2M1 = Float(2, 1)
+E2M3 = Float(2, 3)
 INDEX = INT64
 BOOL = Int(1, signed=False)
 
@@ -163,7 +174,7 @@ _NAMES = (
     (re.compile(r"real"), lambda m: REAL),
     (re.compile(r"(u?)int(\d+)(n?)"), lambda m: Int(int(m[2]), not m[1], bool(m[3]))),
     (re.compile(r"(u?)fx(\d+)\.(-?\d+)"), lambda m: Fixed(int(m[2]), int(m[3]), not m[1])),
-    (re.compile(r"(u?)e(\d+)m(\d+)"), lambda m: Float(int(m[2]), int(m[3]), not m[1])),
+    (re.compile(r"(u?)e(\d+)m(\d+)(?:s([1-9]\d*))?"), lambda m: Float(int(m[2]), int(m[3]), not m[1], int(m[4] or 0))),
     (
         re.compile(r"([a-z_]+)\d+:(-?\d+(?:,-?\d+)*)"),
         lambda m: Codebook(m[1], tuple(int(level) for level in m[2].split(","))),
@@ -175,7 +186,7 @@ def parse_format(name: str) -> Format:
     """The format that prints as `name`; raises UsageError for a name no format has.
 
     >>> parse_format("int8n"), parse_format("e2m3"), parse_format("ufx8.4")
-    (Int(bits=8, signed=True, narrow=True), Float(exponent=2, mantissa=3, signed=True), Fixed(bits=8, fraction=4, signed=False))
+    (Int(bits=8, signed=True, narrow=True), Float(exponent=2, mantissa=3, signed=True, specials=0), Fixed(bits=8, fraction=4, signed=False))
     """
     for pattern, build in _NAMES:
         if match := pattern.fullmatch(name):
@@ -189,6 +200,7 @@ def _float_table(format: Float) -> IntArray:
     exponent, mantissa = magnitude >> format.mantissa, magnitude & ((1 << format.mantissa) - 1)
     normal = ((1 << format.mantissa) + mantissa) << np.maximum(exponent - 1, 0)
     positive = np.where(exponent == 0, mantissa, normal)
+    positive = np.minimum(positive, positive[len(positive) - 1 - format.specials])
     return np.concatenate([positive, -positive]) if format.signed else positive
 
 
@@ -227,6 +239,18 @@ def level_range(format: Format, zero_point: int = 0) -> tuple[int, int]:
             return low - zero_point, high - zero_point
 
 
+def fits_in_bytes(format: Format) -> bool:
+    """Whether every level lies in ±127, so that codes of INT8 stand for the same levels.
+
+    >>> fits_in_bytes(POST4), fits_in_bytes(Float(2, 4)), fits_in_bytes(Float(3, 2)), fits_in_bytes(Int(8))
+    (True, True, False, False)
+    """
+    if isinstance(format, Real):
+        return False
+    low, high = level_range(format)
+    return low >= INT8_NARROW.low and high <= INT8_NARROW.high
+
+
 def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArray:
     """Levels of `codes` (any shape), exact."""
     codes = np.asarray(codes, dtype=np.int64)
@@ -257,8 +281,50 @@ def _encode_table(format: Format, levels: FloatArray) -> IntArray:
     return nearest
 
 
+def _around(format: Format, levels: FloatArray, zero_point: int) -> tuple[FloatArray, FloatArray]:
+    """The largest level not above, and the smallest not below, `levels` that lie within the format's range."""
+    if not isinstance(format, Float | Codebook):
+        return np.floor(levels), np.ceil(levels)
+    known = np.unique(level_table(format)).astype(np.float64)
+    return known[np.searchsorted(known, levels, "right") - 1], known[np.searchsorted(known, levels)]
+
+
+def round_level(
+    format: Format, levels: npt.ArrayLike, rounding: Rounding, zero_point: int = 0, draws: FloatArray | None = None
+) -> FloatArray:
+    """The level that each real-valued level (real / scale) becomes, saturating.
+
+    `draws` are numbers in [0, 1), one for each level, which "stochastic" needs: the larger neighbour is taken where
+    a draw is less than the share of the way to it, so that the mean is the number itself. Raises UsageError without.
+
+    >>> round_level(INT8, [0.5, -1.5], "half-up").tolist(), round_level(Float(2, 1), [5.0], "zero").tolist()
+    ([1.0, -1.0], [4.0])
+    """
+    wanted = np.clip(np.asarray(levels, dtype=np.float64), *level_range(format, zero_point))
+    if rounding == "nearest-even":
+        return decode(format, encode(format, wanted, zero_point), zero_point).astype(np.float64)
+    below, above = _around(format, wanted, zero_point)
+    share = (wanted - below) / np.where(above > below, above - below, 1.0)
+    match rounding:
+        case "half-up":
+            upward = share >= 0.5
+        case "up":
+            upward = share > 0
+        case "down":
+            upward = np.zeros(share.shape, dtype=bool)
+        case "zero":
+            upward = wanted < 0
+        case "stochastic":
+            if draws is None:
+                raise UsageError("stochastic rounding needs draws", next_step="Give one number in [0, 1) per level.")
+            upward = draws < share
+    return np.where(upward, above, below)
+
+
 def encode(format: Format, levels: npt.ArrayLike, zero_point: int = 0) -> IntArray:
     """Codes of the levels nearest to real-valued `levels` (real / scale), saturating; ties go to the even code.
+
+    `round_level` gives levels by other rules, whose codes these are.
 
     >>> encode(INT8, [0.5, 1.5, 300.0]).tolist()
     [0, 2, 127]

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import escape
 
+from edgeq.catalogue import Blocks, KMeans, Nupes, find_choice
 from edgeq.errors import UsageError
-from edgeq.formats import POST4, POT4, REAL, Format, Int, Real, parse_format
-
-NAMED: dict[str, Format] = {"post4": POST4, "pot4": POT4}
-"""Formats with a short name, whose own name lists a table."""
+from edgeq.formats import REAL, Format, Int, Real, parse_format
 
 _SHORT = re.compile(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?")
 _ALLOWED = "w4a8, w4, a8, int4/int8, post4/int16, e2m1/int8, real"
@@ -112,10 +110,15 @@ def parse_formats(text: str) -> Formats:
 def weight_format(name: str) -> Format:
     """The weight format called `name`; integers leave the most negative code unused. Raises UsageError.
 
-    >>> weight_format("int4"), weight_format("e2m1")
-    (Int(bits=4, signed=True, narrow=True), Float(exponent=2, mantissa=1, signed=True))
+    >>> weight_format("int4"), str(weight_format("e2m1"))
+    (Int(bits=4, signed=True, narrow=True), 'e2m1')
     """
-    format_ = NAMED.get(name) or parse_format(name)
+    format_ = find_choice(name)
+    if isinstance(format_, KMeans | Nupes | Blocks):
+        raise UsageError(
+            "a recipe names one format, not a family that is fitted to each weight", value=name,
+            next_step="edgeq formats measures it; targets such as coreml-kmeans4 and coreml-w4 store weights so.",
+        )  # fmt: skip
     if isinstance(format_, Real):
         raise UsageError(
             "weights alone cannot stay real", value=name, next_step="PATTERN=real keeps operators in float."

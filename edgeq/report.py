@@ -65,6 +65,7 @@ class Report:
     manifest: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Report:
                 "agreement": [asdict(item) for item in self.agreement],
                 "layers": self.layers,
                 "cells": self.cells,
+                "points": self.points,
                 "manifest": self.manifest,
                 "notes": self.notes,
                 "next": self.next_commands,

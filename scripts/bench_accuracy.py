@@ -233,7 +233,12 @@ def edgeq_row(bench: Bench, cell: str, effort: str) -> Row:
     """edgeq's own integers, run by its reference."""
     bits = CELLS[cell]
     formats = ["--avg-bits", "5"] if bits is None else ["--weights", f"int{bits[0]}", "--activations", f"int{bits[1]}"]
-    out = bench.folder / f"edgeq-{cell}-{effort}"
+    return formats_row(bench, cell, effort, formats)
+
+
+def formats_row(bench: Bench, cell: str, effort: str, formats: list[str]) -> Row:
+    """edgeq's own integers in the formats that the options `formats` ask for; `cell` names them."""
+    out = bench.folder / f"edgeq-{cell.replace('/', '-')}-{effort}"
     found = _edgeq(bench, ["quantize", *bench.subject.options(bench.root), *formats], effort, out, "graph.edgeq")
     return bench.measured(cell, EDGEQ, effort, found, lambda: interpreter_run(load(out / "graph.edgeq")))
 

@@ -20,7 +20,7 @@ def export_all(place: Path) -> dict[str, Path]:
     for kind, target in TARGETS.items():
         ran = edgeq(
             "export", place / "net.onnx", "-t", target, "--calib", place / "images", "--preprocess", "cifar",
-            "--threads", 1, "--json", "--no-cache", "--estimator", "minmax", "--out", place / kind,
+            "--threads", 1, "--json", "--no-cache", "--estimator", "minmax", "--float-share", 0, "--out", place / kind,
         )  # fmt: skip
         assert ran.exit == 0, ran.stderr
         (made[kind],) = [place / kind] if kind == "c" else (place / kind).glob(f"*.{kind}")

@@ -120,6 +120,8 @@ def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
 
 def minifloat_value(format_: Float, code: int) -> Fraction:
     """Real value of a minifloat code with the scale that makes the smallest subnormal 1, from its bit fields."""
+    largest = (1 << (format_.mantissa + format_.exponent)) - 1
+    code -= max((code & largest) - (largest - format_.specials), 0)  # infinity and NaN read as the largest number
     mantissa = code & ((1 << format_.mantissa) - 1)
     exponent = (code >> format_.mantissa) & ((1 << format_.exponent) - 1)
     negative = format_.signed and bool(code >> (format_.mantissa + format_.exponent))

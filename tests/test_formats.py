@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from fractions import Fraction
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgeq.formats import (
     Float,
     Format,
     Int,
+    Rounding,
     bits_of,
     code_range,
     decode,
@@ -34,6 +36,7 @@ from edgeq.formats import (
     parse_format,
     power_of_sqrt2,
     power_of_two,
+    round_level,
 )
 from tests import plain
 from tests.draws import FORMATS
@@ -43,13 +46,14 @@ FLOATS = [
     for exponent, mantissa, signed in itertools.product(range(1, 6), range(8), (True, False))
     if 2 <= exponent + mantissa + signed <= 8
 ]
+OCP = [Float(4, 3, specials=1), Float(5, 2, specials=4), Float(3, 1, False, 2)]
 INTEGERS = [Int(bits, signed) for bits in range(1, 9) for signed in (True, False)]
 INTEGERS += [Int(bits, narrow=True) for bits in range(2, 9)]
 FIXED = [Fixed(bits, fraction, signed) for bits in range(1, 9) for fraction in (-2, 5) for signed in (True, False)]
 POST_TABLE = (-127, -90, -64, -45, -32, -22, -16, 0, 16, 22, 32, 45, 64, 90, 127)
 POST = Codebook("post", (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))
 ODD = Codebook("odd", (-3, -1, 1, 3))
-ALL = [*FLOATS, *INTEGERS, *FIXED, POST, ODD, POST4, POT4]
+ALL = [*FLOATS, *OCP, *INTEGERS, *FIXED, POST, ODD, POST4, POT4]
 
 IEEE_LIKE: list[tuple[str, Float]] = [
     ("float4_e2m1fn", Float(2, 1)),
@@ -60,6 +64,14 @@ IEEE_LIKE: list[tuple[str, Float]] = [
     ("float8_e3m4", Float(3, 4)),
     ("float8_e5m2", Float(5, 2)),
 ]
+
+
+MODES: dict[Rounding, gfloat.RoundMode] = {
+    "nearest-even": gfloat.RoundMode.TiesToEven,
+    "up": gfloat.RoundMode.TowardPositive,
+    "down": gfloat.RoundMode.TowardNegative,
+    "zero": gfloat.RoundMode.TowardZero,
+}
 
 
 def _info(kind: Any) -> Any:
@@ -164,6 +176,57 @@ def test_saturating_rounding_equals_gfloat(format_: Float) -> None:
         targets = np.abs(targets)
     expected = [gfloat.round_float(info, target, sat=True) for target in targets.tolist()]
     assert decode(format_, encode(format_, targets)).tolist() == expected
+
+
+def grid_around(levels: list[int]) -> list[int]:
+    """Eight times every level and middle, and a little to either side of both, and far beyond the ends."""
+    middles = [4 * (a + b) for a, b in itertools.pairwise(levels)]
+    inside = [m + d for m in [*middles, *(8 * level for level in levels)] for d in (-1, 0, 1)]
+    return [*inside, 8 * levels[0] - 8000, 8 * levels[-1] + 8000]
+
+
+def rounded(levels: list[int], x: int, rounding: Rounding) -> int:
+    """The rule on eight times the number, in integers."""
+    x = min(max(x, 8 * levels[0]), 8 * levels[-1])
+    above = levels[bisect_left(levels, x / 8)]
+    below = levels[bisect_right(levels, x / 8) - 1]
+    nearest = above if 2 * x >= 8 * (below + above) else below
+    return {"up": above, "down": below, "zero": below if x >= 0 else above, "half-up": nearest}[rounding]
+
+
+@pytest.mark.parametrize("rounding", ["half-up", "up", "down", "zero"])
+@pytest.mark.parametrize("format_", ALL, ids=str)
+def test_directed_rounding_of_every_level_and_middle(format_: Format, rounding: Rounding) -> None:
+    levels = list(plain.codes_by_level(format_))
+    targets = grid_around(levels)
+    expected = [rounded(levels, target, rounding) for target in targets]
+    assert round_level(format_, np.array(targets) / 8, rounding).tolist() == expected
+    assert set(expected) == set(levels)
+
+
+@pytest.mark.parametrize("rounding", MODES)
+@pytest.mark.parametrize("format_", [f for f in FLOATS if f.bits > 3], ids=str)
+def test_rounding_modes_equal_gfloat(format_: Float, rounding: Rounding) -> None:
+    low, high = level_range(format_)
+    targets = np.random.default_rng(6).uniform(low, high, 100)
+    info = in_gfloat(format_)
+    expected = [gfloat.round_float(info, target, MODES[rounding], sat=True) for target in targets.tolist()]
+    assert round_level(format_, targets, rounding).tolist() == expected
+    assert len(set(expected)) > 4
+
+
+@pytest.mark.parametrize("format_", [Int(4), Float(2, 3), POST4, Fixed(6, 2)], ids=str)
+def test_stochastic_rounding_keeps_the_mean_and_takes_neighbours(format_: Format) -> None:
+    low, high = level_range(format_)
+    wanted = np.repeat(np.linspace(low, high, 47), 4000)
+    found = round_level(format_, wanted, "stochastic", draws=np.random.default_rng(7).random(wanted.size))
+    below, above = round_level(format_, wanted, "down"), round_level(format_, wanted, "up")
+    assert np.all((found == below) | (found == above))
+    error = (found - wanted).reshape(47, -1).mean(axis=1)
+    assert np.all(np.abs(error) <= 5 * (above - below).reshape(47, -1)[:, 0] / 2 / np.sqrt(4000))
+    assert ((above - below).reshape(47, -1)[:, 0] > 0).sum() > 20
+    with pytest.raises(UsageError, match="draws"):
+        round_level(format_, wanted, "stochastic")
 
 
 @given(st.lists(st.floats(-300, 300), min_size=1), st.sampled_from([INT8, INT8_NARROW, Int(8, False), Int(4)]))

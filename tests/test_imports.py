@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("formats", "pack"),
+    ("formats", "catalogue"),
     ("ir",),
     ("reference",),
     ("target", "recipe", "report", "progress", "drawing"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("frontend", "zoo", "passes", "quantize"),
     ("emit", "lint", "readback"),
     ("flow", "inspection", "doctor"),
-    ("cli", "cli_boards", "__init__", "__main__"),
+    ("cli", "__init__", "__main__"),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 VERSION = "edgeq.__version__"  # files carry it, so every module may read it
@@ -91,7 +91,7 @@ def layer_fault(module: str, target: str) -> str | None:
     if source in SATELLITES:
         return "a satellite must not import flow or cli" if goal in ("flow", "cli") else None
     if goal in SATELLITES:
-        return None if source in ("flow", "cli", "cli_boards") else "only flow and cli may import the satellites"
+        return None if source in ("flow", "cli") else "only flow and cli may import the satellites"
     if goal == "__init__":
         return None if source == "cli" else "import the module that defines it"
     return None if RANK[goal] <= RANK[source] else f"{goal} comes after {source}"

@@ -1,14 +1,27 @@
 /* Runs a generated model under an operating system and times it: SAMPLES WARM_UP RUNS in:OFFSET:BYTES ... out:OFFSET:BYTES ...
  *
  * inputs.bin holds the ports of every sample one after another, as the arena stores them; outputs.bin will hold the
- * outputs likewise. Prints nanoseconds: of the first run, of WARM_UP others, and of RUNS more, all of the first sample.
- * BENCH_MODEL is the model's source file, BENCH_RUN its function and BENCH_ARENA its arena type.
+ * outputs likewise. Prints nanoseconds, a line for a run: of the first, of WARM_UP others, and of RUNS more, all of the
+ * first sample. BENCH_MODEL is the model's source file, BENCH_RUN its function and BENCH_ARENA its arena type. With
+ * BENCH_LAYERS, how many there are, a line goes on with the nanoseconds of every layer; the clock's own then count too.
  */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+static long long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+#ifdef BENCH_LAYERS
+static long long ended[BENCH_LAYERS + 1];
+#define EDGEQ_LAYER_DONE(number, codes, count) (ended[number] = now())
+#endif
 
 #include BENCH_MODEL
 
@@ -62,12 +75,24 @@ static void fill(const char *sample)
 
 static long long run(const char *sample)
 {
-    struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const long long begin = now();
     fill(sample);
+#ifdef BENCH_LAYERS
+    ended[0] = now();
+#endif
     BENCH_RUN(&arena);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    return (end.tv_sec - begin.tv_sec) * 1000000000LL + (end.tv_nsec - begin.tv_nsec);
+    return now() - begin;
+}
+
+static void print_run(const char *sample)
+{
+    printf("%lld", run(sample));
+#ifdef BENCH_LAYERS
+    for (int k = 1; k <= BENCH_LAYERS; k++) {
+        printf(" %lld", ended[k] - ended[k - 1]);
+    }
+#endif
+    printf("\n");
 }
 
 int main(int argc, char **argv)
@@ -89,7 +114,7 @@ int main(int argc, char **argv)
             fail("inputs.bin is too short");
         }
         for (long k = 0; n == 0 && k < timed; k++) {
-            printf("%lld\n", run(sample));
+            print_run(sample);
         }
         run(sample);
         for (int k = 0; k < counts[1]; k++) {

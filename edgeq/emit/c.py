@@ -7,23 +7,23 @@ plain headers in runtimes/c. Inputs and outputs are codes: quantizing an input i
 
 from __future__ import annotations
 
-import keyword
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from edgeq.emit import c_files, c_project
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layer import comment
 from edgeq.emit.c_layers import print_work
-from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.c_layout import to_memory
+from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
@@ -34,52 +34,12 @@ from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 
-Codes = npt.NDArray[np.int8] | npt.NDArray[np.int16]
-
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
 INCLUDED_FIRST = ("edgeq_dot_w4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_long.h")
 """What kernels look for when they are included, so that a model that has no use for it has no code for it."""
 
 GOLDEN_SEED = 1
 FIRST_CODES = 16
-_C_WORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-    ]
-)
 
 
 def emit(
@@ -161,16 +121,6 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     return source, placed, found
 
 
-def identifier(text: str) -> str:
-    """`text` as a C identifier in lower case.
-
-    >>> identifier("YOLO11n.640"), identifier("3d")
-    ('yolo11n_640', 'm_3d')
-    """
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "model"
-    return f"m_{name}" if name[0].isdigit() or name in _C_WORDS or keyword.iskeyword(name) else name
-
-
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
     symbols = [kind] if len(ports) == 1 else [f"{kind}_{k}" for k in range(len(ports))]
     return [
@@ -187,19 +137,6 @@ def _ties(found: Program, value: o.Value) -> o.Ties:
 def _profile(found: Program) -> str:
     rules = {kernel.settling.rounding for kernel in found.kernels if isinstance(kernel.settling, o.Requantize)}
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
-
-
-def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int, bits: int = 8) -> dict[o.Value, Codes]:
-    """Codes of inputs of these shapes, one after another: the stream of the self-test, byte by byte."""
-    codes: dict[o.Value, Codes] = {}
-    x = seed
-    for name, shape in ports.items():
-        flat = np.empty(int(np.prod(shape)) * bits // 8, dtype=np.int8)
-        for k in range(len(flat)):
-            x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
-            flat[k] = (x >> 24) - (256 if x >> 31 else 0)
-        codes[name] = from_memory(flat.view(f"<i{bits // 8}"), shape)  # type: ignore[assignment]
-    return codes
 
 
 def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:

@@ -35,7 +35,15 @@ from edgeq.quantize.allocate import (
 )
 from edgeq.quantize.asked import check_formats, weight_formats, with_spared_ends
 from edgeq.quantize.closed_form import solve_closed
-from edgeq.quantize.costs import ACTIVATION_BITS, BYTES, MILLISECONDS, WEIGHT_BITS, read_latency_table, weight_elements
+from edgeq.quantize.costs import (
+    ACTIVATION_BITS,
+    BYTES,
+    MILLISECONDS,
+    WEIGHT_BITS,
+    LatencyTable,
+    read_latency_table,
+    weight_elements,
+)
 from edgeq.quantize.items import build_items, choices_of, read_classes, selected, weighted_results
 from edgeq.quantize.losses import Kind, measure_losses, weight_errors
 from edgeq.quantize.structure import Structure, analyse, weight_of
@@ -123,7 +131,7 @@ def within_budgets(
     Where `is_good` says that the accuracy is missed, the formats that lose most become finer, one by one, until it is
     kept or no finer ones are left within the size and latency allowed. Raises as `allocate`.
     """
-    offered = _offered(target, budgets)
+    offered = offered_formats(target, budgets.choices)
     coarsest = Formats(*(min((getattr(f, part) for f in offered), key=bits_of) for part in ("weight", "activation")))
     recipe, notes = with_spared_ends(recipe, coarsest, graph, target)
     check_formats(graph, target, replace(recipe, rules=(*recipe.rules, Rule("*", coarsest))))
@@ -176,7 +184,7 @@ def allocate(
     `recipe` fixes the operators that it names in full. `is_good` tells whether rules keep the accuracy, which the
     bisection asks. Raises UsageError for options that do not go together, BudgetError where nothing keeps them.
     """
-    offered = _offered(target, budgets)
+    offered = offered_formats(target, budgets.choices)
     few = Recipe(rules=(Rule("*", Formats(None, Int(4))),))  # copies wherever any choice might want one
     split = with_narrow_copies(graph, few) if min(_bits(f) for f in offered) < 8 else graph
     structure = analyse(split, target, recipe)
@@ -202,7 +210,7 @@ def allocate(
         structure, errors, grids, samples, objective_of(structure, calibration.weigh), budgets.sensitivity
     )
     items = build_items(structure, choices, losses, latency)
-    limits = _limits(structure, items, budgets)
+    limits = _limits(structure, items, budgets, latency)
     progress("allocating bits", 0, 0)
 
     def keeps(selection: Selection) -> bool:
@@ -215,17 +223,18 @@ def _bits(formats: Formats) -> int:
     return 8 if formats.activation is None else bits_of(formats.activation)
 
 
-def _offered(target: Target, budgets: Budgets) -> list[Formats]:
-    """The choices of the options, or those that `target` can hold, finest first."""
-    if budgets.choices:
-        found = [parse_formats(text) for text in budgets.choices]
+def offered_formats(target: Target, choices: Sequence[str]) -> list[Formats]:
+    """The `choices` of the options, or the integers that `target` can hold, finest first. Raises UsageError."""
+    if choices:
+        found = [parse_formats(text) for text in choices]
         if any(f.weight is None or f.activation is None for f in found):
-            raise UsageError("choices name both formats", value=", ".join(budgets.choices), allowed="such as w4a8")
+            raise UsageError("choices name both formats", value=", ".join(choices), allowed="such as w4a8")
         return found
     if target.emitter == "graph":
         weights = [weight_format(f"int{bits}") for bits in reversed(WEIGHT_CHOICES)]
         return [Formats(w, activation_format(f"int{a}")) for w in weights for a in reversed(ACTIVATION_CHOICES)]
-    held = sorted(weight_formats(target), key=bits_of, reverse=True)
+    few = [f for f in weight_formats(target) if isinstance(f, Int) and f.bits <= 8]  # others are asked for by name
+    held = sorted(few, key=bits_of, reverse=True)
     if len(held) < 2 or not target.is_integer:
         raise UsageError(
             f"{target.name} holds one format only, so there are no bits to allocate",
@@ -234,7 +243,9 @@ def _offered(target: Target, budgets: Budgets) -> list[Formats]:
     return [Formats(weight, Int(target.narrow.bits)) for weight in held]
 
 
-def _limits(structure: Structure, items: Sequence[Item], budgets: Budgets) -> dict[str, float]:
+def _limits(
+    structure: Structure, items: Sequence[Item], budgets: Budgets, latency: LatencyTable | None
+) -> dict[str, float]:
     found: dict[str, float] = {}
     if budgets.avg_bits is not None:
         results = weighted_results(structure)
@@ -245,9 +256,9 @@ def _limits(structure: Structure, items: Sequence[Item], budgets: Budgets) -> di
     if budgets.max_size is not None:
         found[BYTES] = budgets.max_size - _other_bytes(structure)
     if budgets.max_latency_ms is not None:
-        if budgets.latency_table is None:
-            raise UsageError("--max-latency-ms needs --latency-table", next_step="A JSON file: milliseconds by layer.")
-        found[MILLISECONDS] = budgets.max_latency_ms
+        if latency is None:
+            raise UsageError("--max-latency-ms needs --latency-table", next_step="edgeq profile-ops measures one.")
+        found[MILLISECONDS] = budgets.max_latency_ms - latency.rest_ms
     return found
 
 

@@ -15,14 +15,13 @@ from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.drawing import bars
 from edgeq.emit.artifact import write_files
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
-from edgeq.errors import BoardError, EdgeqError, UsageError
+from edgeq.errors import BoardError, EdgeqError
 from edgeq.flow.board_report import layer_rows, middle_of, note_state, report_agreement, spread_rows, timing_rows
 from edgeq.flow.check import EXIT_AGREEMENT, EXIT_BUDGET
 from edgeq.flow.device_inputs import Trial, trial_of
 from edgeq.flow.fleet import find_boards, on_each
-from edgeq.flow.latency_table import describe, update_latency_table
 from edgeq.flow.memory_budget import MemoryBudget, apply_memory_budget
 from edgeq.flow.on_board import as_device, check_boards, folder_of, is_c, run_on, runtime_for
 from edgeq.flow.run_files import write_beside
@@ -44,8 +43,7 @@ class BenchRequest:
     (by default -O2 for simulated boards, -O3 for others); `threads` are tried one after the other (default: all cores).
     `against` is a float ONNX file: the layers that its FP16 engine computes more quickly are named.
     With `repeat` everything is loaded, and an engine built, anew as many times: the spread is told.
-    `picture` is where the profile of simulated boards is drawn, `latency_table` the table that it is added to, at the
-    clock of `mhz`.
+    `picture` is where the profile of simulated boards is drawn.
     """
 
     artifact: Path
@@ -55,8 +53,6 @@ class BenchRequest:
     max_ram_kb: float | None = None
     max_latency_ms: float | None = None
     picture: Path | None = None
-    latency_table: Path | None = None
-    mhz: float = 100.0
     runs: int = MEASURED_RUNS
     warm_up: int = WARM_UP_RUNS
     threads: tuple[int, ...] = ()
@@ -103,19 +99,9 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     if request.picture is not None and counted:
         picture = profile_picture(request.artifact.name, counted).encode()
         write_files(request.picture.parent, {request.picture.name: picture})
-    if request.latency_table is not None:
-        _add_to_table(request.latency_table, request, report, counted)
     report.seconds = time.monotonic() - started
     write_beside(folder_of(request.artifact), report)
     return report
-
-
-def _add_to_table(path: Path, request: BenchRequest, report: Report, counted: Sequence[Mapping[str, Any]]) -> None:
-    layers = [layer for layer in counted if layer["board"] == counted[0]["board"]]
-    if not layers:
-        raise UsageError("only simulated boards running C count every layer", value=", ".join(request.boards))
-    update_latency_table(path, folder_of(request.artifact), layers, request.mhz)
-    report.notes.append(describe(path))
 
 
 def bench_on_boards(request: BenchRequest) -> Bench:

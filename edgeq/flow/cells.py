@@ -39,7 +39,7 @@ from edgeq.flow.check import runtime_run
 from edgeq.progress import Progress
 
 _LOG = logging.getLogger(__name__)
-LAYOUT = 1
+LAYOUT = 2
 
 
 @dataclass(frozen=True)

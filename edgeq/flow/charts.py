@@ -100,6 +100,54 @@ def dot_chart(rows: Mapping[str, Mapping[str, Point]], label: str) -> str:
     return _svg(parts, width, height, label)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A cell of a trade-off: what it costs, how good it is, whether no other beats it in both, and what it is."""
+
+    cost: float
+    quality: float
+    on_front: bool
+    name: str
+
+
+def trade_off_chart(series: Mapping[str, Sequence[Mark]], units: tuple[str, str], label: str) -> str:
+    """Quality over cost, a colour for each series; what is on the front is filled, and a line joins it."""
+    marks = [mark for found in series.values() for mark in found]
+    width, height, left = 480, 300, 48
+    ends = [_widened([mark.cost for mark in marks]), _widened([mark.quality for mark in marks])]
+
+    def at(cost: float, quality: float) -> tuple[float, float]:
+        shares = [(value - low) / (high - low) for value, (low, high) in zip((cost, quality), ends, strict=True)]
+        return round(left + (width - left - 10) * shares[0], 1), round(24 + (height - 60) * (1 - shares[1]), 1)
+
+    parts = [f'<text x="6" y="12">{escape(units[1])}</text>']
+    for value in ticks(*ends[1]):
+        y = at(ends[0][0], value)[1]
+        parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y}" y2="{y}" class="grid"/>')
+        parts.append(f'<text x="{left - 5}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+    for value in ticks(*ends[0], 6):
+        x = at(value, ends[1][0])[0]
+        parts.append(f'<text x="{x}" y="{height - 20}" text-anchor="middle">{value:g}</text>')
+    parts.append(f'<text x="{(left + width) / 2}" y="{height - 4}" text-anchor="middle">{escape(units[0])}</text>')
+    line = [at(m.cost, m.quality) for m in sorted(marks, key=lambda m: m.cost) if m.on_front]
+    parts.append(f'<polyline points="{_joined(line)}" fill="none" class="grid" stroke-dasharray="4 3"/>')
+    for index, found in enumerate(series.values()):
+        colour = f"var(--c{index % COLOURS})"
+        for mark in sorted(found, key=lambda m: m.on_front):
+            x, y = at(mark.cost, mark.quality)
+            shown = f"{mark.name}: {quantity(mark.quality, '')} {units[1]} at {quantity(mark.cost, '')} {units[0]}"
+            style = f'fill="{colour}"' if mark.on_front else f'fill="none" stroke="{colour}" opacity="0.7"'
+            parts.append(f'<circle cx="{x}" cy="{y}" r="4" {style}><title>{escape(shown)}</title></circle>')
+    return _svg(parts, width, height, label)
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    """The range of `values` with some room, and never nothing."""
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
 def bar_chart(bars: Mapping[str, float], unit: str, label: str) -> str:
     """Horizontal bars from 0 with their figures behind them."""
     width, left, step = 300, 70, 24

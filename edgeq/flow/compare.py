@@ -1,4 +1,7 @@
-"""`edgeq compare`: the figures of several runs side by side, and the options in which they differ."""
+"""`edgeq compare`: the figures of several runs side by side, and the options in which they differ.
+
+Of a sweep, the values of one axis side by side, cell by cell.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.emit.artifact import output_folder
-from edgeq.errors import UsageError
+from edgeq.errors import UsageError, did_you_mean
+from edgeq.flow.check import ARTIFACT
+from edgeq.flow.results import AXES, COLUMNS, Results, parse_where
 from edgeq.flow.run_files import write_report
 from edgeq.report import SCHEMA, Report, Row
 
 Document = Mapping[str, Any]
+MOST_FIGURES = 20_000
+BOARD = "board"
+"""What its cells' boards are called where they are not compared."""
 
 
 def compare_runs(runs: Sequence[str], out: Path | None = None, *, exist_ok: bool = False) -> Report:
@@ -26,6 +34,40 @@ def compare_runs(runs: Sequence[str], out: Path | None = None, *, exist_ok: bool
         report.rows += _rows(name, document)
     report.notes = _differences({name: document["manifest"] for name, document in documents.items()})
     report.manifest = {"runs": {name: document["manifest"] for name, document in documents.items()}}
+    if out is not None:
+        write_report(output_folder(out, "runs", "compare", exist_ok=exist_ok), report)
+    return report
+
+
+def compare_cells(
+    sweep: Path, by: str, where: Sequence[str] = (), out: Path | None = None, *, exist_ok: bool = False
+) -> Report:
+    """Figures of the cells of a sweep that differ in the axis `by` alone; those that `where` chooses (AXIS=GLOB).
+
+    Raises UsageError for a folder without a sweep, and for more figures than can be shown.
+    """
+    if by not in AXES:
+        raise UsageError("no such axis", value=by, allowed=", ".join(AXES), next_step=did_you_mean(by, AXES))
+    results = Results(sweep)
+    try:
+        lines = list(results.lines(parse_where(where), MOST_FIGURES + 1))
+        others = [axis for axis in AXES if axis != by and len(results.values(axis)) > 1]
+    finally:
+        results.close()
+    if len(lines) > MOST_FIGURES:
+        raise UsageError("too many figures to show", where=sweep, allowed=f"{MOST_FIGURES:,}",
+                         next_step="Choose some cells with --where AXIS=GLOB.")  # fmt: skip
+    report = Report("compare")
+    for figure in (dict(zip(COLUMNS, line, strict=True)) for line in lines):
+        if figure["place"] in (figure["board"], ARTIFACT) and figure["value"] is not None:
+            place = ARTIFACT if figure["place"] == ARTIFACT else BOARD
+            metric = " ".join((figure["metric"], place, *(figure[axis] for axis in others)))
+            value, unit, n, how = (figure[name] for name in ("value", "unit", "n", "how"))
+            report.rows.append(Row(metric, value, unit, n, figure[by], how))
+    if not report.rows:
+        raise UsageError("no cell was chosen that is done", where=sweep, value=", ".join(where))
+    report.rows.sort(key=lambda row: row.metric)
+    report.manifest = {"sweep": str(sweep), "by": by, "where": list(where)}
     if out is not None:
         write_report(output_folder(out, "runs", "compare", exist_ok=exist_ok), report)
     return report

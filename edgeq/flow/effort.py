@@ -2,7 +2,8 @@
 
     fast       ranges and bias correction; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       channels moved where that helps, balanced, then gradient descent on every unit and on the whole network
+    best       balanced, then gradient descent on the whole network; also with channels moved where that helps and descent
+               on every unit before; what does better on images held out is taken
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,12 +34,14 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.frontier import Frontier, batches
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
+from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import units
 from edgeq.target import Target
 
@@ -55,6 +58,18 @@ MOVE_IMAGES = 4
 
 FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions on a GPU in single precision: by default it rounds their operands to ten bits, as coarse as codes."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 @dataclass(frozen=True)
@@ -88,20 +103,18 @@ class LearnedFile:
 def migrated(
     graph: Graph,
     target: Target,
-    calibration: CalibrationSet | None,
-    effort: Effort | None,
+    calibration: CalibrationSet,
     notes: list[str],
     progress: Progress,
 ) -> Graph:
-    """For `best` the graph with channels moved where that helps its quantized readers, and a line in `notes` on it."""
-    if effort != "best" or calibration is None or not target.is_integer:
-        return graph
+    """`graph` with channels moved where that helps its quantized readers, and a line in `notes` on it."""
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)
     found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids)
-    if found:
-        names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
-        notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
+    if not found:
+        return graph
+    names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
+    notes.append(f"channels moved at {names}" + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
     return transform(graph, {value: item.move for value, item in found.items()})
 
 
@@ -114,45 +127,64 @@ def learned(
     task: Task | None,
     progress: Progress,
     *,
+    settings: Settings | None = None,
     seed: int = 0,
     use_cache: bool = True,
 ) -> Quantization:
     """`found` with what the effort is worth: learned codes, scales and biases; itself for `fast`.
 
-    Without an effort, weights of few bits are learned (balanced) and others rounded (fast).
+    Without an effort, weights of few bits are learned (balanced) and others rounded (fast). `settings` are those of the
+    effort unless given.
     """
     effort = effort or _usual(found.plan)
+    settings = settings or SETTINGS[effort]
     if effort == "fast" or not found.plan.weights:
         return found
-    store = LearnedFile(_state(graph, found.plan, calibration, effort, seed)) if use_cache else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store = LearnedFile(_state(graph, found.plan, calibration, settings, seed)) if use_cache else None
     samples = list(inputs_of(graph, calibration))
-    result = learn(
-        graph,
-        found.plan,
-        samples,
-        SETTINGS[effort],
-        loss=_loss(graph, calibration, task),
-        importance=_importance(graph, found.plan, calibration, samples, progress) if effort == "best" else None,
-        half=target.half_scales,
-        seed=seed,
-        device=device,
-        store=store,
-        progress=progress,
-    )
+    with exact_convolutions():
+        result = learn(
+            graph,
+            found.plan,
+            samples,
+            settings,
+            loss=_loss(graph, calibration, task),
+            importance=_importance(graph, found.plan, calibration, samples, progress) if settings.steps else None,
+            half=target.half_scales,
+            seed=seed,
+            device=_device(),
+            store=store,
+            progress=progress,
+        )
     return _with(found, graph, target, result)
+
+
+@torch.no_grad()
+def output_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None) -> float:
+    """How far the quantized network's outputs are from the float one's, as the task counts it; averaged over images."""
+    simulation, loss, total = Simulation.of(graph, plan, _device()), _loss(graph, calibration, task), 0.0
+    with exact_convolutions():
+        frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
+        for op in graph.ops:
+            frontier.advance(op)
+            frontier.drop([op])
+        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
+            wanted = [real[name] for name in graph.outputs]
+            found = loss([quantized[name] for name in graph.outputs], wanted, [None] * len(wanted))
+            total += float(found) * len(wanted[0])
+    return total / len(calibration.images)
 
 
 def _usual(plan: Plan) -> Effort:
     return "balanced" if any(bits_of(type_.format) <= FEW_BITS for type_ in plan.weights.values()) else "fast"
 
 
-def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, effort: Effort, seed: int) -> Path:
+def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, settings: Settings, seed: int) -> Path:
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=calibration.preprocess.to_dict(),
         images=[image.sha256 for image in calibration.images],
-        settings={**asdict(SETTINGS[effort]), "seed": seed},
+        settings={**asdict(settings), "seed": seed},
         kind="rounding",
         suffix=".npz",
     )

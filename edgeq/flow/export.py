@@ -10,6 +10,7 @@ from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.flow.allocation import IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
+from edgeq.flow.banding import banded
 from edgeq.flow.calib_mode import ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
     FP32,
@@ -29,7 +30,7 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
-from edgeq.flow.effort import learned, migrated
+from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
 from edgeq.flow.export_notes import (
     costs,
     coverage_notes,
@@ -65,12 +66,14 @@ from edgeq.ir.verify import verify
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
+from edgeq.passes.held import as_held
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import with_formats
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report
@@ -128,11 +131,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if calibration is not None:
         recipe = _allocated(job, graph, recipe, calibration, report)
-        graph = migrated(graph, target, calibration, request.effort, report.notes, progress)
-        graph = lowered = with_narrow_copies(graph, recipe)
+        prepared = _prepared(job, graph, recipe, calibration, report.notes)
+        recipe, lowered = prepared[0].recipe, prepared[0].graph
     if target.is_integer:
         assert calibration is not None  # check_options
-        found = _quantized(job, graph, recipe, calibration)
+        graph, found = _chosen(job, prepared, calibration, report.notes)
         lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
         report.notes += lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
@@ -141,6 +144,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if target.stored_weights:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
+    lowered = as_held(lowered, target)
     verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
@@ -180,16 +184,59 @@ def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationS
     return recipe
 
 
-def _quantized(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet) -> Quantization:
-    """Ranges and biases, and what --effort learns on top; training starts from the real weights instead."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A network that is ready for quantization, a digest for its statistics, and how it is learned if not as usual."""
+
+    graph: Graph
+    recipe: Recipe
+    source: str
+    settings: Settings | None = None
+
+
+def _prepared(
+    job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
+) -> tuple[_Prepared, ...]:
+    """What computes the same and is easier to quantize; for `best` two ways, of which the first only adds to `balanced`."""
+    effort, target, plain = job.request.effort, job.target, graph
+    if target.is_integer and effort != "fast":
+        graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
+
+    def item(graph: Graph, settings: Settings | None = None) -> _Prepared:
+        source = job.model.digest if graph is plain else digest(graph)
+        return _Prepared(with_narrow_copies(graph, recipe), recipe, source, settings)
+
+    if effort != "best" or not target.is_integer:
+        return (item(graph),)
+    moved = migrated(graph, target, calibration, notes, job.progress)
+    return item(graph, replace(SETTINGS["best"], steps=0)), item(moved, SETTINGS["best"])
+
+
+def _chosen(
+    job: Job, prepared: tuple[_Prepared, ...], calibration: CalibrationSet, notes: list[str]
+) -> tuple[Graph, Quantization]:
+    """The quantized network; of several the one that does best on images held out from all of them."""
+    first = prepared[0]
+    seen, held = calibration.parted()
+    if len(prepared) == 1 or not held.images:
+        return first.graph, _quantized(job, first, calibration)
+    trials = [_quantized(job, item, seen) for item in prepared]
+    losses = [output_loss(item.graph, trial.plan, held, job.task) for item, trial in zip(prepared, trials, strict=True)]
+    told = f"without gradient descent on units {losses[0]:.3g}, with it {losses[1]:.3g}"
+    notes.append(f"loss on {len(held.images)} images held out: {told}")
+    best = losses.index(min(losses))
+    return prepared[best].graph, trials[best] if best else _quantized(job, first, calibration)
+
+
+def _quantized(job: Job, item: _Prepared, calibration: CalibrationSet) -> Quantization:
+    """Ranges and biases, and what its effort learns on top; training starts from the real weights instead."""
     target, progress = job.target, job.progress
-    source = digest(graph) if job.request.effort == "best" else job.model.digest  # moved channels have other ranges
-    found = quantize(graph, target, recipe, calibration, source, progress, use_cache=job.use_cache)
+    found = quantize(item.graph, target, item.recipe, calibration, item.source, progress, use_cache=job.use_cache)
     if job.request.training is not None:
         return found
     return learned(
-        graph, found, target, calibration, job.request.effort, job.task, progress, seed=job.request.seed,
-        use_cache=job.use_cache,
+        item.graph, found, target, calibration, job.request.effort, job.task, progress, settings=item.settings,
+        seed=job.request.seed, use_cache=job.use_cache,
     )  # fmt: skip
 
 
@@ -204,14 +251,13 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     images = training_set(request.train_data, job.rule, job.task)
     state = None
     if job.use_cache:
-        options = {name: value for name, value in vars(request.training).items() if name not in ("workers", "device")}
         state = cache.state_file(
             model=job.model.digest,
             preprocess=job.rule.preprocess.to_dict(),
             images=[str(sample.path) for sample in images.samples],
-            settings={**options, "plan": digest(lowered)},
+            settings={**request.training.deciding(), "plan": digest(lowered)},
         )
-    run = TrainingRun(request.training, job.rule.preprocess, state)
+    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales)
     trained = train(graph, plan, images, calibration.weigh, run, job.progress)
     report.notes += trained.notes
     return trained
@@ -225,7 +271,8 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        lowered = lower(split, _quantized(job, split, recipe, calibration).plan)
+        item = _Prepared(split, recipe, job.model.digest)
+        lowered = lower(split, _quantized(job, item, calibration).plan)
         run = interpreter_run(lowered)
         if job.head is not None:
             run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])

@@ -29,6 +29,9 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
+HELD_OUT = 4
+"""Of so many calibration images one is held out where what was learned is judged."""
+
 _CALIBRATION_SEED, _EVALUATION_SEED, _TRAINING_SEED = 1, 2, 3
 
 
@@ -144,6 +147,12 @@ class CalibrationSet:
     def sample(self, count: int) -> CalibrationSet:
         """At most `count` of the images, spread evenly over them."""
         return replace(self, images=tuple(self.images[index] for index in spread(len(self.images), count)))
+
+    def parted(self) -> tuple[CalibrationSet, CalibrationSet]:
+        """The images to learn from, and every fourth, which is held out to judge what was learned."""
+        held = self.images[HELD_OUT - 1 :: HELD_OUT]
+        seen = tuple(image for index, image in enumerate(self.images) if index % HELD_OUT != HELD_OUT - 1)
+        return replace(self, images=seen), replace(self, images=held)
 
     @property
     def _files(self) -> list[ImageFile]:

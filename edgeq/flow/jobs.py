@@ -121,11 +121,15 @@ class JobStore:
         if changed != 1:
             raise UsageError("the job is not running", where=self.path, value=key)
 
-    def jobs(self) -> Iterator[Job]:
-        """All of them in the order in which they were added."""
-        rows = self._base.execute("SELECT key, state, attempts, board, began, ended, result FROM jobs ORDER BY rowid")
-        for key, state, attempts, board, began, ended, result in rows:
-            yield Job(key, state, attempts, board, began, ended, json.loads(result) if result else None)
+    def jobs(self, state: str | None = None, limit: int = -1) -> Iterator[Job]:
+        """In the order in which they were added: all of them, those in a state, or the first ones."""
+        where = "WHERE state = ?1" if state else "WHERE ?1 IS NULL"
+        rows = self._base.execute(
+            f"SELECT key, state, attempts, board, began, ended, result FROM jobs {where} ORDER BY rowid LIMIT ?2",
+            (state, limit),
+        )
+        for key, found, attempts, board, began, ended, result in rows:
+            yield Job(key, found, attempts, board, began, ended, json.loads(result) if result else None)
 
 
 async def drive(

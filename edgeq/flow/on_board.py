@@ -6,6 +6,7 @@ machine, so that accuracy and equality are computed alike wherever an output was
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,14 @@ def is_c(artifact: Path) -> bool:
 def folder_of(artifact: Path) -> Path:
     """The folder of generated C."""
     return artifact if artifact.is_dir() else artifact.parent
+
+
+def artifact_in(folder: Path) -> Path:
+    """What boards run of an export's folder: the file, or the folder where it holds C. Raises UsageError."""
+    files = [path for suffix in KINDS for path in folder.glob(f"*{suffix}")]
+    if not files and "c" not in json.loads((folder / MANIFEST).read_text("utf-8")):
+        raise UsageError("boards do not run this kind of artifact", where=folder)
+    return files[0] if files else folder
 
 
 def primary_of(artifact: Path) -> Path:

@@ -13,6 +13,8 @@ from typing import Any
 
 from edgeq.flow.charts import bar_chart, quantity
 from edgeq.flow.page_cells import robustness_sections
+from edgeq.flow.page_formats_cost import format_cost_sections
+from edgeq.flow.page_fronts import front_sections
 from edgeq.flow.page_layers import agreement_sections, board_sections, layer_sections
 from edgeq.flow.page_table import Document, Section, cell, table
 from edgeq.report import base_place
@@ -23,6 +25,12 @@ _COST_UNITS = ("B", "ms")
 
 def render(document: Document, pictures: Sequence[Document] = ()) -> bytes:
     """The page of a report's document."""
+    title = f"edgeq {document['command']} {_subject(document)}".strip()
+    return render_sections(title, _subtitle(document), _sections(document, pictures))
+
+
+def render_sections(title: str, subtitle: str, parts: Sequence[Section]) -> bytes:
+    """A page of sections, whose missing fields are empty."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
@@ -30,10 +38,9 @@ def render(document: Document, pictures: Sequence[Document] = ()) -> bytes:
     blank: Section = {
         "note": "", "key": [], "charts": [], "tables": [], "pictures": [], "items": [], "texts": []
     }  # fmt: skip
-    sections = [blank | section for section in _sections(document, pictures)]
-    title = f"edgeq {document['command']} {_subject(document)}".strip()
+    sections = [blank | {"anchor": f"s{index}"} | section for index, section in enumerate(parts)]
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, subtitle=_subtitle(document), sections=sections).encode()
+    return template.render(title=title, subtitle=subtitle, sections=sections).encode()
 
 
 def _subject(document: Document) -> str:
@@ -48,9 +55,11 @@ def _subtitle(document: Document) -> str:
 
 
 def _sections(document: Document, pictures: Sequence[Document]) -> list[Section]:
-    found = [
+    return [
         *_headline(document),
         *(robustness_sections(document["cells"], document["manifest"].get("preset")) if document["cells"] else []),
+        *front_sections(document.get("points", ()), document["manifest"]),
+        *format_cost_sections(document["manifest"].get("front")),
         *_pictures(pictures),
         *_costs(document["rows"]),
         *layer_sections(document),
@@ -58,7 +67,6 @@ def _sections(document: Document, pictures: Sequence[Document]) -> list[Section]
         *agreement_sections(document["agreement"]),
         *_words(document),
     ]
-    return [{"anchor": f"s{index}", **section} for index, section in enumerate(found)]
 
 
 def _headline(document: Document) -> list[Section]:

@@ -100,16 +100,22 @@ def conditions_of(request: RobustnessRequest) -> list[Condition]:
         raise UsageError("unknown preset", value=request.preset, allowed=", ".join(PRESETS))
     found = [Condition(CLEAN)]
     if request.degrade is not None:
-        found += [condition for name in request.degrade.split(",") for condition in _listed(name.strip(), request.seed)]
+        found += [
+            condition
+            for name in request.degrade.split(",")
+            for condition in conditions_named(name.strip(), request.seed)
+        ]
     elif request.preset == "study":
-        found += [Condition(part.name, part) for part in study()] + _listed(MIXED, request.seed)
+        found += [Condition(part.name, part) for part in study()] + conditions_named(MIXED, request.seed)
     else:
         found += [Condition(d.name, d) for kind in SCALES for d in (at_severity(kind, s) for s in USUAL_SEVERITIES)]
     return list({condition.name: condition for condition in found}.values())
 
 
-def _listed(name: str, seed: int) -> list[Condition]:
-    """blur:3, blur (all its severities), a name of the study, or mixed."""
+def conditions_named(name: str, seed: int) -> list[Condition]:
+    """clean, blur:3, blur (all its severities), a name of the study, or mixed. Raises UsageError."""
+    if name == CLEAN:
+        return [Condition(CLEAN)]
     if name == MIXED:
         return [Condition(MIXED, mixture=Mixture(study(), seed=seed))]
     if name in SCALES and name not in STUDY:

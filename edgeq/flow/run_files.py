@@ -16,7 +16,7 @@ def write_report(folder: Path, report: Report, stem: str = "report") -> None:
     document = report.document()
     files = {
         f"{stem}.json": to_json(document),
-        f"{stem}.csv": to_csv(report.cells or [asdict(row) for row in report.rows]),
+        f"{stem}.csv": to_csv(report.cells or report.points or [asdict(row) for row in report.rows]),
         f"{stem}.html": render(document, report.pictures),
     }
     write_files(folder, files)

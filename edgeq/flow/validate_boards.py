@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.boards.board import Board
 from edgeq.boards.device import Ran, Settings
-from edgeq.datasets.dataset import Dataset
+from edgeq.datasets.dataset import Dataset, Metric
 from edgeq.datasets.evaluate import Evaluation, Prepared, prepare
+from edgeq.datasets.preprocess import Preprocess
 from edgeq.errors import EdgeqError
 from edgeq.flow.board_report import note_state, report_agreement, timing_rows
+from edgeq.flow.cells import Condition
 from edgeq.flow.check import OUTPUT_IMAGES, Run, metric_row
 from edgeq.flow.device_inputs import trial_of
 from edgeq.flow.fleet import settled
 from edgeq.flow.inputs import InputRule
 from edgeq.flow.on_board import run_on
+from edgeq.frontend.model import ports_of
 from edgeq.ir.graph import Array
 from edgeq.progress import Progress
 from edgeq.report import Report
@@ -77,6 +81,38 @@ def measure_on_boards(
     report.rows += [
         metric_row(metric, where, data.name) for where, found in evaluation.metrics().items() for metric in found
     ]
+
+
+async def accuracy_on(
+    board: Board,
+    artifact: Path,
+    runtime: Runtime,
+    data: Dataset,
+    preprocess: Preprocess,
+    condition: Condition,
+    seed: int,
+) -> list[Metric]:
+    """Accuracy of outputs that one board, which was entered, makes of images under a condition. Raises BoardError.
+
+    `runtime` is this machine's for the artifact, and says how its outputs are read.
+    """
+    ports = ports_of(artifact.stem, runtime.input_shapes, runtime.output_shapes, runtime.metadata)
+    evaluation = Evaluation(data, preprocess, [board.name], ports.metadata)
+    names = [sample.path.name for sample in data.samples]
+    parts = condition.assign(names)
+
+    def changed(image: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
+        part = parts[index]
+        return image if part is None else part.apply(image, names[index], seed)
+
+    (port,) = runtime.inputs
+    pieces = _pieces(prepare(data, preprocess, changed))
+    while some := await asyncio.to_thread(next, pieces, None):
+        ran = await run_on(board, artifact, [{port: prepared.tensor} for prepared in some], Settings(runs=0))
+        for prepared, given in zip(some, ran.outputs, strict=True):
+            outputs: Any = [np.asarray(array) for array in given.values()]
+            await asyncio.to_thread(evaluation.add, prepared, {board.name: outputs})
+    return evaluation.metrics()[board.name]
 
 
 async def _on_all(

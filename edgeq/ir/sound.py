@@ -81,6 +81,8 @@ def format_problems(format_: Format) -> Problems:
         case Float():
             if not (1 <= format_.exponent <= 5 and format_.mantissa <= 10):
                 yield "minifloat with 1 to 5 exponent and 0 to 10 mantissa bits"
+            elif not 0 <= format_.specials <= 1 << format_.mantissa:
+                yield "minifloat whose infinity and NaN take at most one exponent"
         case Codebook():
             if not _CODEBOOK_NAME.fullmatch(format_.name):
                 yield "a codebook name of small letters and underscores"

@@ -7,6 +7,8 @@ operators that would mix images are refused by name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 
@@ -23,21 +25,58 @@ def with_batch(graph: Graph, count: int) -> Graph:
     return _Batching(graph, count).run()
 
 
+class Batches:
+    """The operators of a graph for as many images as their operands hold.
+
+    `axes` are the axes along which images lie; empty where the graph holds an operator that would mix them.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.axes = graph, dict[o.Value, int]()
+        self._known: dict[int, dict[o.Op, tuple[o.Op, ...]]] = {1: {op: (op,) for op in graph.ops}}
+        with suppress(UnsupportedError):
+            self.axes = self._for(2).axes
+
+    def _for(self, count: int) -> _Batching:
+        work = _Batching(self.graph, count)
+        work.run()
+        self._known[count] = work.groups
+        return work
+
+    def of(self, op: o.Op, shape: Callable[[o.Value], tuple[int, ...]]) -> tuple[o.Op, ...]:
+        """What computes the results of `op`, given the shapes of its operands: it itself last, in its batched form."""
+        carrier = next((value for value in o.operands(op) if value in self.axes), None)
+        if carrier is None:
+            return (op,)
+        axis = self.axes[carrier]
+        count = shape(carrier)[axis] // self.graph.types[carrier].shape[axis]
+        if count not in self._known:
+            self._for(count)
+        return self._known[count][op]
+
+    def are_rows(self, value: o.Value) -> bool:
+        """Whether each image is one entry of the first axis of `value`."""
+        return self.axes.get(value) == 0 and self.graph.types[value].shape[0] == 1
+
+
 class _Batching:
     def __init__(self, graph: Graph, count: int) -> None:
         self.graph, self.count = graph, count
         self.types = dict(graph.types)
         self.axes: dict[o.Value, int] = {}
         self.ops: list[o.Op] = []
+        self.groups: dict[o.Op, tuple[o.Op, ...]] = {}
 
     def run(self) -> Graph:
         for value in self.graph.inputs:
             self._place(value, 0)
         for op in self.graph.ops:
+            start = len(self.ops)
             if any(value in self.axes for value in o.operands(op)):
                 self._batch(op)
             else:
                 self.ops.append(op)
+            self.groups[op] = tuple(self.ops[start:])
         return Graph(
             self.graph.name,
             self.graph.inputs,

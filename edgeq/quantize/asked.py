@@ -9,13 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from glob import escape
 
+import numpy as np
+
+from edgeq.catalogue import NAMED, short_name
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT8, INT8_NARROW, Format, Int, bits_of
+from edgeq.formats import INT8, INT8_NARROW, Codebook, Float, Format, Int, bits_of, fits_in_bytes, level_table
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
+from edgeq.passes.held import is_own
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_rule, weight_format
 from edgeq.target import Target
+
+_KNOWN: tuple[Format, ...] = (
+    *(Int(bits, narrow=True) for bits in range(2, 9)),
+    *(Float(2, mantissa) for mantissa in range(1, 6)),
+    *(Float(3, mantissa) for mantissa in range(1, 5)),
+    *NAMED.values(),
+)
+"""What refusals may name instead."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> 
     if every != Formats():
         found = replace(found, rules=(*found.rules, Rule("*", every)))
     check_formats(graph, target, found)
-    return found, notes
+    return found, notes + held_notes(graph, target, found)
 
 
 def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
@@ -89,10 +101,35 @@ def _counts(op: o.Op, graph: Graph) -> bool:
 
 
 def holds_weight(target: Target, format_: Format) -> bool:
-    """Whether files of `target` hold weights of this format, or one with a code more; the reference takes all."""
-    held = weight_formats(target)
-    full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
-    return target.emitter == "graph" or format_ in held or full in held
+    """Whether files of `target` hold weights of this format; the reference takes all.
+
+    They may hold the format itself, or one with a code more, or its levels as INT8 (edgeq/passes/held.py), or a table.
+    """
+    if target.emitter == "graph" or is_own(target, format_):
+        return True
+    if target.is_integer:
+        return fits_in_bytes(format_)
+    return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
+
+
+def _has_half_table(format_: Format) -> bool:
+    """Whether a table of at most 256 half-precision numbers holds the levels, up to a power of two."""
+    if bits_of(format_) > 8 or not isinstance(format_, Int | Float | Codebook):
+        return False
+    levels = np.arange(256.0) if isinstance(format_, Int) else level_table(format_).astype(np.float64)
+    scaled = np.ldexp(levels, 1 - int(np.abs(levels).max()).bit_length())
+    return bool(np.array_equal(scaled.astype(np.float16).astype(np.float64), scaled))
+
+
+def nearest_held(target: Target, format_: Format) -> Format | None:
+    """The format that `target` holds which is most like `format_`: in bits, then in kind. None if it holds none."""
+    held = [known for known in _KNOWN if holds_weight(target, known)]
+    return min(held, key=lambda known: _distance(known, format_), default=None)
+
+
+def _distance(a: Format, b: Format) -> tuple[int, bool, int]:
+    exponents = abs(a.exponent - b.exponent) if isinstance(a, Float) and isinstance(b, Float) else 0
+    return abs(bits_of(a) - bits_of(b)), type(a) is not type(b), exponents
 
 
 def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
@@ -105,14 +142,15 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
         if asked is None or recipe.keeps_real(o.results(op)[0]) or (structure and not structure.runs_on_codes(op)):
             continue
         if asked.weight is not None and weight_of(op) and not holds_weight(target, asked.weight):
-            _refuse(
-                target,
-                "weights",
-                o.results(op)[0],
-                asked.weight,
-                ", ".join(map(_short, weight_formats(target))) or "none",
-            )
-        if isinstance(asked.activation, Int) and (structure is None or asked.activation.bits != target.narrow.bits):
+            held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
+            near = nearest_held(target, asked.weight)
+            _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
+        few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
+        if (
+            isinstance(asked.activation, Int)
+            and not few
+            and (structure is None or asked.activation.bits != target.narrow.bits)
+        ):
             allowed = str(target.narrow) if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 
@@ -123,15 +161,28 @@ def weight_formats(target: Target) -> tuple[Format, ...]:
     return tuple(dict.fromkeys((*own, *target.more_weights)))
 
 
-def _refuse(target: Target, what: str, where: o.Value, format_: Format, allowed: str) -> None:
+def _refuse(
+    target: Target, what: str, where: o.Value, format_: Format, allowed: str, near: Format | None = None
+) -> None:
+    instead = f"The nearest that it holds is {short_name(near)}. " if near is not None else ""
     raise UnsupportedError(
         f"{target.name} holds no {what} of this format",
         where=where,
-        value=_short(format_),
+        value=short_name(format_),
         allowed=allowed,
-        next_step="edgeq quantize takes every format and measures it in the reference.",
+        next_step=f"{instead}edgeq quantize takes every format and measures it in the reference.",
     )
 
 
-def _short(format_: Format) -> str:
-    return str(format_).split(":")[0].removesuffix("n")
+def held_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
+    """Which of the formats that `recipe` asks for files of `target` hold as INT8 codes of the same levels."""
+    if target.emitter == "graph" or not target.is_integer:
+        return []
+    asked = (recipe.formats_of(o.results(op)[0]) for op in graph.ops if weight_of(op))
+    wanted = [formats.weight for formats in asked if formats is not None and formats.weight is not None]
+    names = [short_name(f) for f in dict.fromkeys(wanted) if not is_own(target, f) and fits_in_bytes(f)]
+    if not names:
+        return []
+    return [
+        f"weights in {', '.join(names)} are stored as INT8 codes of the same levels: {target.name} has no such type"
+    ]

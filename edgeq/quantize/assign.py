@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, weight_type
+from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, in_powers_of_two, weight_type
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
@@ -40,6 +41,16 @@ def storable(scale: float, half: bool) -> float:
     return float(half_scales(scale, INT8)) if half else float(np.float32(max(scale, SCALE_FLOOR)))
 
 
+def power_of_two(scale: float) -> float:
+    """The smallest power of two that is not below `scale`, so that nothing clips that did not.
+
+    >>> power_of_two(0.3), power_of_two(0.5)
+    (0.5, 0.5)
+    """
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))
+
+
 def weight_axis(op: o.Op) -> int | None:
     """Axis of the output channels of a weight, or None where groups mix them with another axis."""
     if isinstance(op, o.ConvTranspose):
@@ -55,8 +66,8 @@ def _meets_ties(products: FloatArray) -> bool:
 def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: bool) -> dict[o.Value, Range]:
     """`ranges` with some scales raised by a few thousandths, away from exact ties.
 
-    Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, or
-    tabulating a function, would then meet a tie at the commonest codes.
+    Ranges are often simple fractions of one another, and sigmoid(0) is a half: requantizing one value to another, adding
+    to a zero, or tabulating a function, would then meet a tie at the commonest codes.
     """
     found = {key: (storable(scale, half), zero_point) for key, (scale, zero_point) in ranges.items()}
     for _ in range(2):  # a scale that moves may meet a tie elsewhere; a second look settles that
@@ -68,6 +79,8 @@ def _without_ties(structure: Structure, ranges: Mapping[o.Value, Range], half: b
                     _move_operand(structure, found, x, op.out, half)
             elif isinstance(op, o.Apply):
                 _move_result(structure, found, op, half)
+            elif isinstance(op, o.Add | o.Sub):
+                _move_sum(structure, found, op, half)
     return found
 
 
@@ -97,6 +110,22 @@ def _move_result(structure: Structure, ranges: dict[o.Value, Range], op: o.Apply
     ranges[goal] = (scale, zero_point)
 
 
+def _move_sum(structure: Structure, ranges: dict[o.Value, Range], op: o.Add | o.Sub, half: bool) -> None:
+    """Where one operand is zero, which it is after a ReLU more often than not, the other one is requantized alone."""
+    results = [op.out, *(x for reader in structure.graph.consumers.get(op.out, ()) for x in o.results(reader))]
+    goal = next((structure.key[value] for value in results if value in structure.key), None)
+    operands = {structure.key.get(value, value) for value in (op.a, op.b)} & ranges.keys() - {goal}
+    if goal is None or goal not in ranges or bits_of(structure.formats[goal]) > 8:
+        return
+    scale, zero_point = ranges[goal]
+    codes = np.arange(1, 256, dtype=np.float64)
+    for _ in range(64):
+        if not any(_meets_ties(codes * (ranges[key][0] / scale)) for key in operands if ranges[key][0] != scale):
+            break
+        scale = storable(scale * TIE_STEP, half)
+    ranges[goal] = (scale, zero_point)
+
+
 def _weight_type(op: o.Conv | o.ConvTranspose | o.Linear, array: Array, format: Format, half: bool) -> Type:
     clip: ClipSearch = "squared_error" if bits_of(format) < 8 else "largest"
     return weight_type(array, format, weight_axis(op), clip=clip, half=half, where=op.weight)
@@ -108,7 +137,11 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     Classes made of constants alone get the range of their contents.
     """
     graph, half = structure.graph, target.half_scales
-    ranges = {**_without_ties(structure, ranges, half), **structure.fixed}
+    if target.power_of_two:  # whose ratios meet ties at every code, and round them alike everywhere
+        ranges = {key: (power_of_two(scale), zero_point) for key, (scale, zero_point) in ranges.items()}
+    else:
+        ranges = _without_ties(structure, ranges, half)
+    ranges = {**ranges, **structure.fixed}
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
@@ -117,6 +150,7 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
         else:
             array = np.concatenate([graph.constants[value].reshape(-1) for value in members])
             scale, zero_point = constant_range(array, format, symmetric=target.symmetric, half=half)
+            scale = power_of_two(scale) if target.power_of_two else scale
         for value in members:
             types[value] = Type(graph.types[value].shape, format, (scale,), zero_point)
     weights: dict[o.Value, Type] = {}
@@ -124,6 +158,8 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
             weight = _weight_type(op, graph.constants[op.weight], structure.weights[op.out], half)
+            if target.power_of_two:
+                weight = in_powers_of_two(graph.constants[op.weight], weight)
             if op.bias is not None:
                 bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)

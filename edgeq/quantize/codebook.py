@@ -1,13 +1,17 @@
-"""Tables fitted to the weights themselves: k-means in one dimension, with integer levels."""
+"""Tables fitted to the weights themselves, with integer levels: k-means in one dimension, and power laws."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgeq.formats import Codebook, FloatArray, IntArray
+from edgeq.catalogue import TOP_LEVEL, power_law
+from edgeq.formats import Codebook, FloatArray, IntArray, decode, encode
 
 LARGEST_LEVEL = 2047
 """Half precision holds every integer up to here, so a table of such levels is stored exactly."""
+
+EXPONENTS = tuple(round(0.2 + 0.05 * k, 2) for k in range(17))
+"""Exponents of power laws that are tried: 1 is the integer grid."""
 
 ROUNDS = 40
 _BINS = 4096
@@ -30,6 +34,16 @@ def k_means(values: FloatArray, importance: FloatArray, bits: int) -> Codebook:
         centers = np.where(held > 0, np.diff(moment[ends]) / np.where(held > 0, held, 1.0), centers)
     levels = np.unique(_with_zero(np.rint(centers * LARGEST_LEVEL).astype(np.int64), values)).tolist()
     return Codebook("kmeans", tuple(levels if len(levels) > 1 else sorted({0, LARGEST_LEVEL, *levels})))
+
+
+def fitted_power(values: FloatArray, importance: FloatArray, bits: int) -> Codebook:
+    """The power law (edgeq/catalogue.py) that is nearest to `values` from -1 to 1, by squared errors times `importance`."""
+
+    def error(book: Codebook) -> float:
+        found = decode(book, encode(book, values * TOP_LEVEL)) / TOP_LEVEL
+        return float(np.sum(importance * np.square(found - values)))
+
+    return min((power_law(bits, exponent) for exponent in reversed(EXPONENTS)), key=error)
 
 
 def _with_zero(levels: IntArray, values: FloatArray) -> IntArray:

@@ -3,7 +3,9 @@
 A table of latencies is a JSON file with one entry for each operator, by the name of its result or by its kind and
 shapes (`layer_key`), and in each the milliseconds by formats:
 
-    {"schema": "edgeq.latency/1", "layers": {"/conv1/Conv_output_0": {"w8a8": 0.81, "w4a8": 0.93}}}
+    {"schema": "edgeq.latency/1", "rest_ms": 0.4, "layers": {"/conv1/Conv_output_0": {"w8a8": 0.81, "w4a8": 0.93}}}
+
+`rest_ms`, 0 where it is not said, is what everything else takes; edgeq profile-ops measures such a table.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class LatencyTable:
 
     path: Path
     layers: Mapping[str, Mapping[str, float]]
+    rest_ms: float = 0.0
 
     def milliseconds(self, op: o.Op, graph: Graph, formats: Formats) -> float:
         """Raises UsageError for what the table does not know."""
@@ -62,13 +65,15 @@ def read_latency_table(path: Path) -> LatencyTable:
             str(name): {str(formats): float(number) for formats, number in entry.items()}
             for name, entry in document["layers"].items()
         }
+        rest_ms = float(document.get("rest_ms", 0))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             "the latency table cannot be read", where=path, value=repr(error)[:120], allowed=SCHEMA
         ) from error
-    if any(not 0 <= number < float("inf") for entry in layers.values() for number in entry.values()):
+    numbers = [rest_ms, *(number for entry in layers.values() for number in entry.values())]
+    if any(not 0 <= number < float("inf") for number in numbers):
         raise UsageError("latencies are milliseconds, 0 or more", where=path)
-    return LatencyTable(path, layers)
+    return LatencyTable(path, layers, rest_ms)
 
 
 def layer_key(op: o.Op, graph: Graph) -> str:

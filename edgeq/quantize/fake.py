@@ -1,10 +1,12 @@
-"""Fake quantization: rounding to a grid in real arithmetic, with gradients for the value and for its scale.
+"""Fake quantization: rounding to a grid in real arithmetic, with gradients for the value, its scale and its bounds.
 
     v = x / s;  y = s round(clamp(v, lowest level, highest level))
 
 Rounding passes gradients straight through, which makes dy/dx 1 inside the range and 0 outside, and dy/ds the
 rounding error round(v) - v inside and the level itself outside. (Esser et al., Learned Step Size Quantization, 2020.)
-The expression is plain tensor arithmetic, so a compiler fuses it into its neighbours.
+A bound that is learned has the gradient s outside on its side: with low = code - zero point that is the learned offset
+of Bhalgat et al., LSQ+, 2020. Nothing but x is kept for the backward pass. The gradient of a lone scale is summed
+channel by channel first, as that of a bias is, so that a compiler makes both in one pass.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +23,80 @@ from torch import Tensor, nn
 from edgeq.formats import Codebook, Fixed, Float, Format, level_range, level_table
 from edgeq.ir.graph import Type
 
+Bound = float | Tensor
+"""A lowest or highest level: a number, or a tensor of no dimensions that is learned."""
+_Table = tuple[Tensor, Tensor]
+
 
 @lru_cache(maxsize=64)
-def _levels(format: Format) -> tuple[Tensor, Tensor]:
+def _levels(format: Format) -> _Table:
     """Ascending levels of a table format, and the middles between them."""
     levels = np.unique(level_table(format)).astype(np.float32)
     return torch.from_numpy(levels), torch.from_numpy((levels[1:] + levels[:-1]) / 2)
 
 
+def _nearest(inside: Tensor, table: _Table | None) -> Tensor:
+    if table is None:
+        return torch.round(inside)
+    return table[0][torch.bucketize(inside, table[1])].to(inside.dtype)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """x in single precision at least: half precision does not hold the codes of eight bits and their halves."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _sum_to(product: Tensor, like: Tensor) -> Tensor:
+    """`product` summed to the shape that was broadcast."""
+    if like.numel() > 1:
+        return product.sum_to_size(like.shape)
+    channels = 1 if product.dim() == 4 else product.dim() - 1
+    rest = [axis for axis in range(product.dim()) if axis != channels]
+    return (product.sum(rest) if rest else product).sum().reshape(like.shape)
+
+
+class _Rounding(torch.autograd.Function):
+    """See the module's docstring. `low` and `high` are tensors where they are learned."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, table: _Table | None) -> Tensor:
+        ctx.numbers, ctx.table = (low, high), table
+        learned = [bound for bound in (low, high) if isinstance(bound, Tensor)]
+        ctx.save_for_backward(x, scale, *learned)
+        inside = torch.clamp(_exact(x) / scale, low, high)  # type: ignore[arg-type]
+        return (_nearest(inside, table) * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, *learned = ctx.saved_tensors
+        low, high = learned or ctx.numbers
+        v, slope_ = _exact(x) / scale, _exact(slope)
+        inside = (v >= low) & (v <= high)
+        of_x = torch.where(inside, slope_, 0.0).to(x.dtype) if ctx.needs_input_grad[0] else None
+        of_scale = of_low = of_high = None
+        if ctx.needs_input_grad[1]:
+            held = torch.clamp(v, low, high)
+            nearest = _nearest(held, ctx.table)
+            of_scale = _sum_to(slope_ * torch.where(inside, nearest - v, nearest), scale).to(scale.dtype)
+        if learned:
+            of_low = _sum_to(torch.where(v < low, slope_ * scale, 0.0), learned[0])
+            of_high = _sum_to(torch.where(v > high, slope_ * scale, 0.0), learned[1])
+        return of_x, of_scale, of_low, of_high, None
+
+
+def round_to(x: Tensor, scale: Tensor, format: Format, low: Bound, high: Bound) -> Tensor:
+    """`x` on the levels of `format` between the bounds (two numbers or two tensors), times scale."""
+    table = None
+    if isinstance(format, Float | Codebook):
+        levels, middles = _levels(format)
+        table = levels.to(x.device), middles.to(x.device)
+    found: Tensor = _Rounding.apply(x, scale, low, high, table)  # type: ignore[no-untyped-call]
+    return found
+
+
 def fake_quantize(x: Tensor, scale: Tensor, format: Format, zero_point: int = 0) -> Tensor:
     """`x` on the grid of `format`: scale times a level, ties to even (to the lower level between those of a table)."""
-    low, high = level_range(format, zero_point)
-    inside = torch.clamp(x / scale, low, high)
-    if isinstance(format, Float | Codebook):
-        levels, middles = (part.to(x.device) for part in _levels(format))
-        nearest = levels[torch.bucketize(inside.detach(), middles)].to(inside.dtype)
-    else:
-        nearest = torch.round(inside.detach())
-    return (inside + (nearest - inside).detach()) * scale
+    return round_to(x, scale, format, *level_range(format, zero_point))
 
 
 class Grid(nn.Module):
@@ -69,11 +128,14 @@ class Grid(nn.Module):
         damped = self.growth * self.damping
         return self.start * torch.exp(damped + (self.growth - damped).detach())
 
+    def spread(self) -> Tensor:
+        """The scales as they broadcast against the value; without dimensions where there is one."""
+        scale = self.scale
+        return scale[0] if len(scale) == 1 else scale[self.index]
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid."""
-        scale = self.scale.to(x.dtype)
-        spread = scale[0] if len(scale) == 1 else scale[self.index]
-        return fake_quantize(x, spread, self.planned.format, self.planned.zero_point)
+        return fake_quantize(x, self.spread(), self.planned.format, self.planned.zero_point)
 
     def learned_type(self) -> Type:
         """The type with the scales learned so far, as float32 numbers."""

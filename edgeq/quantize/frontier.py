@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
-from edgeq.quantize.simulate import Simulation, runs_in_batches
+from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit
 
 BATCH = 8
@@ -84,7 +84,7 @@ def images_that_fit(graph: Graph) -> int:
 def batches(simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]]) -> list[Values]:
     """The samples in batches of BATCH where the network allows it, else one by one."""
     tensors = [{name: torch.from_numpy(array).to(simulation.device) for name, array in s.items()} for s in samples]
-    if len(tensors) < 2 or not runs_in_batches(simulation, _joined(tensors[:2])):
+    if not simulation.batches.axes:
         return tensors
     return [_joined(tensors[start : start + BATCH]) for start in range(0, len(tensors), BATCH)]
 

@@ -8,7 +8,7 @@ interpreter, so the accuracy seen there is the accuracy of every artifact printe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.errors import UsageError
+from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, with_constants
 from edgeq.passes.batch import with_batch
 from edgeq.passes.lower import lower
+from edgeq.quantize.assign import storable
 from edgeq.quantize.fake import Grid
+from edgeq.quantize.grids import NestedGrid, Strategy, nested_codes
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes
+from edgeq.quantize.scale import bias_codes, quantize_weight
 from edgeq.quantize.structure import is_expectation, moves_codes, weight_of
 from edgeq.reference.interpret import Interpreter
 from edgeq.reference.meaning import evaluate
@@ -66,9 +69,12 @@ class QatModule(nn.Module):
     UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
     """
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
+    def __init__(
+        self, graph: Graph, plan: Plan, strategy: Strategy | None = None, *, half_scales: bool = False
+    ) -> None:
         super().__init__()
-        self.graph, self.plan = graph, plan
+        self.graph, self.plan, self.half_scales = graph, plan, half_scales
+        strategy = strategy or Strategy()
         self._fields = _field_names([*graph.constants, *plan.types, *plan.weights])
         self._steps: dict[int, tuple[_Step, ...]] = {}
         self._images = graph.types[graph.inputs[0]].shape[0]
@@ -81,7 +87,9 @@ class QatModule(nn.Module):
             self.fixed.register_buffer(self._fields[value], _tensor(graph.constants[value]), persistent=False)
         self.values = nn.ModuleDict(
             {
-                self._fields[key]: Grid(plan.types[key], _size(graph, members))
+                self._fields[key]: strategy.value_grid(
+                    plan.types[key], _size(graph, members), _channels(graph, members), learned=self._is_learned(key)
+                )
                 for key, members in plan.structure.members.items()
                 if any(value not in graph.constants for value in members)
             }
@@ -92,10 +100,16 @@ class QatModule(nn.Module):
         }
         self.weights = nn.ModuleDict(
             {
-                self._fields[out]: Grid(type_, type_.size // max(len(type_.scale), 1))
+                self._fields[out]: strategy.weight_grid(type_, type_.size // max(len(type_.scale), 1))
                 for out, type_ in plan.weights.items()
             }
         )
+
+    def _is_learned(self, key: o.Value) -> bool:
+        """Not where the runtime prescribes the grid, nor of inputs: their range is known, and to learn it would cost
+        the gradient of the first layer with respect to images."""
+        structure = self.plan.structure
+        return key not in structure.fixed and not any(v in self.graph.inputs for v in structure.members[key])
 
     def forward(self, *inputs: Tensor) -> Outputs:
         """Outputs as reals: through straight-through rounding while training, from the integer graph otherwise."""
@@ -197,20 +211,65 @@ class QatModule(nn.Module):
         """The plan with the scales learned so far, for `graph` with the weights learned so far."""
         types = dict(self.plan.types)
         for key, members in self.plan.structure.members.items():
-            if (field := self._fields[key]) in self.values:
-                scale = self.values[field].learned_type().scale  # type: ignore[operator]
-                types.update({value: replace(types[value], scale=scale) for value in members})
+            if (field := self._fields[key]) in self.values and self._is_learned(key):
+                found = self._grid(self.values, field).learned_type()
+                grid = {"scale": self._storable(found.scale), "zero_point": found.zero_point, "format": found.format}
+                types.update({value: replace(types[value], **grid) for value in members})  # type: ignore[arg-type]
         weights, biases = dict(self.plan.weights), dict(self.plan.biases)
         for op in graph.ops:
             if not isinstance(op, o.Conv | o.ConvTranspose | o.Linear) or op.out not in weights:
                 continue
-            weight = self.weights[self._fields[op.out]].learned_type()  # type: ignore[operator]
+            weight = self._grid(self.weights, self._fields[op.out]).learned_type()
+            weight = replace(weight, scale=self._storable(weight.scale))
             if op.bias is not None:
-                biases[op.out], scales = bias_codes(graph.constants[op.bias], types[op.x].scale[0], weight.scale)
+                biases[op.out], scales = bias_codes(
+                    graph.constants[op.bias], types[op.x].scale[0], weight.scale, half=self.half_scales
+                )
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
-        structure = replace(self.plan.structure, graph=graph)
-        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases, codes={})
+        structure, codes = replace(self.plan.structure, graph=graph), self._nested_codes(graph)
+        return replace(self.plan, structure=structure, types=types, weights=weights, biases=biases, codes=codes)
+
+    def _storable(self, scales: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(storable(scale, half=True) for scale in scales) if self.half_scales else scales
+
+    def _nested_codes(self, graph: Graph) -> dict[o.Value, IntArray]:
+        """Codes of weights that are rounded from their eight-bit codes."""
+        found: dict[o.Value, IntArray] = {}
+        for op in graph.ops:
+            weight, out = weight_of(op), o.results(op)[0]
+            grid = self.weights[self._fields[out]] if out in self.plan.weights else None
+            if weight is not None and isinstance(grid, NestedGrid) and grid.width < 8:
+                whole = quantize_weight(graph.constants[weight], grid.at_eight())
+                found[out] = nested_codes(torch.from_numpy(whole), grid.width).numpy()
+        return found
+
+    @staticmethod
+    def _grid(grids: nn.ModuleDict, field: str) -> Grid:
+        grid = grids[field]
+        assert isinstance(grid, Grid)
+        return grid
+
+    def weights_and_grids(self) -> Iterator[tuple[str, tuple[nn.Parameter, Grid]]]:
+        """The learned weights that are rounded, with their grids, by the grid's field."""
+        for op in self.graph.ops:
+            weight, out = weight_of(op), o.results(op)[0]
+            if weight is not None and out in self.plan.weights and self._fields[weight] in self.trained:
+                field = self._fields[out]
+                yield field, (self.trained[self._fields[weight]], self._grid(self.weights, field))
+
+    def use_width(self, bits: int) -> None:
+        """Weights of `bits` from here on, where they are nested (see `Strategy`); convert() then gives their graph.
+
+        Raises UsageError for a width that was not asked for.
+        """
+        nested = [grid for grid in self.weights.values() if isinstance(grid, NestedGrid)]
+        allowed = {8, *(int(width) for grid in nested for width in grid.narrower)}
+        if not nested or bits not in allowed:
+            raise UsageError("weights of this width are not learned", value=bits, allowed=sorted(allowed))
+        for grid in nested:
+            grid.width = bits
+        self._integers = None
 
     def convert(self) -> Graph:
         """The exact integer graph of what has been learned so far, ready for every emitter."""
@@ -237,6 +296,12 @@ def _tensor(array: Array) -> Tensor:
 
 def _size(graph: Graph, members: tuple[o.Value, ...]) -> int:
     return max(graph.types[value].size for value in members)
+
+
+def _channels(graph: Graph, members: tuple[o.Value, ...]) -> int:
+    """Channels of the maps [N, C, H, W] among `members`; 0 where they differ or there is none."""
+    found = {graph.types[value].shape[1] for value in members if len(graph.types[value].shape) == 4}
+    return found.pop() if len(found) == 1 else 0
 
 
 def _field_names(values: list[o.Value]) -> dict[o.Value, str]:

@@ -159,7 +159,10 @@ class _Work:
     def _refined(
         self, unit: Unit, layers: dict[o.Value, Layer], settings: Settings, loss: Loss
     ) -> dict[o.Value, Layer]:
+        """What gradient descent makes of `layers`, where the images of `unit` can be told apart."""
         simulation, frontier = self.simulation, self.frontier
+        if not all(map(simulation.batches.are_rows, (unit.entry, *unit.exits))):
+            return layers
         data = Data(
             torch.cat([values[unit.entry] for values in frontier.quantized]),
             torch.cat([values[unit.entry] for values in frontier.real]),

@@ -7,6 +7,7 @@ squared error. Files that store scales in half precision get scales that it hold
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -86,6 +87,14 @@ def _float32(scales: FloatArray) -> FloatArray:
     return np.clip(scales, SCALE_FLOOR, SCALE_CEILING).astype(np.float32).astype(np.float64)
 
 
+def _shared_exponents(rows: FloatArray, format: Format) -> FloatArray:
+    """2^(floor(log2 largest magnitude) - floor(log2 largest level)) per row, as OCP MX 1.0 shares it; 0 for zeros."""
+    largest, top = np.abs(rows).max(axis=1, initial=0.0), max(level_range(format))
+    exponents = np.frexp(largest)[1] - 1 - (top.bit_length() - 1)
+    found: FloatArray = np.where(largest > 0, np.ldexp(1.0, exponents), 0.0)
+    return found
+
+
 def _storable(scales: FloatArray, format: Format, half: bool) -> FloatArray:
     return half_scales(scales, format) if half else _float32(scales)
 
@@ -137,6 +146,7 @@ def weight_type(
     *,
     block: int = 0,
     clip: ClipSearch = "largest",
+    power_of_two: bool = False,
     half: bool = False,
     where: object = None,
 ) -> Type:
@@ -144,7 +154,8 @@ def weight_type(
 
     With `block` the scale also changes every so many input channels (see Type); `half` keeps to half_scales.
 
-    `clip` "largest" never clips; "squared_error" takes per channel the clip of least squared error. A channel of
+    `clip` "largest" never clips; "squared_error" takes per channel the clip of least squared error. Scales that are a
+    `power_of_two` follow OCP MX, where the largest elements may saturate, and take no clip. A channel of
     zeros takes the largest scale of the tensor. A Fixed format has its own scale. Raises UnsupportedError, which
     names `where`, for NaN, infinity, no elements, or signs that the format cannot hold.
     """
@@ -152,13 +163,26 @@ def weight_type(
     if isinstance(format, Fixed):
         return Type(array.shape, format, (2.0**-format.fraction,))
     rows = _rows(array, axis, block)
-    largest = _largest_scales(rows, format)
+    largest = _shared_exponents(rows, format) if power_of_two else _largest_scales(rows, format)
     empty = largest == 0
-    largest[empty] = largest.max() or 1.0 / _reach(format)[1]
+    largest[empty] = largest.max() or (1.0 if power_of_two else 1.0 / _reach(format)[1])
+    if power_of_two:
+        found = half_scales(largest, format) if half else _float32(largest)
+        return Type(array.shape, format, tuple(found.tolist()), axis=axis, block=block)
     scales = half_scales(largest, format) if half else _on_grid(rows, _float32(largest), format)
     if clip == "squared_error":
         scales = _clipped(rows, scales, format, half)
     return Type(array.shape, format, tuple(scales.tolist()), axis=axis, block=block)
+
+
+def in_powers_of_two(array: Array, type_: Type) -> Type:
+    """`type_` with each scale the power of two, next below or above, of less squared error on the weight `array`."""
+    if isinstance(type_.format, Fixed):
+        return type_
+    rows = _rows(array, type_.axis, type_.block)
+    below = np.exp2(np.floor(np.log2(np.asarray(type_.scale))))
+    low, high = (_squared_errors(rows, scales, type_.format) for scales in (below, 2 * below))
+    return replace(type_, scale=tuple(np.where(low <= high, below, 2 * below).tolist()))
 
 
 def quantize_weight(array: Array, type_: Type) -> IntArray:

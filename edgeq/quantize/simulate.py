@@ -7,8 +7,9 @@ straight through inside the range and none outside; a scale that is learned gets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from edgeq.formats import Codebook, Float, Format, level_range, level_table
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
+from edgeq.passes.batch import Batches
 from edgeq.quantize.fake import fake_quantize
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
@@ -63,6 +65,11 @@ class Simulation:
     drop: float = 0.0
     generator: torch.Generator | None = None
 
+    @cached_property
+    def batches(self) -> Batches:
+        """How operators run on several images at once."""
+        return Batches(self.graph)
+
     @classmethod
     def of(cls, graph: Graph, plan: Plan, device: torch.device) -> Simulation:
         """The simulation of `plan` as it is."""
@@ -91,7 +98,19 @@ class Simulation:
 
     def real(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
         """Results of `op` in float."""
-        return evaluate(in_batches(op), self._reading(read))
+        return self._evaluated(op, self._reading(read), read)
+
+    def _evaluated(self, op: o.Op, operand: Read, read: Read) -> tuple[Tensor, ...]:
+        """Results of `op` for as many images as `read` holds, from what `operand` makes of them."""
+        *before, last = self.batches.of(op, lambda name: tuple(read(name).shape))
+        made: dict[o.Value, Tensor] = {}
+
+        def known(name: o.Value) -> Tensor:
+            return made[name] if name in made else operand(name)
+
+        for extra in before:
+            made.update(zip(o.results(extra), evaluate(extra, known), strict=True))
+        return evaluate(last, known)
 
     def quantized(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
         """Results of `op` in the quantized network, given what came before there."""
@@ -104,7 +123,7 @@ class Simulation:
             known = learned.get(name)
             return self.operand(name, read) if known is None else known
 
-        found = evaluate(in_batches(op), operand)
+        found = self._evaluated(op, operand, read)
         return tuple(
             self.rounded(name, x) if name in types else x for name, x in zip(o.results(op), found, strict=True)
         )
@@ -131,38 +150,3 @@ def _bias(plan: Plan, op: o.Op) -> Array:
     assert isinstance(op, o.Conv | o.ConvTranspose | o.Linear), op
     real: Array = plan.biases[out] * np.array(plan.weights[out].scale) * plan.types[op.x].scale[0]
     return real.astype(np.float32)
-
-
-def in_batches(op: o.Op) -> o.Op:
-    """`op` for any number of images, where a first axis of 1 in it is the batch."""
-    match op:
-        case o.Reshape() | o.Expand() if op.shape and op.shape[0] == 1:
-            return replace(op, shape=(-1, *op.shape[1:]))
-        case o.Slice() if op.starts and (op.starts[0], op.stops[0], op.steps[0]) == (0, 1, 1):
-            return replace(op, stops=(1 << 40, *op.stops[1:]))
-        case _:
-            return op
-
-
-def runs_in_batches(simulation: Simulation, samples: Mapping[o.Value, Tensor]) -> bool:
-    """Whether the images of `samples` (at least two along the first axis) do not disturb one another."""
-    graph = simulation.graph
-
-    def outputs(inputs: Mapping[o.Value, Tensor]) -> list[Tensor]:
-        values = dict(inputs)
-        for op in graph.ops:
-            values.update(zip(o.results(op), simulation.real(op, values.__getitem__), strict=True))
-        return [values[name] for name in graph.outputs if name in values]
-
-    with torch.no_grad():
-        try:
-            together = outputs(samples)
-        except (RuntimeError, ValueError, IndexError):  # a shape that holds one image only
-            return False
-        alone = [outputs({name: x[k : k + 1] for name, x in samples.items()}) for k in range(2)]
-    return all(
-        whole.shape[0] >= 2 and torch.allclose(whole[k : k + 1], single, rtol=1e-3, atol=1e-4)
-        for k in range(2)
-        for whole, single in zip(together, alone[k], strict=True)
-        if single.is_floating_point()
-    )

@@ -9,15 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeq.catalogue import TOP_LEVEL, Blocks, Choice, KMeans, Nupes
 from edgeq.formats import INT8_NARROW, FloatArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.assign import weight_axis
-from edgeq.quantize.codebook import LARGEST_LEVEL, k_means
+from edgeq.quantize.codebook import LARGEST_LEVEL, fitted_power, k_means
 from edgeq.quantize.scale import ClipSearch, check_weight, half_scales, quantize_weight, weight_type
 from edgeq.quantize.structure import is_expectation, weight_of
 from edgeq.recipe import Recipe
-from edgeq.target import KMeans, StoredWeights, Target
+from edgeq.target import StoredWeights, Target
 
 FEW_BITS = 4
 """Up to here clipping the largest weights pays."""
@@ -70,12 +71,39 @@ def stored_type(op: o.Op, array: Array, rule: StoredWeights, *, half: bool) -> T
     where = weight_of(op)
     if row < rule.shortest_row:
         return weight_type(array, INT8_NARROW, axis, half=half, where=where)
-    if isinstance(rule.format, KMeans):
-        check_weight(array, INT8_NARROW, where)
-        return _fitted(array, rule.format.bits, axis, half=half)
-    clip: ClipSearch = "squared_error" if bits_of(rule.format) <= FEW_BITS else "largest"
     block = 0 if axis is None else block_size(array.shape[1 - axis], rule.block)
-    return weight_type(array, rule.format, axis, block=block, clip=clip, half=half, where=where)
+    return typed_weight(array, rule.format, axis, block=block, half=half, where=where)
+
+
+def typed_weight(
+    array: Array, choice: Choice, axis: int | None, *, block: int = 0, half: bool = False, where: object = None
+) -> Type:
+    """The type of the weight `array` in a format, or in the member of a family that is made for it.
+
+    One scale per index of `axis` (one in all for None), or per `block` input channels; families of blocks have their
+    own. Raises UnsupportedError as weight_type does.
+    """
+    if isinstance(choice, KMeans | Nupes):
+        check_weight(array, INT8_NARROW, where)
+        return _fitted(array, choice, axis, half=half)
+    if not isinstance(choice, Blocks):
+        clip: ClipSearch = "squared_error" if bits_of(choice) <= FEW_BITS else "largest"
+        return weight_type(array, choice, axis, block=block, clip=clip, half=half, where=where)
+    block = 0 if axis is None else _channels_in_block(array, axis, choice.size)
+    clip = "squared_error" if choice.bits <= FEW_BITS and not choice.power_of_two else "largest"
+    return weight_type(
+        array, choice.element, axis, block=block, clip=clip, power_of_two=choice.power_of_two, half=half, where=where
+    )
+
+
+def _channels_in_block(array: Array, axis: int, size: int) -> int:
+    """Input channels whose weights for one output channel are at most `size`, a divisor; at least one."""
+    inputs = array.shape[1 - axis]
+    taps = array.size // (array.shape[axis] * inputs)
+    block = next(
+        count for count in range(inputs, 0, -1) if inputs % count == 0 and (count * taps <= size or count == 1)
+    )
+    return 0 if block == inputs else block
 
 
 def block_size(inputs: int, wanted: int) -> int:
@@ -90,14 +118,15 @@ def block_size(inputs: int, wanted: int) -> int:
     return block if block >= SMALLEST_BLOCK else 0
 
 
-def _fitted(array: Array, bits: int, axis: int | None, *, half: bool) -> Type:
+def _fitted(array: Array, family: KMeans | Nupes, axis: int | None, *, half: bool) -> Type:
     """A codebook of the weight's own, whose levels stand for shares of each channel's largest magnitude."""
     wide: FloatArray = np.asarray(array, dtype=np.float64)
     others = tuple(k for k in range(wide.ndim) if k != axis)
     largest = np.abs(wide).max(axis=others, keepdims=True)
     largest = np.where(largest == 0, largest.max() or 1.0, largest)
     importance = np.broadcast_to(largest**2, wide.shape)
-    book = k_means((wide / largest).reshape(-1), importance.reshape(-1), bits)
-    scales = (largest / LARGEST_LEVEL).reshape(-1)
+    fit, top = (k_means, LARGEST_LEVEL) if isinstance(family, KMeans) else (fitted_power, TOP_LEVEL)
+    book = fit((wide / largest).reshape(-1), importance.reshape(-1), family.bits)
+    scales = (largest / top).reshape(-1)
     scales = half_scales(scales, book) if half else scales.astype(np.float32).astype(np.float64)
     return Type(array.shape, book, tuple(scales.tolist()), axis=axis)

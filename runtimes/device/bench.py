@@ -57,6 +57,18 @@ def timing(threads: int, first_ms: float | None, samples_ms: Sequence[float]) ->
     }
 
 
+def timing_of_program(printed: str, warm_up: int, layers: Sequence[str] = ()) -> dict[str, Any]:
+    """The timing of a program that prints a line for a run: nanoseconds, then those of each of its `layers`."""
+    first, *others = ([int(word) / 1e6 for word in line.split()] for line in printed.splitlines())
+    runs = others[warm_up:]
+    found = timing(1, first[0], [line[0] for line in runs])
+    if layers:
+        found["layers_ms"] = {
+            name: percentile([line[k] for line in runs], 50) for k, name in enumerate(layers, start=1)
+        }
+    return found
+
+
 def measure(call: Callable[[], object], threads: int, warm_up: int, runs: int) -> dict[str, Any]:
     """Time `call`: the very first run apart, then `warm_up` runs unheard, then `runs`."""
 
@@ -141,10 +153,15 @@ def state(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def rails_w(root: Path = Path("/")) -> dict[str, float]:
-    """Watts of every rail that an INA3221 of the board measures."""
+    """Watts of every rail that the board measures: by an INA3221, or by any sensor of the kernel that tells power."""
     found = {}
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if not read(chip / "name").startswith("ina"):
+        name = read(chip / "name")
+        if not name.startswith("ina"):
+            for meter in sorted(chip.glob("power[0-9]*_input")) or sorted(chip.glob("power[0-9]*_average")):
+                index, microwatts = meter.name.partition("_")[0], number(meter)
+                if microwatts is not None:
+                    found[read(chip / f"{index}_label") or f"{name} {index}"] = microwatts / 1e6
             continue
         for channel in range(1, 8):
             millivolts, milliamperes = number(chip / f"in{channel}_input"), number(chip / f"curr{channel}_input")
@@ -217,12 +234,32 @@ def onnxruntime(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
         if job["runs"]:
             fed = feed(0)
-            yield measure(lambda: session.run(names, fed), threads, job["warm_up"], job["runs"])  # noqa: B023
+            timed = measure(lambda: session.run(names, fed), threads, job["warm_up"], job["runs"])  # noqa: B023
+            if job.get("layers"):
+                options.enable_profiling, options.profile_file_prefix = True, "profile"
+                watched = ort.InferenceSession(job["artifact"], options, providers=["CPUExecutionProvider"])
+                for _ in range(job["warm_up"] + job["runs"]):
+                    watched.run(names, fed)
+                timed["layers_ms"] = nodes_ms(json.loads(read(Path(watched.end_profiling()))), job["warm_up"])
+            yield timed
         if not outputs:
             for sample in range(job["samples"]):
                 given = session.run(names, feed(sample))
                 outputs.update({f"{sample}.{k}": array for k, array in enumerate(given)})
     numpy.savez(job["outputs"], **outputs)
+
+
+def nodes_ms(events: Sequence[dict[str, Any]], warm_up: int) -> dict[str, float]:
+    """The median of every node that a profile of ONNX Runtime tells of, by the name that the runtime gave it.
+
+    >>> nodes_ms([{"cat": "Node", "name": "a_kernel_time", "dur": us} for us in (900, 30, 10, 20)], 1)
+    {'a': 0.02}
+    """
+    spent: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent.setdefault(event["name"][: -len("_kernel_time")], []).append(event["dur"] / 1000)
+    return {name: percentile(times[warm_up:], 50) for name, times in spent.items() if times[warm_up:]}
 
 
 def litert(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -264,9 +301,8 @@ def program(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """An executable that is called with the job's arguments and prints nanoseconds: the first run, then the others."""
     yield {"name": "generated C", "version": job.get("compiler", "")}
     done = subprocess.run(["./" + job["artifact"], *job["arguments"]], stdout=subprocess.PIPE, check=True)
-    lines = [int(line) for line in done.stdout.split()]
     if job["runs"]:
-        yield timing(1, lines[0] / 1e6, [line / 1e6 for line in lines[1 + job["warm_up"] :]])
+        yield timing_of_program(done.stdout.decode(), job["warm_up"], job["layers"])
 
 
 def command(job: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ def boxes(seed: int = 0) -> BoxOutcomes:
 CASES: list[Outcomes] = [
     boxes(),
     ClassOutcomes(np.array([0, 3, 7]), np.array([4, 5, 6]), np.array([0.9, 0.5, 0.4])),
-    DepthOutcomes(np.random.default_rng(0).random((6, 3))),
+    DepthOutcomes(np.random.default_rng(0).random((6, 3)), np.random.default_rng(1).random((6, 4, 5), np.float32)),
 ]
 
 
@@ -73,3 +73,12 @@ def test_confidence_of_logits_and_of_probabilities() -> None:
     softmax = np.exp(logits) / np.exp(logits).sum()
     assert abs(confidence([logits]) - softmax.max()) < 1e-6
     assert confidence([softmax.astype(np.float32)]) == pytest.approx(softmax.max())
+
+
+def test_depth_maps_are_compared_as_ratios() -> None:
+    """A map 1.2 times as deep agrees, one 1.3 times as deep does not; the shift is the log of the ratio."""
+    reference = DepthOutcomes(np.zeros((3, 3)), np.linspace(1, 9, 60, dtype=np.float32).reshape(3, 4, 5))
+    scales = np.array([1.0, 1.2, 1.3], np.float32)[:, None, None]
+    found = DepthOutcomes(np.zeros((3, 3)), reference.maps * scales).beside(reference)
+    assert found["same"].tolist() == [1.0, 1.0, 0.0]
+    np.testing.assert_allclose(found["shift"], np.log([1.0, 1.2, 1.3]), rtol=1e-5, atol=1e-7)

@@ -65,8 +65,21 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     assert store.load() == {}
 
 
-def test_best_moves_channels_and_learns_the_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SETTINGS, "best", Settings(steps=6, whole_steps=6, images=4))
+def graph_of(out: str) -> str:
+    found: str = json.loads(Path(out, "manifest.json").read_text())["graph_sha256"]
+    return found
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(steps=40, whole_steps=60, images=8)])
+def test_best_is_what_does_better_on_images_held_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.setitem(SETTINGS, "best", settings)
     fast, best = exported("fast", "--effort", "fast"), exported("best", "--effort", "best")
     assert sqnr(best) > sqnr(fast) + 1
-    assert any(row["estimator"].endswith("learned") for row in best.document["layers"])
+    (note,) = [note for note in best.document["notes"] if note.startswith("loss on")]
+    without, with_it = (float(part.split(" ")[-1]) for part in note.split(": ")[1].split(", "))
+    assert 0 < min(without, with_it) < 1
+    exported("balanced", "--effort", "balanced")
+    if settings == Settings() or with_it < without:  # else the whole may have kept where it started
+        assert (graph_of("best") == graph_of("balanced")) == (without <= with_it)

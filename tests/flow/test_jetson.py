@@ -114,6 +114,7 @@ def test_an_engine_of_every_version(jetson: Jetson, artifacts: Path) -> None:
     assert c["kind"] == "Int8" and c["mean_ms"] == 0.05 and sum(layer["share"] for layer in layers.values()) > 0.99
     assert any("built on the board by TensorRT " + version in note for note in ran.document["notes"])
     assert "times by layer" in edgeq("bench", model, "--board", "jetson", "--layers").stdout
+    assert "Times by layer" in (model.parent / "bench.html").read_text()
 
 
 def test_an_engine_is_kept_by_content(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:
@@ -172,6 +173,19 @@ def test_layers_that_int8_slows_down_stay_in_float_on_request(newest: Jetson, ar
         "export", artifacts / "net.onnx", "-t", "onnx-int8", "--calib", "scenes", "--latency-gate", "jetson"
     )
     assert refused.exit == 2 and "--latency-gate is for INT8 engines" in refused.stderr
+
+
+def test_operators_are_profiled(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:
+    add_entry(pi(newest.server, "jetson"))
+    ran = edgeq(
+        "profile-ops", artifacts / "net.onnx", "-t", "jetson-int8", "--choices", "w8a8", "--board", "jetson",
+        "--preprocess", "cifar", "--threads", 1, "--json", "--out", tmp_path / "table.json", env={"XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["layers"]["c"] == {"w8a8": 0.05}
+    found = {row["metric"]: row["value"] for row in ran.document["rows"]}
+    assert found["sum_ms"] >= 0.05 + table["rest_ms"] and found["whole_ms"] > 0
 
 
 def test_a_model_that_tensorrt_refuses(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,12 +13,17 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pyarrow import parquet
 
 from edgeq.boards.entries import FILE_VARIABLE, add_entry
 from edgeq.errors import UsageError
+from edgeq.flow import sweep_report
 from edgeq.flow.jobs import JobStore
+from edgeq.flow.results import COLUMNS, GROUP, Results, judged
 from edgeq.flow.sweep import Plan, read_plan
+from edgeq.report import Row
 from tests.board_artifacts import pi
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
 from tests.ssh_server import SshServer, running
@@ -49,6 +56,7 @@ boards = ["local", "pi"]
 calib = "{tmp_path}/images"
 preprocess = "cifar"
 estimator = "minmax"
+float-share = 0
 runs = 3
 
 [recipes.plain]
@@ -100,27 +108,36 @@ def store_of_a_dead_sweep(plan: Path, out: Path) -> None:
 
 
 CLUSTER = """
-import json, os, subprocess, sys
+import json, os, pathlib, subprocess, sys, time
 from ray.cluster_utils import Cluster
 
+dies, out = sys.argv[1] == "dies", pathlib.Path(sys.argv[2])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
-cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-done = subprocess.run([sys.executable, "-m", "edgeq.cli", "sweep", *sys.argv[1:], "--address", cluster.address])
-print(json.dumps({"nodes": len(cluster.list_all_nodes()), "code": done.returncode}), file=sys.stderr)
+second = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+nodes = len(cluster.list_all_nodes())
+command = [sys.executable, "-m", "edgeq.cli", "sweep", *sys.argv[3:], "--out", out, "--address", cluster.address]
+sweep = subprocess.Popen(command)
+while dies and not any(out.glob("export-*/report.json")) and sweep.poll() is None:
+    time.sleep(0.05)
+if dies:
+    cluster.remove_node(second, allow_graceful=False)
+print(json.dumps({"nodes": nodes, "left": len(cluster.list_all_nodes()), "code": sweep.wait()}), file=sys.stderr)
 cluster.shutdown()
 """
 
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_gives_the_same(plan: Path, tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    """Also if one of them dies when the first export is done."""
+    here = tmp_path / "here"
     assert edgeq("sweep", plan, "--out", here, "--threads", 1, "--json").exit == 6
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
-    command = [sys.executable, "-c", CLUSTER, plan, "--out", there, "--threads", "1", "--json"]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-    assert json.loads(done.stderr.splitlines()[-1]) == {"nodes": 2, "code": 6}, done.stderr
-    assert [cell[:4] for cell in sorted(cells(there))] == [cell[:4] for cell in sorted(cells(here))]
-    assert digests(there) == digests(here) and len(digests(here)) > 6
+    for there, left in ((tmp_path / "lives", 2), (tmp_path / "dies", 1)):
+        command = [sys.executable, "-c", CLUSTER, there.name, there, plan, "--threads", "1", "--json"]
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+        assert json.loads(done.stderr.splitlines()[-1]) == {"nodes": 2, "left": left, "code": 6}, done.stderr
+        assert [cell[:4] for cell in sorted(cells(there))] == [cell[:4] for cell in sorted(cells(here))]
+        assert digests(there) == digests(here) and len(digests(here)) > 6
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -141,6 +158,8 @@ def digests(out: Path) -> dict[str, str]:
         (('boards = ["local", "pi"]', "boards = []"), "at least one of each axis"),
         (("runs = 3", "runs = 3\nrecipes = 1"), "cannot be read|recipes are tables"),
         (("runs = 3", "runs ="), "the plan cannot be read"),
+        (("runs = 3", 'runs = 3\ndegradations = ["blur"]'), "degradations are told by accuracy"),
+        (("runs = 3", 'runs = 3\ndegradations = ["blurr:3"]'), "Did you mean blur"),
     ],
 )
 def test_plans_that_are_refused(plan: Path, change: tuple[str, str], message: str) -> None:
@@ -149,15 +168,146 @@ def test_plans_that_are_refused(plan: Path, change: tuple[str, str], message: st
         read_plan(plan)
 
 
-def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path) -> None:
-    """The plan is streamed into the store: what is held does not grow with its cells."""
-    peaks = []
-    for models in (10, 100):
-        plan = Plan(tuple(f"m{n}" for n in range(models)), ("onnx-int8", "c-int8"), tuple(f"b{n}" for n in range(100)))
-        store = JobStore(tmp_path / f"{models}.sqlite")
+def test_degradations_reports_and_comparisons(plan: Path, tmp_path: Path) -> None:
+    """Accuracy is that of the board's outputs on degraded images; the store answers report and compare."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    (images / "labels.csv").write_text("image,label\n" + "".join(f"{k}.png,{k}\n" for k in range(4)))
+    text = plan.read_text().replace("runs = 3", f'runs = 3\ndata = "{images}"\ndegradations = ["clean", "noise:5"]')
+    plan.write_text(text[: text.index("[recipes.kept]")])
+    ran = edgeq("sweep", plan, "--out", out, "--threads", 1, "--json")
+    assert ran.exit == 0, ran.document["notes"]
+    assert len(cells(out)) == 8 and len(list(out.glob("export-*"))) == 2
+    assert ran.document["next"] == [f"edgeq report {out}"]
+    results = Results(out)
+    figures = [dict(zip(COLUMNS, line, strict=True)) for line in results.lines({"target": "onnx-int8", "board": "pi"})]
+    results.close()
+    found = {(row["degradation"], row["place"]): row for row in figures if row["metric"] == "top1"}
+    assert found.keys() == {(name, "pi") for name in ("clean", "noise:5")} | {
+        ("clean", place) for place in ("fp32", "reference", "artifact")
+    }
+    assert found["noise:5", "pi"]["how"] == "on labels.csv, noise:5" and found["noise:5", "pi"]["n"] == 4
+    (artifact,) = (path for path in out.glob("export-*/*.onnx"))
+    wanted = edgeq(
+        "robustness", tmp_path / "net.onnx", artifact, "--data", images, "--degrade", "noise:5", "--seed", 0, "--workers", 1,
+        "--preprocess", "cifar", "--resamples", 20, "--json", "--out", tmp_path / "table",
+    )  # fmt: skip
+    by_condition = {
+        cell["condition"]: cell["value"]
+        for cell in wanted.document["cells"]
+        if cell["runner"] == artifact.stem and cell["metric"] == "top1"
+    }
+    assert {name: found[name, "pi"]["value"] for name in ("clean", "noise:5")} == by_condition
+    reported(out, tmp_path)
+    compared(out)
+
+
+def reported(out: Path, tmp_path: Path) -> None:
+    ran = edgeq("report", out, "--json")
+    assert ran.exit == 0, ran.stderr
+    points = ran.document["points"]
+    assert len(points) == 8 and ran.document["manifest"]["cost"] == "latency_p50_ms"
+    for point in points:
+        rivals = [p for p in points if all(p[axis] == point[axis] for axis in GROUP) and p is not point]
+        beaten = any(
+            r["cost"] <= point["cost"] and r["quality"] >= point["quality"]
+            and (r["cost"], r["quality"]) != (point["cost"], point["quality"]) for r in rivals
+        )  # fmt: skip
+        assert point["on_front"] == (not beaten)
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") >= 4 and "noise:5" in page and len((out / "report.csv").read_text().splitlines()) == 9
+    chosen = ("--where", "board=pi", "--cost", "file_bytes", "--out", tmp_path / "size")
+    ran = edgeq("report", out, *chosen, "--json")
+    assert ran.exit == 0 and len(ran.document["points"]) == 4
+    assert "what no other cell beats" in edgeq("report", out, *chosen).stdout
+    for wrong, message in (
+        (("--cost", "latency_p5_ms"), "no cell has this cost; got latency_p5_ms"),
+        (("--where", "boards=pi"), "Did you mean board"),
+    ):
+        ran = edgeq("report", out, *wrong)
+        assert ran.exit == 2 and message in ran.stderr
+    tables(out, tmp_path)
+    ran = edgeq("report", tmp_path)
+    assert ran.exit == 2 and "there is no sweep in this folder" in ran.stderr
+
+
+def tables(out: Path, tmp_path: Path) -> None:
+    """All figures of chosen cells, the same in both kinds of file."""
+    for kind in ("csv", "parquet"):
+        assert edgeq("report", out, "--where", "board=p*", "--table", tmp_path / f"all.{kind}", "--json").exit == 0
+    with (tmp_path / "all.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert table.column_names == list(COLUMNS) == list(lines[0])
+    found = table.to_pylist()
+    assert len(found) == len(lines) > 60 and {row["board"] for row in found} == {"pi"}
+    for row, line in zip(found, lines, strict=True):
+        assert {name: "" if row[name] is None else str(row[name]) for name in ("target", "metric", "n")} == {
+            name: line[name] for name in ("target", "metric", "n")
+        }
+        assert row["value"] == (float(line["value"]) if line["value"] else None)
+    assert len({row["value"] for row in found}) > 30
+    ran = edgeq("report", out, "--table", tmp_path / "all.txt")
+    assert ran.exit == 2 and "allowed: .csv, .parquet" in ran.stderr
+
+
+def compared(out: Path) -> None:
+    ran = edgeq("compare", out, "--by", "target", "--where", "board=pi", "--json")
+    assert ran.exit == 0, ran.stderr
+    found = {(row["metric"], row["where"]): row["value"] for row in ran.document["rows"]}
+    assert {place for _, place in found} == {"onnx-int8", "c-int8"}
+    assert found["top1 board pi noise:5", "c-int8"] in (0, 0.25, 0.5, 0.75, 1)
+    assert edgeq("compare", out, "--by", "targets").exit == 2
+    assert edgeq("compare", out, "--by", "target", "--where", "board=none").exit == 2
+    assert edgeq("compare", out, out, "--by", "target").exit == 2
+
+
+def test_a_front_is_found_in_one_pass(tmp_path: Path) -> None:
+    """Against the plain definition, on many cells of few groups with equal costs among them."""
+    rng = np.random.default_rng(0)
+    plan = Plan(("m", "n"), tuple(f"t{k}" for k in range(40)), ("a", "b"))
+    store = JobStore(tmp_path / "sweep.sqlite")
+    store.add(plan.cells())
+    while (key := store.claim("any")) is not None:
+        board = json.loads(key)["board"]
+        cost, quality = int(rng.integers(1, 30)), int(rng.integers(0, 30))
+        rows = [
+            Row("c", cost, "ms", 1, board, ""),
+            Row("q", quality, "", 1, board, ""),
+            Row("q", 99, "", 1, "fp32", ""),
+        ]
+        store.finish(key, {"rows": [vars(row) for row in rows]})
+    store.close()
+    results = Results(tmp_path)
+    for higher, sign in ((True, 1), (False, -1)):
+        found = list(judged(results.points("c", "q", {"target": "t*"}, higher=higher), higher=higher))
+        assert len(found) == 160 and 8 <= sum(on_front for _, on_front in found) < 80
+        for point, on_front in found:
+            rivals = [p for p, _ in found if p.group == point.group]
+            beaten = any(
+                p.cost <= point.cost and sign * p.quality >= sign * point.quality and (p.cost, p.quality) != (point.cost, point.quality)
+                for p in rivals
+            )  # fmt: skip
+            first = next(p for p in rivals if (p.cost, p.quality) == (point.cost, point.quality))
+            assert on_front == (not beaten and first is point)
+    results.close()
+
+
+def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the plan through the store and the boards to the report: what is held does not grow with the cells."""
+    monkeypatch.setattr(sweep_report, "SHOWN_BESIDE", 1)
+    monkeypatch.setattr(sweep_report, "SHOWN_GROUPS", 2)
+    path = Path(__file__).resolve().parents[2] / "scripts" / "bench_sweep.py"
+    spec = importlib.util.spec_from_file_location("bench_sweep", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    peaks: list[float] = []
+    for cells in (800, 800, 4800):  # the first is not counted: what is loaded once
+        folder = tmp_path / str(len(peaks))
+        folder.mkdir()
         tracemalloc.start()
-        assert store.add(plan.cells()) == 200 * models
+        report = script.streamed(folder, cells, lambda name, seconds: None)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        store.close()
-    assert peaks[1] < 1.5 * peaks[0]
+        assert report.value("cells_done", "sweep") == cells and len(report.points) >= 4
+    assert peaks[2] < 1.3 * peaks[1] + 50_000, peaks

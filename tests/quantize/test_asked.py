@@ -11,7 +11,7 @@ from edgeq.errors import UnsupportedError, UsageError
 from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Format, Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.quantize.asked import Asked, ends
-from edgeq.recipe import parse_rule
+from edgeq.recipe import parse_rule, weight_format
 from edgeq.reference.interpret import run
 from edgeq.targets import find_target
 from tests.format_nets import LAYERS, quantized, residual, structured
@@ -91,9 +91,14 @@ def test_readers_that_disagree_share_the_widest() -> None:
 @pytest.mark.parametrize(
     ("target", "asked", "allowed"),
     [
-        ("jetson-int8", Asked("int4"), "int8"),
+        ("jetson-int8", Asked("int9"), "int2, int3.*nearest that it holds is int8"),
+        ("c-int8", Asked("e3m2"), "int2, int3.*nearest that it holds is e2m3"),
+        ("tflite-int8", Asked("fp8_e4m3"), "int2, int3.*nearest that it holds is int8"),
+        ("tflite-int8", Asked("dense4"), "int2, int3.*nearest that it holds is post4"),
+        ("onnx-int8", Asked("int12"), "int2, int3.*nearest that it holds is int8"),
         ("tflite-int8", Asked(activations="int16"), "int8"),
-        ("tflite-int8", Asked("post4"), "int8, int4"),
+        ("coreml-w8", Asked("post4"), "int8"),
+        ("coreml-w4", Asked("fp8_e5m2"), "int2, int3.*nearest that it holds is fp8_e4m3"),
         ("rpi-w8a16", Asked(activations="int8"), "int16"),
         ("onnx-int8", Asked("int4", "int4"), "uint8"),
         ("coreml-w4", Asked(activations="int8"), "real"),
@@ -103,6 +108,15 @@ def test_readers_that_disagree_share_the_widest() -> None:
 def test_what_a_target_does_not_hold_is_refused(target: str, asked: Asked, allowed: str) -> None:
     with pytest.raises(UnsupportedError, match=f"allowed: {allowed}.*edgeq quantize"):
         structured(asked, find_target(target))
+
+
+@pytest.mark.parametrize("name", ["post4", "e2m3", "int5", "dense3", "pot4"])
+@pytest.mark.parametrize("target", ["onnx-int8", "tflite-int8", "c-int8", "jetson-int8", "coreml-w8a8", "coreml-w4"])
+def test_levels_that_fit_in_bytes_are_held_everywhere(target: str, name: str) -> None:
+    structure, notes = structured(Asked(name), find_target(target))
+    assert target == "coreml-w4" or structure.weights["left"] == weight_format(name)
+    own = target == "coreml-w4" or (target == "onnx-int8" and name in ("post4", "dense3", "pot4"))
+    assert any(f"{name} are stored as INT8" in note for note in notes) == (not own)
 
 
 def test_what_a_target_holds() -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from edgeq.formats import INT8, INT16, UINT8, encode
 from edgeq.ir import ops as o
-from edgeq.quantize.assign import constant_range
+from edgeq.quantize.assign import assign, constant_range
+from edgeq.quantize.structure import analyse
+from edgeq.recipe import Recipe
 from edgeq.target import Target
 from tests.quantized import TARGETS, Net, inputs_of, planned
 
@@ -42,3 +44,20 @@ def test_constants_fit_and_zero_is_exact(content: list[float]) -> None:
         assert format.low <= zero_point <= format.high and (zero_point == 0 or not symmetric)
         levels = encode(format, array.astype(float) / scale, zero_point) - zero_point
         assert np.abs(levels * scale - array).max() <= scale * 0.5001 + 1e-9
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_sums_keep_away_from_ties(target: Target) -> None:
+    """Beside a zero the other operand is requantized alone: at 1.5 steps of the result each second code were a tie."""
+    net = Net(1, 6, 8, 8)
+    left, right = net.apply(net.conv("x", 8, "left"), "relu", "l"), net.apply(net.conv("x", 8, "right"), "relu", "r")
+    total = net.apply(net.add(o.Add(left, right, "sum")), "relu", "total")
+    graph = net.graph(net.conv(total, 4, "y"))
+    structure = analyse(graph, target, Recipe())
+    ranges = dict.fromkeys(structure.members.keys() - structure.fixed.keys(), (0.5, 0))
+    ranges |= {structure.key["l"]: (1.5, 0), structure.key["r"]: (0.75, 0)}
+    plan = assign(structure, ranges, target)
+    ratios = [plan.types[value].scale[0] / plan.types["total"].scale[0] for value in ("l", "r")]
+    assert ratios == pytest.approx([3.0, 1.5], rel=0.01)
+    codes = np.arange(1, 256)
+    assert min(np.abs(codes * ratio - np.floor(codes * ratio) - 0.5).min() for ratio in ratios) > 1e-5

@@ -7,17 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgeq.catalogue import FAMILIES, Blocks, KMeans, Nupes
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT4, INT8_NARROW, POST4, POT4, Codebook, Format
+from edgeq.formats import INT4, INT8_NARROW, POST4, POT4, Codebook, Format, Int, decode, encode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.verify import verify
 from edgeq.quantize.bias import correct_stored_biases
-from edgeq.quantize.scale import dequantize_weight, half_scales, quantize_weight
-from edgeq.quantize.weights import block_size, quantize_weights, stored_type
+from edgeq.quantize.scale import dequantize_weight, half_scales, quantize_weight, weight_type
+from edgeq.quantize.weights import block_size, quantize_weights, stored_type, typed_weight
 from edgeq.recipe import Recipe, keep_real
 from edgeq.reference.interpret import run
-from edgeq.target import KMeans, StoredWeights, Target
+from edgeq.target import StoredWeights, Target
 from edgeq.targets import find_target
 from tests.quantized import Net, inputs_of, outputs_of, signal_to_noise_db
 
@@ -168,3 +169,44 @@ def test_corrected_biases_take_the_shift_back() -> None:
 
     assert shift(corrected) < 0.35 * shift(stored)
     assert corrected.ops == stored.ops and corrected.types == stored.types
+
+
+BLOCKED = ["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8", "bfp4", "bfp8"]
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_shared_exponents_are_those_of_the_standard(name: str) -> None:
+    """OCP MX 1.0, section 6.3: X = 2^(floor(log2 max |v|) - emax), elements v / X to the nearest, saturating."""
+    family = FAMILIES[name]
+    assert isinstance(family, Blocks)
+    array = weight(8, 4 * family.size, seed=5)
+    array[3, : family.size] = 0
+    type_ = typed_weight(array, family, 0)
+    blocks = array.reshape(8, -1, family.size).astype(np.float64)
+    assert type_.block == family.size and len(type_.scale) == 8 * 4
+    found = dequantize_weight(quantize_weight(array, type_), type_).reshape(blocks.shape).astype(np.float64)
+    top = level_range(family.element)[1]
+    unit = 2.0 ** -(int(top).bit_length() - 1)  # of levels, so that the largest binade starts at 2^0
+    for block, values in zip(blocks.reshape(-1, family.size), found.reshape(-1, family.size), strict=True):
+        if not block.any():
+            assert not values.any()
+            continue
+        scale = 2.0 ** np.floor(np.log2(np.abs(block).max())) * unit
+        levels = decode(family.element, encode(family.element, block / scale))
+        assert np.array_equal(values, (levels * scale).astype(np.float32).astype(np.float64))
+    assert len(np.unique(found)) > 20
+
+
+def test_blocks_of_convolutions_hold_whole_channels() -> None:
+    found = typed_weight(weight(4, 16, 3, 3), FAMILIES["mxfp4"], 0)
+    assert found.block == 2  # 18 weights of at most 32
+    assert typed_weight(weight(4, 1, 3, 3), FAMILIES["mxfp4"], 0).block == 0
+    assert typed_weight(weight(16, 4, 3, 3), FAMILIES["int4g32"], 1).block == 2
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_power_laws_are_no_worse_than_integers(bits: int) -> None:
+    array = np.random.default_rng(bits).laplace(0, 1, (16, 300)).astype(np.float32)
+    power = noise_db(array, typed_weight(array, Nupes(bits), 0))
+    integers = noise_db(array, weight_type(array, Int(bits, narrow=True), 0))
+    assert power > integers + 0.5

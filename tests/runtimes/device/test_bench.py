@@ -30,6 +30,14 @@ def test_figures_of_a_timing() -> None:
     assert found["throughput_per_s"] == 400.0
 
 
+def test_the_layers_of_a_program() -> None:
+    lines = ["9000000 1 1", "8000000 1 1", "1000000 200 700", "3000000 400 900", "2000000 300 800"]
+    found = bench.timing_of_program("\n".join(lines), 1, ["first", "second"])
+    assert (found["first_ms"], found["p50_ms"], found["runs"]) == (9.0, 2.0, 3)
+    assert found["layers_ms"] == {"first": 300e-6, "second": 800e-6}
+    assert "layers_ms" not in bench.timing_of_program("5\n4\n", 0)
+
+
 def test_the_first_run_and_the_warm_up_are_not_counted() -> None:
     calls = 0
 
@@ -120,6 +128,23 @@ def test_power_of_a_jetson(tmp_path: Path) -> None:
     with bench.Power(tmp_path) as power:
         pass
     assert power.mean_w() == {}
+
+
+def test_power_by_other_sensors(tmp_path: Path) -> None:
+    """As the kernel's hwmon interface has it: microwatts, at once or averaged, with a label or without."""
+    root = write(
+        tmp_path,
+        {
+            "sys/class/hwmon/hwmon0/name": "amdgpu",
+            "sys/class/hwmon/hwmon0/power1_average": 5_500_000,
+            "sys/class/hwmon/hwmon0/power1_label": "PPT",
+            "sys/class/hwmon/hwmon1/name": "meter",
+            "sys/class/hwmon/hwmon1/power1_input": 2_000_000,
+            "sys/class/hwmon/hwmon1/power2_input": "broken",
+            "sys/class/hwmon/hwmon1/power1_max": 9_000_000,
+        },
+    )
+    assert bench.rails_w(root) == {"PPT": 5.5, "meter power1": 2.0}
 
 
 def test_a_tool_that_prints_for_ever_is_read_once() -> None:

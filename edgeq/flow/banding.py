@@ -1,0 +1,113 @@
+"""Where channels of very different ranges are computed apart, for efforts above fast: measured, and only if it pays.
+
+Stretches that promise something are computed in bands on trial, ranges are chosen for the network with and without, and
+those stay whose noise at the outputs falls by enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from glob import escape
+
+from edgeq.calibrate.observe import observe
+from edgeq.calibrate.output_noise import choose_by_output_noise
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.ranges import Inputs, class_statistics, inputs_of, objective_of, site_of, watched_values
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Graph
+from edgeq.passes.bands import Bands, Stretch, in_bands, stretches
+from edgeq.progress import Progress
+from edgeq.quantize.bands import LEAST_CHANNELS, LEAST_FACTOR, best_bands, measure_channels
+from edgeq.quantize.structure import Structure, analyse
+from edgeq.recipe import KEPT_REAL, Recipe, Rule
+from edgeq.target import Target
+
+IMAGES = 8
+LEAST_NOISE = 1e-3
+"""What bands must take away, as a share of the outputs' power: 30 dB below it noise costs no accuracy."""
+
+_NARROW_BITS = 8
+
+
+def banded(
+    graph: Graph,
+    recipe: Recipe,
+    target: Target,
+    calibration: CalibrationSet,
+    notes: list[str],
+    progress: Progress,
+) -> tuple[Graph, Recipe]:
+    """`graph` with stretches in bands where that pays, the recipe that names the bands, and a line in `notes` on it."""
+    structure = analyse(graph, target, recipe)
+    known = {value: stretch for value, stretch in stretches(graph).items() if _is_narrow(structure, stretch)}
+    if not known:
+        return graph, recipe
+    progress("comparing channels", 0, 0)
+    samples = list(inputs_of(graph, calibration.sample(IMAGES)))
+    objective = objective_of(structure, calibration.weigh)
+    least = max(LEAST_CHANNELS, target.least_channels)
+    measured = measure_channels(structure, objective, known, samples)
+    wanted = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
+    kept = _worthwhile(graph, recipe, target, calibration, known, wanted, samples) if wanted else {}
+    if not kept:
+        return graph, recipe
+    notes.append("channels computed in bands, each with its own scale: " + ", ".join(_told(kept)))
+    return in_bands(graph, kept), _with_bands(recipe, [known[value] for value in kept])
+
+
+def _told(kept: Mapping[o.Value, Bands]) -> list[str]:
+    return [f"{value} ({' + '.join(str(len(band)) for band in bands)})" for value, bands in kept.items()]
+
+
+def _is_narrow(structure: Structure, stretch: Stretch) -> bool:
+    """Whether all of the stretch runs on codes, with values narrow enough for their rounding to matter."""
+    rounded = [structure.key[value] for value in stretch.inside if value in structure.key]
+    bits = [getattr(structure.formats[key], "bits", 0) for key in rounded]
+    on_codes = all(value in structure.integer for value in stretch.inside)
+    return on_codes and bool(bits) and min(bits) <= _NARROW_BITS
+
+
+def _with_bands(recipe: Recipe, kept: list[Stretch]) -> Recipe:
+    """What `recipe` says of an operator, it also says of its bands."""
+    asked = {value: recipe.formats_of(value) for stretch in kept for value in stretch.inside}
+    assert KEPT_REAL not in asked.values()
+    rules = (Rule(f"{escape(value)}.band*", formats) for value, formats in asked.items() if formats is not None)
+    return recipe.with_rules(rules)
+
+
+def _worthwhile(
+    graph: Graph,
+    recipe: Recipe,
+    target: Target,
+    calibration: CalibrationSet,
+    known: Mapping[o.Value, Stretch],
+    wanted: Mapping[o.Value, Bands],
+    samples: list[Inputs],
+) -> dict[o.Value, Bands]:
+    """Those of `wanted` that lower the noise enough, with the ranges that would be chosen."""
+    before = _noise(graph, recipe, target, calibration, samples)
+    after = _noise(
+        in_bands(graph, wanted), _with_bands(recipe, [known[value] for value in wanted]), target, calibration, samples
+    )
+    kept = {}
+    for value, bands in wanted.items():
+        inside = known[value].inside
+        whole = sum(before.get(name, 0.0) for name in inside)
+        parts = (f"{name}.band{index}" for name in inside for index in range(len(bands)))
+        apart = sum(after.get(name, 0.0) for name in (*parts, *(f"{end}.bands" for end in known[value].ends)))
+        if whole - apart >= LEAST_NOISE and whole >= LEAST_FACTOR * apart:
+            kept[value] = bands
+    return kept
+
+
+def _noise(
+    graph: Graph, recipe: Recipe, target: Target, calibration: CalibrationSet, samples: list[Inputs]
+) -> dict[o.Value, float]:
+    """By class the noise at the outputs that its rounding causes, with the best of the candidate ranges."""
+    structure = analyse(graph, target, recipe)
+    found = class_statistics(structure, observe(graph, samples, watched_values(structure)))
+    sites = {key: site_of(structure, key, target) for key in found if key not in structure.fixed}
+    narrow = {key: site for key, site in sites.items() if site.format.bits <= _NARROW_BITS}
+    objective = objective_of(structure, calibration.weigh)
+    chosen = choose_by_output_noise(structure, objective, narrow, found, samples)
+    return {key: choice.noise for key, choice in chosen.items()}

@@ -1,0 +1,66 @@
+"""Several processes that train one network, as torchrun starts them: one for each GPU, or on CPUs by gloo.
+
+Each takes its share of every batch; gradients and losses are averaged, so that together they do what one process would
+do with the whole batch. The first one alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from edgeq.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the state and goes on to export."""
+        return self.rank == 0
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes."""
+        for tensor in tensors if self.world > 1 else ():
+            dist.all_reduce(tensor)
+            tensor.div_(self.world)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def processes(device: torch.device) -> Processes:
+    """Join the processes that torchrun started, if it did. Raises UsageError when it started too many for the GPUs."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world < 2:
+        return Processes()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(dist.get_rank(), world)
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this process where torchrun started several. Raises UsageError when there are fewer."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return device
+    if local >= torch.cuda.device_count():
+        raise UsageError(
+            "more processes than GPUs", value=local + 1, allowed=torch.cuda.device_count(),
+            next_step="Give torchrun a smaller --nproc-per-node.",
+        )  # fmt: skip
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)

@@ -1,0 +1,276 @@
+"""The loop behind `edgeq train`: steps, held-out loss, and the state that a killed run goes on from."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.calibrate.importance import DetectionWeights
+from edgeq.datasets.batches import Batch, Batches
+from edgeq.datasets.dataset import Dataset
+from edgeq.datasets.detection_distance import corresponds, detection_distance
+from edgeq.errors import DataError, UsageError
+from edgeq.flow.augment import mirrored, shifted
+from edgeq.flow.processes import Processes, local_device, processes
+from edgeq.flow.ranges import objective_of
+from edgeq.flow.train import Trained, Training, TrainingRun
+from edgeq.ir.graph import Graph
+from edgeq.progress import Progress
+from edgeq.quantize.distill import Teacher, classification_loss, noise
+from edgeq.quantize.freeze import Oscillation, Sharpness
+from edgeq.quantize.grids import rate_of
+from edgeq.quantize.plan import Plan
+from edgeq.quantize.qat import QatModule
+from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
+
+HELD_OUT = 0.05
+MOST_HELD_OUT = 1000
+WARMUP = 0.05
+"""Share of the steps over which the learning rate rises; then it falls along half a cosine."""
+LOOK_EVERY = 50
+"""Steps between two looks at whether the loss is still a number."""
+
+
+class Loop:
+    """One training run, epoch by epoch."""
+
+    def __init__(
+        self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun, device: torch.device
+    ) -> None:
+        self.run, self.options, self.device = run, run.training, local_device(device)
+        self.processes = processes(self.device)
+        torch.manual_seed(self.options.seed)
+        self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
+        self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
+        self.teacher = Teacher(graph, self.objective, self.device)
+        self.training, self.held_out = _split(data, run, self.device, self.processes)
+        (self.input,) = graph.inputs
+        self.classifies = data.task == "classify"
+        _check_classes(graph, data)
+        self.steps = self.options.epochs * len(self.training)
+        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.options.rate)
+        self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
+        self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
+        self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
+        self.epoch, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self.best = self._snapshot(self._held_out_loss())
+        self.start, self.best_epoch = self.best[0], 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether epochs, time or patience have run out."""
+        options = self.options
+        tired = options.patience is not None and self.epoch - self.best_epoch >= options.patience
+        return tired or self._share(self.epoch * len(self.training), 0.0) >= 1
+
+    # --- one step ---------------------------------------------------------------------------------------------
+
+    def _values(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.options.half):
+            return self.module.rounded({self.input: images}, self.objective.outputs)
+
+    def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
+        wanted = self.teacher({self.input: images})
+        found = (self.compiled if compiled else self._values)(images)
+        if self.classifies:
+            probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
+            return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)
+        if isinstance(self.weigh, DetectionWeights) and corresponds(self.weigh.head):
+            return self._distance_of_detections(wanted, found)
+        return noise(self.objective, wanted, found)
+
+    def _distance_of_detections(self, wanted: list[Tensor], found: tuple[Tensor, ...]) -> Tensor:
+        """Boxes and scores, and the noise where the integer part ends."""
+        assert isinstance(self.weigh, DetectionWeights)
+        count = len(self.module.graph.outputs)
+        inner = Objective(self.objective.outputs[count:], relative_power)
+        distance = detection_distance(self.weigh.head, wanted[:count], found[:count])
+        return distance + noise(inner, wanted[count:], found[count:]) if inner.outputs else distance
+
+    def one_epoch(self, progress: Progress) -> None:
+        """Every training image once; then the held-out loss and the saved state."""
+        started, losses = time.monotonic(), list[Tensor]()
+        for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
+            step = self.epoch * len(self.training) + k
+            share = self._share(step, time.monotonic() - started)
+            if share >= 1:
+                break
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.options.rate * group["share"] * _schedule(share)
+            losses.append(self._step(self._moved(images), labels))
+            if k % LOOK_EVERY == 0:
+                self._check(losses[-1])
+            progress("training", step + 1, self.steps)
+        self._check(mean := self.processes.total(torch.stack(losses).mean()) / self.processes.world)
+        held_out = self._held_out_loss()
+        self.epoch += 1
+        if held_out < self.best[0]:
+            self.best, self.best_epoch = self._snapshot(held_out), self.epoch
+        seconds = time.monotonic() - started
+        self.seconds += seconds
+        row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
+        self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
+        self._save()
+
+    def _step(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = partial(self._loss, images, labels)
+        if self.sharpness is not None:
+            found = self.sharpness.backward(loss)
+        else:
+            found = loss()
+            found.backward()  # type: ignore[no-untyped-call]
+        self.processes.average(p.grad for p in self.module.parameters() if p.grad is not None)
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        if self.oscillation is not None:
+            self.oscillation.after_step()
+        return found.detach()
+
+    def _share(self, step: int, seconds: float) -> float:
+        """How much of the training is done, by steps or by time."""
+        share = step / max(self.steps, 1)
+        if self.options.minutes is not None:
+            share = max(share, (self.seconds + seconds) / (60 * self.options.minutes))
+        return share
+
+    def _check(self, loss: Tensor) -> None:
+        if not math.isfinite(float(loss)):
+            raise UsageError(
+                "the training loss is not a number", where=f"epoch {self.epoch + 1}",
+                next_step=f"Lower --rate; the best state so far is kept in {self.run.state}.",
+            )  # fmt: skip
+
+    def _moved(self, images: Tensor) -> Tensor:
+        images = mirrored(images) if self.options.flip else images
+        return shifted(images) if self.options.shift else images
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        found = torch.zeros(2, dtype=torch.float64, device=self.device)
+        batches: Iterator[Batch] = self.held_out.in_order()
+        for images, labels in batches:
+            loss = self._loss(images, labels, compiled=False)
+            found += torch.stack([loss.double() * len(images), loss.new_tensor(len(images)).double()])
+        total, count = self.processes.total(found).tolist()
+        return float(total / max(count, 1))
+
+    # --- state ------------------------------------------------------------------------------------------------
+
+    def _snapshot(self, loss: float) -> tuple[float, dict[str, Tensor]]:
+        return loss, {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+    def _save(self) -> None:
+        if self.run.state is None or not self.processes.writes:
+            return
+        self.run.state.parent.mkdir(parents=True, exist_ok=True)
+        partial_file = self.run.state.with_suffix(f".{os.getpid()}.partial")
+        document = {
+            "epoch": self.epoch, "history": self.history, "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "best": self.best, "start": self.start,
+            "best_epoch": self.best_epoch, "seconds": self.seconds, "random": torch.get_rng_state(),
+            "oscillation": None if self.oscillation is None else self.oscillation.state_dict(),
+            "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }  # fmt: skip
+        torch.save(document, partial_file)
+        os.replace(partial_file, self.run.state)
+
+    def resume(self) -> None:
+        """Take up the saved state, if there is one. Raises UsageError for a state that does not fit; it stays."""
+        if self.run.state is None or not self.run.state.is_file():
+            return
+        try:
+            found = torch.load(self.run.state, map_location=self.device, weights_only=True)
+            self._take_up(found)
+        except Exception as error:  # damaged, or of another network: torch's list of errors is open
+            raise UsageError(
+                "the saved state does not fit this training", where=self.run.state, value=_first_line(error),
+                next_step="Move the file away, or give --no-cache to train without it.",
+            ) from error  # fmt: skip
+
+    def _take_up(self, found: dict[str, Any]) -> None:
+        self.module.load_state_dict(found["module"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.epoch, self.history, self.best = found["epoch"], list(found["history"]), tuple(found["best"])
+        self.start, self.best_epoch, self.seconds = found["start"], found["best_epoch"], found["seconds"]
+        if self.oscillation is not None:
+            self.oscillation.load_state_dict(found["oscillation"])
+        torch.set_rng_state(found["random"].cpu())
+        if found["device_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(found["device_random"].cpu(), self.device)
+
+    def result(self) -> Trained:
+        """The best state."""
+        loss, state = self.best
+        self.module.load_state_dict(state)
+        graph = self.module.learned_graph()
+        verb = "falls" if loss < self.start else "stays"
+        images = len(self.held_out.paths)
+        notes = [f"training: the loss on {images} held-out images {verb} from {self.start:.4g} to {loss:.4g}"]
+        if self.options.learn.adaptive:
+            notes.append("training: scales that followed each image are frozen to their mean over the training images")
+        return Trained(graph, self.module.learned_plan(graph), self.history, notes)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]
+
+
+def _split(data: Dataset, run: TrainingRun, device: torch.device, team: Processes) -> tuple[Batches, Batches]:
+    """Images to train on, and every so-manyth to hold out."""
+    count, options = len(data.samples), run.training
+    if count < 4:
+        raise DataError("too few images to train on", where=data.name, value=count, allowed="4 or more")
+    if min(options.batch, count) % team.world:
+        raise UsageError(
+            "the batch cannot be shared evenly", value=options.batch, allowed=f"a multiple of {team.world} processes"
+        )
+    held = max(1, min(int(count * HELD_OUT), MOST_HELD_OUT))
+    out = {int(k) for k in np.linspace(0, count - 1, held)}
+    labelled = data.task == "classify" and isinstance(data.samples[0].label, int)
+
+    def part(rows: list[int]) -> Batches:
+        labels = [data.samples[k].label for k in rows] if labelled else None
+        paths = [data.samples[k].path for k in rows]
+        return Batches(
+            paths, labels, run.preprocess, options.batch, options.workers, device, team.rank, team.world  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    return part([k for k in range(count) if k not in out]), part(sorted(out))
+
+
+def _check_classes(graph: Graph, data: Dataset) -> None:
+    """Raise DataError where the labels name classes that the network does not have."""
+    labels = [sample.label for sample in data.samples if isinstance(sample.label, int)]
+    classes, most = graph.types[graph.outputs[0]].shape[-1], max(labels, default=0)
+    if data.task == "classify" and most >= classes:
+        raise DataError(
+            "the labels name more classes than the network has", where=data.name, value=most + 1, allowed=classes
+        )
+
+
+def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:
+    """Weights decay; scales, biases and gains do not. `share`: how fast parameters are learned beside others."""
+    decayed = [p for p in module.trained.parameters() if p.dim() > 1]
+    groups: dict[float, list[Tensor]] = {}
+    for name, p in module.named_parameters():
+        if p.requires_grad and not any(p is known for known in decayed):
+            groups.setdefault(rate_of(name), []).append(p)
+    others = [{"params": found, "weight_decay": 0.0, "share": share} for share, found in groups.items()]
+    return [{"params": decayed, "weight_decay": options.decay, "share": 1.0}, *others]
+
+
+def _schedule(progress: float) -> float:
+    return (
+        progress / WARMUP if progress < WARMUP else 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+    )

@@ -1,0 +1,147 @@
+"""Which channels to compute apart (edgeq/passes/bands.py), so that the narrow ones are not rounded to the steps of the wide.
+
+The noise that a channel causes at the outputs grows with the square of its step, which the widest channel of its band
+decides. So channels are sorted by how far they reach and cut where the sum of importance times squared reach is least:
+exactly, by dynamic programming. What that promises is then measured with the ranges that would be chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeq.formats import FloatArray
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Array, Graph
+from edgeq.passes.bands import Bands, Stretch
+from edgeq.quantize.sensitivity import Objective, backward_passes
+from edgeq.quantize.structure import Structure, gated_function
+
+MOST_BANDS = 4
+LEAST_FACTOR = 2.0
+"""Another band must divide the noise of a stretch by this."""
+
+LEAST_CHANNELS = 4
+"""In a band: kernels work on several channels at once."""
+
+_OWN_STEPS = 127
+_INSIDE = 0.999
+"""Share of a channel's elements that its reach holds: what is rarer is clipped."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Of a stretch, float64 [values, channels]: how far each channel of each value reaches, and its importance."""
+
+    reach: FloatArray
+    importance: FloatArray
+
+    def noise(self, members: Sequence[int]) -> float:
+        """Noise, up to a factor, if `members` share their scales."""
+        step, total = self.reach[:, members].max(1), self.importance[:, members].sum(1)
+        return float((step**2 * total).sum())
+
+
+def measure_channels(
+    structure: Structure,
+    objective: Objective,
+    found: Mapping[o.Value, Stretch],
+    samples: Iterable[Mapping[o.Value, Array]],
+) -> dict[o.Value, Channels]:
+    """What `samples` tell about the channels of every stretch; those that do not reach the outputs are left out."""
+    wanted = {key: _rounded_values(structure, stretch) for key, stretch in found.items()}
+    shown = {value: _shown_by(structure.graph, value) for values in wanted.values() for value in values}
+    reach: dict[o.Value, list[FloatArray]] = {}
+    importance: dict[o.Value, list[FloatArray]] = {}
+    kept = {*shown.keys(), *shown.values()}
+    for values, slopes in backward_passes(structure.graph, objective, kept, samples):
+        for name in slopes.keys() & shown.keys():
+            reach.setdefault(name, []).append(_reach(values[shown[name]].detach()))
+            importance.setdefault(name, []).append(_importance(values[name].detach(), slopes[name]))
+    return {
+        key: Channels(
+            np.stack([np.max(reach[name], 0) for name in names]),
+            np.stack([np.mean(importance[name], 0) for name in names]),
+        )
+        for key, names in wanted.items()
+        if names and all(name in reach for name in names)
+    }
+
+
+def _rounded_values(structure: Structure, stretch: Stretch) -> list[o.Value]:
+    """Values of the stretch that would have a scale of their own in each band."""
+    return [value for value in stretch.inside if value in structure.key and value not in stretch.ends]
+
+
+def _shown_by(graph: Graph, value: o.Value) -> o.Value:
+    """What tells how far `value` must reach: the result of the function that squashes it, else it itself."""
+    readers = list(graph.consumers.get(value, ()))
+    if gated_function(readers) or (len(readers) == 1 and isinstance(readers[0], o.Apply)):
+        return o.results(readers[-1])[0]
+    return value
+
+
+def _reach(x: Tensor) -> FloatArray:
+    """[1, channels, height, width] -> the magnitude that holds nearly all elements of each channel."""
+    by_channel = x.movedim(1, 0).flatten(1)
+    count = max(1, round(by_channel.shape[1] * (1 - _INSIDE)))
+    found: FloatArray = by_channel.abs().topk(count, dim=1).values[:, -1].double().numpy()
+    return found
+
+
+def _importance(x: Tensor, slope: Tensor) -> FloatArray:
+    """Noise of each channel over the square of its step, measured at a step as fine as its own scale would have.
+
+    Errors of flat areas are alike and add up, which the mean square of the slopes would not know.
+    """
+    step = x.abs().amax((0, 2, 3), keepdim=True).clamp_min(1e-30) / _OWN_STEPS
+    error = torch.round(x / step).mul_(step).sub_(x)
+    found: FloatArray = ((slope * error).sum((0, 2, 3)) / step.flatten()).square().double().numpy()
+    return found
+
+
+def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
+    """The fewest bands of at least `least` channels each after which another one would not pay; None if one is enough."""
+    size = channels.reach.shape[1]
+    orders = [np.argsort(row, kind="stable").tolist() for row in channels.reach]
+    best, noise = None, channels.noise(range(size))
+    for count in range(2, min(MOST_BANDS, size // least) + 1):
+        cuts = [_cut(channels, order, count, least) for order in orders]
+        total, found = min((sum(map(channels.noise, bands)), bands) for bands in cuts)
+        if total * LEAST_FACTOR <= noise:
+            best, noise = found, total
+    return best
+
+
+def _cut(channels: Channels, order: list[int], count: int, least: int) -> Bands:
+    """The partition of `order` into `count` runs of at least `least` channels of least noise."""
+    size = len(order)
+    runs = _run_noise(channels, order, least)
+    cost, cuts = runs[0], []
+    for _ in range(count - 1):
+        total = cost[:, None] + runs  # [end of the runs before, end of this run]
+        cuts.append(total.argmin(0))
+        cost = total.min(0)
+    ends = [size]
+    for places in reversed(cuts):
+        ends.append(int(places[ends[-1]]))
+    starts = [0, *reversed(ends[1:])]
+    return tuple(tuple(sorted(order[a:b])) for a, b in zip(starts, reversed(ends), strict=True))
+
+
+def _run_noise(channels: Channels, order: list[int], least: int) -> FloatArray:
+    """[start, end]: the noise of the run order[start:end], infinite where it is too short."""
+    size = len(order)
+    reach, importance = channels.reach[:, order], channels.importance[:, order]
+    running = np.concatenate([np.zeros((len(reach), 1)), np.cumsum(importance, axis=1)], axis=1)
+    found = np.full((size + 1, size + 1), np.inf)
+    for start in range(size - least + 1):
+        widest = np.maximum.accumulate(reach[:, start:], axis=1)
+        sums = running[:, start + 1 :] - running[:, start : start + 1]
+        found[start, start + 1 :] = (widest**2 * sums).sum(0)
+        found[start, : start + least] = np.inf
+    return found

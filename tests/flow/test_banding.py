@@ -1,0 +1,83 @@
+"""Bands are chosen where they lower the noise of the exported network, and rules follow the operators they name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from edgeq.datasets.preprocess import Preprocess
+from edgeq.flow.banding import banded
+from edgeq.flow.inputs import CalibrationSet, InputRule, calibration_set
+from edgeq.flow.ranges import inputs_of, quantize
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.passes.lower import lower
+from edgeq.progress import silent
+from edgeq.recipe import Formats, Recipe, Rule
+from edgeq.reference.interpret import run
+from edgeq.target import Target
+from edgeq.targets import find_target
+
+WIDE, NARROW = 4, 12
+TARGET = replace(find_target("rpi-int8"), kernels="exact", rounding="single")
+
+
+def uneven() -> Graph:
+    """A separable block: a few channels reach fifty times as far as the others, which the output depends on as much."""
+    rng = np.random.default_rng(0)
+    channels = WIDE + NARROW
+    spread = np.array([50.0] * WIDE + [1.0] * NARROW)
+    editor = Editor("net", ("x",), {"x": Type((1, 3, 32, 32))})
+
+    def conv(x: o.Value, out: o.Value, weight: np.ndarray, groups: int = 1) -> None:  # type: ignore[type-arg]
+        name = editor.constant(f"{out}.w", weight.astype(np.float32))
+        bias = editor.constant(f"{out}.b", rng.normal(0, 0.2, len(weight)).astype(np.float32))
+        editor.append(o.Conv(x, name, bias, out, groups=groups))
+
+    conv("x", "stem", rng.normal(0, 0.5, (channels, 3, 3, 3)) * spread[:, None, None, None])
+    editor.append(o.Apply("stem", "active", o.Function("relu")))
+    conv("active", "deep", rng.normal(0, 1, (channels, 1, 3, 3)) / spread[:, None, None, None], groups=channels)
+    editor.append(o.Apply("deep", "again", o.Function("relu")))
+    conv("again", "last", rng.normal(0, 0.5, (6, channels, 1, 1)))
+    return editor.graph(["last"])
+
+
+def images() -> CalibrationSet:
+    rule = InputRule(Preprocess(size=(32, 32)), "as given")
+    return calibration_set("scenes:8", 8, rule, "detect")
+
+
+def noise(graph: Graph, plain: Graph, recipe: Recipe, target: Target, calibration: CalibrationSet) -> float:
+    """Of the lowered network, relative to the float one."""
+    lowered = lower(graph, quantize(graph, target, recipe, calibration, "", silent, use_cache=False).plan)
+    total = power = 0.0
+    for sample in inputs_of(graph, calibration):
+        (found,), (wanted,) = run(lowered, sample).values(), run(plain, sample).values()
+        total, power = total + float((found - wanted).square().sum()), power + float(wanted.square().sum())
+    return total / power
+
+
+def test_bands_lower_the_noise_of_the_lowered_network() -> None:
+    graph, calibration, notes = uneven(), images(), list[str]()
+    recipe = Recipe("mse", (Rule("deep", Formats(find_target("c-int8").weight)),))
+    found, rules = banded(graph, recipe, TARGET, calibration, notes, silent)
+    assert notes and "stem (" in notes[0] and f"+ {WIDE})" in notes[0]
+    assert {"deep.band0", "deep.band1"} <= found.producer.keys()
+    assert rules.formats_of("deep.band1") == recipe.formats_of("deep") != rules.formats_of("last")
+    before = noise(graph, graph, recipe, TARGET, calibration)
+    after = noise(found, graph, rules, TARGET, calibration)
+    assert before > 1e-4
+    assert after < before / 2
+
+
+def test_even_channels_stay_together() -> None:
+    graph, calibration, notes = uneven(), images(), list[str]()
+    even = {
+        name: array / np.abs(array).max(axis=(1, 2, 3), keepdims=True) if array.ndim == 4 else array
+        for name, array in graph.constants.items()
+    }
+    graph = replace(graph, constants={name: array.astype(np.float32) for name, array in even.items()})
+    found, _ = banded(graph, Recipe(), TARGET, calibration, notes, silent)
+    assert found is graph
+    assert not notes

@@ -1,0 +1,62 @@
+"""What was trained is what is written: `edgeq train` for each kind of file, compared with the reference and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.command_line import edgeq, write_small_classifier
+
+CLASSES, EACH = 5, 16
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small classifier, and images whose class is the place of a bright bar."""
+    folder = tmp_path_factory.mktemp("train")
+    write_small_classifier(folder / "net.onnx")
+    rng = np.random.default_rng(0)
+    for label in range(CLASSES):
+        (folder / "data" / f"class{label}").mkdir(parents=True)
+        for index in range(EACH):
+            pixels = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            pixels[:, :, label % 3] //= 1 + label // 3 * 3
+            pixels[:, :, label % 3] += 120
+            assert cv2.imwrite(str(folder / "data" / f"class{label}" / f"{index}.png"), pixels)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "exact"),
+    [
+        ("c-int8", (), True),
+        ("c-w4a8", ("--freeze", "0.02"), True),
+        ("onnx-int8", ("--learn", "offsets"), False),
+        ("tflite-int8", (), False),
+        ("jetson-int8", (), False),
+        ("c-int8", ("--learn", "binary-points"), True),
+    ],
+)
+def test_every_file_holds_the_trained_network(
+    target: str, options: tuple[str, ...], exact: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ran = edgeq(
+        "train", place / "net.onnx", "-t", target, "--train-data", place / "data", "--data", place / "data",
+        "--calib-images", 8, "--preprocess", "cifar", "--epochs", 12, "--batch", 16, "--rate", "1e-2", "--no-flip",
+        "--no-shift", "--device", "cpu", "--threads", 1, "--json", "--out", tmp_path / "out", *options,
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    top1 = {row["where"]: row["value"] for row in ran.document["rows"] if row["metric"] == "top1"}
+    assert top1["reference"] > top1["before training"] + 0.2
+    assert abs(top1["artifact"] - top1["reference"]) <= 1 / (CLASSES * EACH)
+    assert (tmp_path / "out" / "training.csv").read_text().startswith("epoch,loss")
+    layers = ran.document["agreement"]
+    assert sum(item["n"] for item in layers) >= 4 * CLASSES and len(set(top1.values())) > 1
+    if exact:
+        assert sum(item["n"] for item in layers) > 1000
+        assert top1["artifact"] == top1["reference"]
+        assert all(item["equal_share"] == 1.0 and item["largest_difference"] == 0.0 for item in layers)
