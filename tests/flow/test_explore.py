@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgeq.emit.onnx import emit
 from edgeq.errors import BudgetError, UsageError
@@ -20,7 +22,11 @@ def _model(folder: Path) -> str:
 
 
 def _request(tmp_path: Path, **options: object) -> ExploreRequest:
-    common = {"calib": "scenes", "calib_images": 4, "images": 2, "preprocess": "yolo", "out": tmp_path / "out"}
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(4):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (9, 8, 3), np.uint8)).save(pictures / f"{k}.png")
+    common = {"calib": str(pictures), "calib_images": 4, "images": 2, "preprocess": "yolo", "out": tmp_path / "out"}
     return ExploreRequest(_model(tmp_path / "model"), **(common | options), no_cache=True)  # type: ignore[arg-type]
 
 
