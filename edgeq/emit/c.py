@@ -20,13 +20,13 @@ from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_file
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
 from edgeq.emit.c_golden import golden_codes
-from edgeq.emit.c_layer import LayerContext, comment
-from edgeq.emit.c_layers import print_layer
+from edgeq.emit.c_layer import comment
+from edgeq.emit.c_layers import print_work
 from edgeq.emit.c_layout import to_memory
 from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
+from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
-from edgeq.emit.c_steps import Placed, place
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
@@ -101,13 +101,10 @@ def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str
 def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, object]) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
-    placed = place(found, target.instructions)
+    placed = place(found, target.instructions, None if target.ram_bytes is None else target.ram_bytes * 8 // found.bits)
     prefix = identifier(stem)
     bank = Bank(prefix)
-    layers = [
-        print_layer(LayerContext(found, placed, bank, target.instructions, number, step, kernel))
-        for number, (step, kernel) in enumerate(placed.kernels, start=1)
-    ]
+    layers = [print_work(found, placed, bank, target.instructions, place) for place in range(len(placed.kernels))]
     needed = dict.fromkeys(h for layer in layers for h in layer.headers)
     headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
     inputs = _ports(found, placed, found.inputs, "input")

@@ -33,8 +33,9 @@ def emitter_of(target: Target) -> Emit:
 
 def _onnx(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.onnxruntime import OnnxRuntime
+    from edgeq.runtimes.qonnx import QonnxRuntime, is_qonnx
 
-    return OnnxRuntime(path, threads=threads)
+    return QonnxRuntime(path, threads=threads) if is_qonnx(path) else OnnxRuntime(path, threads=threads)
 
 
 def _coreml(path: Path, threads: int | None, _: bool) -> Runtime:

@@ -85,6 +85,6 @@ def next_commands(request: ExportRequest, artifact: Artifact, target: Target) ->
     if target.emitter == "graph":
         return []
     commands = [f"edgeq verify {artifact.primary}", validate]
-    if artifact.primary.suffix in (".onnx", ".tflite"):
+    if artifact.primary.suffix in (".onnx", ".tflite") and runtime != "qonnx":
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands

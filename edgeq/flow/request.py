@@ -58,6 +58,8 @@ class ExportRequest:
     def chosen_target(self) -> Target:
         """The target's row with the options that replace its fields. Raises UsageError for an unknown name."""
         target = find_target(self.target)
+        if self.memory.ram_kb is not None:
+            target = replace(target, ram_bytes=int(1024 * self.memory.ram_kb))
         target = target if self.float_share is None else replace(target, float_share=self.float_share)
         if target.emitter == "hls":
             return replace(target, fpga=self.fpga or target.fpga, fps=self.fps or 0.0)

@@ -167,7 +167,8 @@ def weight_type(
     empty = largest == 0
     largest[empty] = largest.max() or (1.0 if power_of_two else 1.0 / _reach(format)[1])
     if power_of_two:
-        return Type(array.shape, format, tuple(_float32(largest).tolist()), axis=axis, block=block)
+        found = half_scales(largest, format) if half else _float32(largest)
+        return Type(array.shape, format, tuple(found.tolist()), axis=axis, block=block)
     scales = half_scales(largest, format) if half else _on_grid(rows, _float32(largest), format)
     if clip == "squared_error":
         scales = _clipped(rows, scales, format, half)
