@@ -62,7 +62,6 @@ def emit(
     tensors = {value: value for value in design.made}
     commands = [
         f"make -C {folder} test",
-        f"edgeq verify {folder / prefix}.cpp",
         f"vitis-run --mode hls --tcl {folder}/build.tcl",
     ]
     primary = folder / f"{prefix}.cpp"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def explore_model(request: ExploreRequest, progress: Progress = silent) -> Repor
     lowered = {}
     for name, target in targets.items():
         lowered[name] = _lowered(subject, target, progress)
-    cycles = _cycles(request, board, next(iter(lowered.values())))
+    cycles = _cycles(request, board, list(lowered.values()))
     found = [_judged(subject, name, graph, board, cycles, report, progress) for name, graph in lowered.items()]
     if all(item["share"] is None for item in found):
         raise BudgetError("no format fits the board", where=board.name, next_step=report.notes[0])
@@ -163,16 +164,18 @@ def _lowered(subject: _Subject, target: Target, progress: Progress) -> Graph:
     return lower(graph, found.plan)
 
 
-def _cycles(request: ExploreRequest, board: FpgaBoard, graph: Graph) -> int:
-    """Cycles that a frame may take: as asked, or what half of the board makes of the first format."""
+def _cycles(request: ExploreRequest, board: FpgaBoard, graphs: Sequence[Graph]) -> int:
+    """Cycles that a frame may take: as asked, or the fewest that every format reaches which fits the board at all."""
     if request.fps is not None:
         return int(board.clock_mhz * 1e6 / request.fps)
-    half = replace(board, **{name: getattr(board, name) // 2 for name in ("lut", "ff", "dsp")})
-    try:
-        folds = choose_folds(graph, half)
-    except BudgetError:
-        folds = choose_folds(graph, board)
-    return total(design_cost(build(graph, folds, "design", graph.name), {})).cycles
+    reached = []
+    for graph in graphs:
+        with suppress(BudgetError):
+            folds = choose_folds(graph, board)
+            reached.append(total(design_cost(build(graph, folds, "design", graph.name), {})).cycles)
+    if not reached:
+        choose_folds(graphs[0], board)  # which says what is missing, and names a board that is large enough
+    return max(reached)
 
 
 def _judged(
