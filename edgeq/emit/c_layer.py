@@ -11,7 +11,7 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
 from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
-from edgeq.emit.c_steps import Placed
+from edgeq.emit.c_place import Placed
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
@@ -42,15 +42,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """One kernel to be printed: the `number`-th layer, step `step` of the memory plan. Constants go into `bank`."""
+    """One kernel to be printed: layer `number`, step `step` of the memory plan. Constants go into `bank`.
+
+    A layer that runs in bands has kernels 3a, 3b ... with a descriptor for each `band`.
+    """
 
     program: Program
     placed: Placed
     bank: Bank
     instructions: Instructions
-    number: int
+    number: str
     step: int
     kernel: Kernel
+    band: str = ""
 
     @property
     def types(self) -> Mapping[o.Value, Type]:
@@ -60,7 +64,7 @@ class LayerContext:
     @property
     def name(self) -> str:
         """The name of the descriptor."""
-        return f"layer_{self.number}"
+        return f"layer_{self.number}{self.band}"
 
     def read(self, value: o.Value) -> str:
         """The address of an operand."""

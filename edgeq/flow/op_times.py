@@ -18,7 +18,7 @@ from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.jetson import times_by_operators
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.emit.artifact import GRAPH_FILE
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.errors import BoardError
 from edgeq.flow.device_inputs import trial_of
 from edgeq.flow.on_board import TENSORRT, as_device, is_c, run_on, runtime_for

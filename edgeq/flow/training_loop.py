@@ -54,7 +54,7 @@ class Loop:
         self.training, self.held_out = _split(data, run, self.device, self.processes)
         (self.input,) = graph.inputs
         self.classifies = data.task == "classify"
-        _check_classes(self.training, graph, data)
+        _check_classes(graph, data)
         self.steps = self.options.epochs * len(self.training)
         self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.options.rate)
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
@@ -249,12 +249,11 @@ def _split(data: Dataset, run: TrainingRun, device: torch.device, team: Processe
     return part([k for k in range(count) if k not in out]), part(sorted(out))
 
 
-def _check_classes(training: Batches, graph: Graph, data: Dataset) -> None:
+def _check_classes(graph: Graph, data: Dataset) -> None:
     """Raise DataError where the labels name classes that the network does not have."""
-    if training.labels is None:
-        return
-    classes, most = graph.types[graph.outputs[0]].shape[-1], int(training.labels.max())
-    if most >= classes:
+    labels = [sample.label for sample in data.samples if isinstance(sample.label, int)]
+    classes, most = graph.types[graph.outputs[0]].shape[-1], max(labels, default=0)
+    if data.task == "classify" and most >= classes:
         raise DataError(
             "the labels name more classes than the network has", where=data.name, value=most + 1, allowed=classes
         )

@@ -8,24 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.catalogue import TOP_LEVEL
-from edgeq.formats import INT8_NARROW, Format, Int, Real, decode, level_range
+from edgeq.formats import INT8_NARROW, Format, Int, decode, fits_in_bytes
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.target import Target
-
-
-def fits_in_bytes(format_: Format) -> bool:
-    """Whether every level lies in ±127.
-
-    >>> from edgeq.formats import POST4, Float
-    >>> fits_in_bytes(POST4), fits_in_bytes(Float(2, 4)), fits_in_bytes(Float(3, 2)), fits_in_bytes(Int(8))
-    (True, True, False, False)
-    """
-    if isinstance(format_, Real):
-        return False
-    low, high = level_range(format_)
-    return low >= -TOP_LEVEL and high <= TOP_LEVEL
 
 
 def is_own(target: Target, format_: Format) -> bool:

@@ -58,7 +58,7 @@ class Oscillation(nn.Module):
         """The share of weights whose codes are fixed."""
         fixed = [getattr(self, f"{name}_fixed") for name in self._weights]
         count = sum(part.numel() for part in fixed)
-        return sum(int(part.sum()) for part in fixed) / max(count, 1)
+        return float(sum(int(part.sum()) for part in fixed) / max(count, 1))
 
 
 def _counts(grid: Grid) -> bool:

@@ -43,7 +43,7 @@ class Strategy:
             raise UsageError("nothing of this name can be learned", value=unknown[0], allowed=", ".join(STRATEGIES))
         if len(chosen) > 1:
             raise UsageError("only one of these is learned at a time", value=names, allowed=", ".join(STRATEGIES))
-        return cls(*(name in chosen for name in STRATEGIES))
+        return cls("offsets" in chosen, "adaptive" in chosen, "binary-points" in chosen)
 
     def value_grid(self, type_: Type, elements: int, channels: int, *, learned: bool) -> Grid:
         """The grid of an activation with so many channels; prescribed grids are not `learned`."""

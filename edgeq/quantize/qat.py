@@ -211,7 +211,7 @@ class QatModule(nn.Module):
         """The plan with the scales learned so far, for `graph` with the weights learned so far."""
         types = dict(self.plan.types)
         for key, members in self.plan.structure.members.items():
-            if (field := self._fields[key]) in self.values:
+            if (field := self._fields[key]) in self.values and self._is_learned(key):
                 found = self._grid(self.values, field).learned_type()
                 grid = {"scale": self._storable(found.scale), "zero_point": found.zero_point, "format": found.format}
                 types.update({value: replace(types[value], **grid) for value in members})  # type: ignore[arg-type]

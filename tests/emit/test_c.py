@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeq.emit.c import emit, identifier
+from edgeq.emit.c import emit
+from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pack import in_order, packed, stored_bits
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT16

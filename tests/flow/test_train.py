@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.open import open_dataset
@@ -15,12 +19,14 @@ from edgeq.datasets.preprocess import Preprocess
 from edgeq.datasets.scenes import write_dataset
 from edgeq.errors import DataError, UsageError
 from edgeq.flow import ExportRequest, export_model
+from edgeq.flow.processes import Processes
 from edgeq.flow.train import Trained, Training, TrainingRun, train
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.lower import lower
 from edgeq.quantize.asked import Asked
+from edgeq.quantize.grids import Strategy
 from edgeq.quantize.plan import Plan
 from edgeq.targets import find_target
 from tests.quantized import Net, inputs_of, planned
@@ -102,6 +108,106 @@ def test_a_loss_that_is_not_a_number_ends_it_with_one_line(data: Dataset, tmp_pa
     graph.constants[weight][:] = np.float32(1e38)  # type: ignore[index]
     with pytest.raises(UsageError, match=r"the training loss is not a number; at epoch 1\. Lower --rate"):
         train(graph, plan, data, None, TrainingRun(TRAINING, PREPROCESS, tmp_path / "run.pt"), lambda *_: None)
+
+
+def test_a_state_of_another_network_is_named_and_kept(data: Dataset, tmp_path: Path) -> None:
+    state = tmp_path / "run.pt"
+    trained(data, state, replace(TRAINING, epochs=1))
+    known = torch.load(state, weights_only=True)
+    known["module"].pop(next(name for name in known["module"] if name.startswith("trained.")))
+    torch.save(known, state)
+    for content in (state.read_bytes(), state.read_bytes()[:1000], b""):
+        state.write_bytes(content)
+        with pytest.raises(
+            UsageError, match=r"the saved state does not fit this training; at .*run\.pt; got .*--no-cache"
+        ):
+            trained(data, state)
+        assert state.read_bytes() == content and [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_state_before_it(data: Dataset, tmp_path: Path) -> None:
+    state = tmp_path / "run.pt"
+    trained(data, state, replace(TRAINING, epochs=1))
+    before = state.read_bytes()
+    known = torch.load(state, weights_only=True)
+    name = next(name for name, tensor in known["module"].items() if name.startswith("trained.") and tensor.dim() == 4)
+    known["module"][name].fill_(float("nan"))
+    torch.save(known, state)
+    broken = state.read_bytes()
+    with pytest.raises(
+        UsageError, match=r"the training loss is not a number; at epoch 2\. Lower --rate; the best state"
+    ):
+        trained(data, state)
+    assert state.read_bytes() == broken != before
+
+
+def test_labels_of_more_classes_than_the_network_has_are_refused(data: Dataset) -> None:
+    sample = replace(data.samples[0], label=8)  # type: ignore[type-var]
+    with pytest.raises(DataError, match=r"the labels name more classes than the network has; at .*; got 9; allowed: 8"):
+        trained(replace(data, samples=(sample, *data.samples[1:])), None)  # type: ignore[type-var]
+
+
+def test_patience_and_minutes_end_it(data: Dataset) -> None:
+    found = trained(data, None, replace(TRAINING, epochs=50, rate=5.0, patience=2))
+    assert len(found.history) < 10
+    timed = trained(data, None, replace(TRAINING, epochs=100_000, minutes=0.02))
+    assert 1 <= len(timed.history) < 1000
+    assert sum(row["seconds"] for row in timed.history) < 30
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learn": Strategy(offsets=True), "freeze": 0.02},
+        {"sharpness": 0.05},
+        {"half": True},
+    ],
+    ids=",".join,
+)
+def test_strategies_train_and_go_on_where_they_were_killed(
+    options: dict[str, Any], data: Dataset, tmp_path: Path
+) -> None:
+    training = replace(TRAINING, rate=5e-3, **options)
+    whole = trained(data, None, training)
+    assert whole.history[-1]["held_out"] != whole.history[0]["held_out"]
+    state = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, state, training, stop_after=3)
+    assert curve(trained(data, state, training)) == curve(whole)
+    verify(lower(whole.graph, whole.plan))
+
+
+def _half_of_a_run(rank: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", STILL)
+    torch.save((curve(found), dict(found.graph.constants)), f"{folder}/{rank}.out")
+    dist.destroy_process_group()
+
+
+STILL = replace(TRAINING, flip=False, shift=False)
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    """torchrun's processes share each batch; only rounding of sums differs."""
+    write_dataset(tmp_path / "classify", IMAGES, 5, 64, "classify")
+    mp.spawn(_half_of_a_run, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    alone = trained(open_dataset(tmp_path / "classify", "classify"), None, STILL)
+    halves = [torch.load(tmp_path / f"{rank}.out", weights_only=False) for rank in range(2)]
+    assert (tmp_path / "run.pt").is_file()
+    for found, constants in halves:
+        assert np.allclose(found, curve(alone), rtol=1e-3)
+        for name, array in alone.graph.constants.items():
+            assert np.allclose(constants[name], array, rtol=1e-2, atol=2e-4), name
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.flow.training_loop.processes", lambda device: Processes(0, 3))
+    with pytest.raises(
+        UsageError, match="the batch cannot be shared evenly; got 8; allowed: a multiple of 3 processes"
+    ):
+        trained(data, None)
 
 
 def test_wrong_devices_and_too_few_images_are_named(data: Dataset) -> None:

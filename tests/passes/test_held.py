@@ -10,11 +10,11 @@ import pytest
 
 from edgeq.catalogue import NAMED, power_law
 from edgeq.emit.c import emit
-from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int
+from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
-from edgeq.passes.held import as_held, fits_in_bytes
+from edgeq.passes.held import as_held
 from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
 from edgeq.quantize.structure import analyse
