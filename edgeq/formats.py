@@ -165,6 +165,8 @@ INT32 = Int(32)
 INT64 = Int(64)
 POST4 = power_of_sqrt2(4)
 POT4 = power_of_two(4)
+E2M1 = Float(2, 1)
+E2M3 = Float(2, 3)
 INDEX = INT64
 BOOL = Int(1, signed=False)
 
@@ -235,6 +237,23 @@ def level_range(format: Format, zero_point: int = 0) -> tuple[int, int]:
         case _:
             low, high = code_range(format)
             return low - zero_point, high - zero_point
+
+
+def fits_in_bytes(format: Format) -> bool:
+    """Whether every level lies in ±127, so that codes of INT8 stand for the same levels.
+
+    >>> fits_in_bytes(POST4), fits_in_bytes(Float(2, 4)), fits_in_bytes(Float(3, 2)), fits_in_bytes(Int(8))
+    (True, True, False, False)
+    """
+    if isinstance(format, Real):
+        return False
+    low, high = level_range(format)
+    return low >= INT8_NARROW.low and high <= INT8_NARROW.high
+
+
+def looks_up(format: Format) -> bool:
+    """Whether codes of at most four bits look levels up that lie in ±127."""
+    return isinstance(format, Float | Codebook) and format.bits <= 4 and fits_in_bytes(format)
 
 
 def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArray:

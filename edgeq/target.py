@@ -10,12 +10,12 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeq.catalogue import Blocks, KMeans, Nupes
+from edgeq.catalogue import Choice
 from edgeq.formats import INT8, INT8_NARROW, INT16, Format, Int
 from edgeq.ir import ops as o
 
-Emitter = Literal["onnx", "tflite", "coreml", "c", "graph"]
-Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "reference"]
+Emitter = Literal["onnx", "tflite", "coreml", "c", "hls", "graph"]
+Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "hls", "reference", "qonnx"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
@@ -47,7 +47,7 @@ class StoredWeights:
     most, so they keep eight bits.
     """
 
-    format: Format | KMeans | Nupes | Blocks
+    format: Choice
     block: int = 0
     per_channel: bool = True
     smallest: int = 512
@@ -74,8 +74,11 @@ class Target:
     are interpolated between samples (edgeq/reference/samples.py). Functions in `tabulated` are stored as
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
-    `half_scales` are scales that half precision holds. `ios` is the oldest system that a CoreML file loads in.
-    `instructions` are those that generated C may use.
+    `half_scales` are scales that half precision holds, those of `power_of_two` are such powers. `ios` is the oldest
+    system that a CoreML file loads in. `instructions` are those that generated C may use; it runs layers in bands of
+    rows where its arena would exceed `ram_bytes`. With `looks_up`, weights of one minifloat or codebook of up to four
+    bits stay codes, which generated C looks up in a table. A design fills the board `fpga` (edgeq/emit/hls_boards.py),
+    or as much of it as `fps` frames a second take.
     """
 
     name: str
@@ -84,7 +87,7 @@ class Target:
     runtime: Runtime
     precision: Precision
     agreement: Agreement
-    weight: Int = INT8_NARROW
+    weight: Format = INT8_NARROW
     narrow: Int = INT8
     wide: Int = INT16
     more_weights: tuple[Format, ...] = ()
@@ -105,10 +108,15 @@ class Target:
     interpolates: bool = False
     tabulated: tuple[o.FunctionName, ...] = ()
     instructions: Instructions = "portable"
+    ram_bytes: int | None = None
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
+    looks_up: bool = False
+    power_of_two: bool = False
     ios: int = 16
+    fpga: str = "pynq-z2"
+    fps: float = 0.0
     aliases: tuple[str, ...] = ()
 
     @property
@@ -126,7 +134,9 @@ class Target:
         """Whether the runtime that runs the artifact on this machine is the target's own, so that latency counts."""
         if self.runtime == "native":
             return self.instructions == "portable"  # elsewhere the host runs a plain substitute
-        return self.runtime not in ("tensorrt", "reference") and (self.runtime != "coreml" or sys.platform == "darwin")
+        return self.runtime not in ("tensorrt", "reference", "qonnx", "hls") and (
+            self.runtime != "coreml" or sys.platform == "darwin"
+        )
 
     @property
     def keeps_wide_values(self) -> bool:

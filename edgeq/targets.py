@@ -5,9 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgeq.catalogue import KMeans
+from edgeq.catalogue import FAMILIES, FP8_E4M3, FP8_E5M2, NAMED, KMeans
 from edgeq.errors import UsageError, did_you_mean
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT8_NARROW, INT16, POST4, POT4, UINT8, Int
+from edgeq.formats import (
+    E2M1,
+    E2M3,
+    INT4,
+    INT4_NARROW,
+    INT8,
+    INT8_NARROW,
+    INT16,
+    POST4,
+    POT4,
+    UINT8,
+    Float,
+    Format,
+    Int,
+    bits_of,
+    fits_in_bytes,
+)
 from edgeq.ir import ops as o
 from edgeq.target import Agreement, Instructions, StoredWeights, Target
 
@@ -20,6 +36,22 @@ INTEGER_OPS: frozenset[type[o.Op]] = frozenset(
         o.Conv, o.ConvTranspose, o.Linear, o.MatMul, o.Add, o.Sub, o.Mul, o.Apply, o.MaxPool, o.AveragePool, o.Mean,
         o.Resize, o.Concat, o.Slice, o.Pad, o.Reshape, o.Transpose, o.Expand, o.Gather,
     }
+)  # fmt: skip
+
+
+# Integers are Quant nodes, minifloats FloatQuant; tables are INT8 by their levels.
+QONNX_WEIGHTS: tuple[Format, ...] = (
+    *(Int(bits, narrow=True) for bits in range(2, 17)),
+    *(Float(exponent, mantissa) for exponent in range(1, 6) for mantissa in range(1, 7 - exponent + 1)),
+    FP8_E4M3, FP8_E5M2,
+)  # fmt: skip
+
+
+# Tables of up to 4 bits halve the file, and others have levels beyond a byte: the file holds their own codes.
+ONNX_TABLES: tuple[Format, ...] = (
+    *(format_ for format_ in NAMED.values() if bits_of(format_) <= 4 or not fits_in_bytes(format_)),
+    *(Float(exponent, mantissa) for exponent in range(2, 6) for mantissa in range(1, 8 - exponent)
+      if exponent + mantissa == 3 or not fits_in_bytes(Float(exponent, mantissa))),
 )  # fmt: skip
 
 
@@ -88,8 +120,28 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         rounding="single",
         ports="codes",
         instructions=instructions,
+        looks_up=instructions == "portable",
         separate_layers=True,
         more_weights=(INT8_NARROW, INT4_NARROW, Int(4), Int(2)),
+        integer_ops=TRANSFORMER_OPS,
+    )
+    return replace(common, **fields)
+
+
+def fpga_target(name: str, summary: str, **fields: Any) -> Target:
+    """A row for dataflow designs; `fields` replace what they have in common."""
+    common = Target(
+        name,
+        f"a dataflow design in C++ for Vitis HLS, {summary}",
+        emitter="hls",
+        runtime="hls",
+        precision="int8",
+        agreement=Agreement(equal_share=1.0, code_difference=0),
+        wide=INT8,
+        rounding="single",
+        ports="codes",
+        separate_layers=True,
+        more_weights=(INT8_NARROW, INT4_NARROW, POST4, POT4, E2M1, E2M3, Int(4), Int(2)),
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -140,9 +192,21 @@ TARGETS: tuple[Target, ...] = (
         real_results=False,
         conversion_macs=32,  # 0.7 ns an element with the change of layout, where float loses 0.02 ns on each product
         decomposed=("silu", "hardswish"),
-        more_weights=(INT4_NARROW,),
+        more_weights=(INT4_NARROW, *ONNX_TABLES),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
+    ),
+    Target(
+        "qonnx",
+        "QONNX with Quant and FloatQuant nodes, 8-bit integers unless formats are given, for FINN and hls4ml",
+        emitter="onnx",
+        runtime="qonnx",
+        precision="int8",
+        agreement=Agreement(),  # sums of reals, so near-ties may fall apart
+        wide=INT8,
+        more_weights=QONNX_WEIGHTS,
+        integer_ops=INTEGER_OPS,
+        aliases=("finn",),
     ),
     Target(
         "onnx-fp32",
@@ -151,6 +215,24 @@ TARGETS: tuple[Target, ...] = (
         runtime="onnxruntime",
         precision="fp32",
         agreement=Agreement(signal_to_noise_db=60.0),
+    ),
+    Target(
+        "onnx-w4",
+        "ONNX in float with INT4 weights in blocks of 32 input channels, for ONNX Runtime 1.20 and later",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+        stored_weights=StoredWeights(INT4, block=32),
+    ),
+    Target(
+        "onnx-mxfp4",
+        "ONNX in float with MXFP4 weights: E2M1 in blocks of 32 that share a power of two",
+        emitter="onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        agreement=Agreement(signal_to_noise_db=60.0),
+        stored_weights=StoredWeights(FAMILIES["mxfp4"]),
     ),
     tflite_target(
         "tflite-int8",
@@ -208,6 +290,12 @@ TARGETS: tuple[Target, ...] = (
     _stored("coreml-w4", "INT4 weights in blocks of 32 input channels", StoredWeights(INT4, block=32), 18),
     _stored("coreml-post4", "4-bit power-of-sqrt2 weights", StoredWeights(POST4), 18),
     _stored("coreml-pot4", "4-bit power-of-two weights", StoredWeights(POT4), 18),
+    _stored(
+        "coreml-mxfp4",
+        "MXFP4 weights: E2M1 in blocks of 32 that share a power of two",
+        StoredWeights(FAMILIES["mxfp4"]),
+        18,
+    ),
     _stored("coreml-kmeans4", "4-bit weights, each with its own table", StoredWeights(KMeans(4)), 18),
     _stored("coreml-kmeans6", "6-bit weights, each with its own table", StoredWeights(KMeans(6)), 18),
     _stored(
@@ -243,6 +331,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     c_target("c-int8", "any processor", aliases=("c",)),
     c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("rv32imcb-int8", "RISC-V RV32IMC with Zba and Zbb (smallest and largest in one instruction)"),
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
     c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
     c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),
@@ -254,11 +343,21 @@ TARGETS: tuple[Target, ...] = (
         symmetric=True,
         estimator="minmax",
         wide_functions=SMOOTH,
+        looks_up=False,
         interpolates=True,
         integer_ops=INTEGER_OPS,
     ),
     c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
     c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
+    fpga_target(
+        "fpga-fx8",
+        "fixed point: scales are powers of two, so that shifts alone requantize",
+        power_of_two=True,
+        more_weights=(INT8_NARROW,),
+    ),
+    fpga_target("fpga-int4", "with weights of 4 bits", weight=INT4_NARROW),
+    fpga_target("fpga-e2m3", "with minifloat weights of 6 bits", weight=E2M3),
+    fpga_target("fpga-post4", "with 4-bit power-of-sqrt2 weights, products by shifts and sums", weight=POST4),
     c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
     c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
     c_target(

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +18,14 @@ from numpy.typing import NDArray
 
 from edgeq.emit.artifact import MANIFEST
 from edgeq.emit.c_layout import from_memory, to_memory
-from edgeq.errors import UnsupportedError, UsageError
+from edgeq.emit.host_compiler import compile_here, host_compiler
+from edgeq.errors import UsageError
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 
 Array = NDArray[np.generic]
 Codes = NDArray[np.signedinteger[Any]]
 Port = Mapping[str, Any]
 
-COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 _HOOK = """#include <stdint.h>
 extern void (*edgeq_watch)(int32_t number, const int8_t *codes, int32_t count);
@@ -38,32 +35,14 @@ _HOOK_DEFINITION = '#include "edgeq_hook.h"\nvoid (*edgeq_watch)(int32_t, const 
 _Watch = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_int8), ctypes.c_int32)
 
 
-def read_folder(folder: Path) -> dict[str, Any]:
-    """What the manifest of a generated folder says of its C. Raises UsageError."""
+def read_folder(folder: Path, kind: str = "c", what: str = "generated C") -> dict[str, Any]:
+    """What the manifest of a generated folder says of its C (or of another `kind`). Raises UsageError."""
     try:
-        document = json.loads((folder / MANIFEST).read_text("utf-8"))["c"]
+        document = json.loads((folder / MANIFEST).read_text("utf-8"))[kind]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            "this is no folder of generated C", where=folder, next_step="edgeq export writes one."
-        ) from error
+        raise UsageError(f"this is no folder of {what}", where=folder, next_step="edgeq export writes one.") from error
     assert isinstance(document, dict)
     return document
-
-
-def host_compiler() -> str:
-    """The C compiler of this machine: $CC, or the first one found. Raises UsageError."""
-    for name in (os.environ.get("CC", ""), *COMPILERS):
-        if name and shutil.which(name):
-            return name
-    raise UsageError("no C compiler was found", allowed=", ".join(COMPILERS), next_step="Install gcc or clang.")
-
-
-def compile_c(command: Sequence[str], folder: Path) -> None:
-    """Run a compiler in `folder`. Raises UnsupportedError with its first complaint."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-        raise UnsupportedError("the compiler refused the generated C", where=command[0], value=lines[0])
 
 
 def code_of(array: Array, port: Port) -> Codes:
@@ -120,7 +99,7 @@ class NativeRuntime:
         own = self.path.parent.absolute()
         sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
         hook = ["-include", str(folder / "edgeq_hook.h")]
-        compile_c([host_compiler(), *flags, *hook, "-o", str(library), *map(str, sources)], folder)
+        compile_here([host_compiler("C"), *flags, *hook, "-o", str(library), *map(str, sources)], folder)
         return ctypes.CDLL(str(library))
 
     @property

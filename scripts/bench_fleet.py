@@ -22,7 +22,7 @@ from edgeq.boards.board import Board
 from edgeq.boards.device import Program, Settings, build_c, run_c
 from edgeq.boards.entries import FILE_VARIABLE, add_entry, read_entries
 from edgeq.boards.ssh import SshBoard
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import AgreementError
 from edgeq.flow.jobs import Job, JobStore, drive

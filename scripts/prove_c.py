@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from edgeq.boards.bench import measure
 from edgeq.boards.board import Board, find_board
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
+from edgeq.emit.host_compiler import host_compiler
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.runtimes.native import NativeRuntime, host_compiler, read_folder
+from edgeq.runtimes.native import NativeRuntime, read_folder
 from tests.c_nets import C_TARGETS, PACKED_TARGETS, WIDE_TARGET, every_value, extreme_inputs, folder_of, target
 from tests.code_nets import code_nets
 
@@ -132,6 +133,6 @@ def prove_inputs(folder: Path, count: int) -> str:
         main.write_text(DRIVER.format(prefix=prefix, count=count, fills=fills))
         sources = [main, folder / f"{prefix}_model.c", folder / f"{prefix}_weights.c"]
         flags = ["-std=c99", "-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
-        subprocess.run([host_compiler(), *flags, "-o", program, *sources], check=True)
+        subprocess.run([host_compiler("C"), *flags, "-o", program, *sources], check=True)
         subprocess.run([program], check=True)
     return f"{count} inputs of {folder}: the sanitizers found nothing ({time.monotonic() - started:.0f} s)"

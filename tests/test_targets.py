@@ -28,7 +28,7 @@ def test_rows_are_consistent() -> None:
         assert target.wide.bits >= target.narrow.bits
         bits = (target.weight.bits, target.narrow.bits)
         kind = target.precision if not target.is_integer or bits == (8, 8) else f"w{bits[0]}a{bits[1]}"
-        assert target.name.endswith(kind) or target.emitter in ("coreml", "graph")
+        assert target.name.endswith(kind) or target.emitter in ("coreml", "hls", "graph")
         assert (target.kernels == "tflite") == (target.emitter == "tflite" and target.is_integer)
         assert (target.runtime == "tensorrt") == target.name.startswith("jetson")
     assert all(issubclass(kind, o.Op) for kind in TRANSFORMER_OPS) and INTEGER_OPS < TFLITE_OPS < TRANSFORMER_OPS

@@ -70,6 +70,10 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if the arena of generated C is larger.")
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if constants of generated C take more.")
+@click.option("--fpga", metavar="BOARD", help="The FPGA board whose resources a design may use [pynq-z2].")
+@click.option(
+    "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second that a design must reach [as fast as fits]."
+)
 @click.option("--latency-gate", metavar="BOARD",
               help="Keep in float what the TensorRT of this board runs more slowly in INT8.")  # fmt: skip
 @model_options

@@ -7,26 +7,28 @@ plain headers in runtimes/c. Inputs and outputs are codes: quantizing an input i
 
 from __future__ import annotations
 
-import keyword
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from edgeq.emit import c_files, c_project
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_files import Golden, Port, Source
-from edgeq.emit.c_layer import LayerContext, comment
-from edgeq.emit.c_layers import print_layer
-from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.c_golden import golden_codes
+from edgeq.emit.c_layer import comment
+from edgeq.emit.c_layers import print_work
+from edgeq.emit.c_layout import to_memory
+from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
+from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
-from edgeq.emit.c_steps import Placed, place
+from edgeq.errors import UnsupportedError
+from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
@@ -34,52 +36,14 @@ from edgeq.passes.kernels import Program, program
 from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 
-Codes = npt.NDArray[np.int8] | npt.NDArray[np.int16]
-
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
-INCLUDED_FIRST = ("edgeq_dot_w4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_long.h")
+INCLUDED_FIRST = (
+    "edgeq_dot_w4.h", "edgeq_dot_t4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_unpack_t4.h", "edgeq_long.h",
+)  # fmt: skip
 """What kernels look for when they are included, so that a model that has no use for it has no code for it."""
 
 GOLDEN_SEED = 1
 FIRST_CODES = 16
-_C_WORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-    ]
-)
 
 
 def emit(
@@ -141,13 +105,11 @@ def kernel_files(headers: Sequence[str], instructions: Instructions) -> dict[str
 def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, object]) -> tuple[Source, Placed, Program]:
     """The text's material, the memory plan and the kernels of a lowered graph. Raises UnsupportedError."""
     found = program(graph)
-    placed = place(found, target.instructions)
+    placed = place(found, target.instructions, None if target.ram_bytes is None else target.ram_bytes * 8 // found.bits)
     prefix = identifier(stem)
     bank = Bank(prefix)
-    layers = [
-        print_layer(LayerContext(found, placed, bank, target.instructions, number, step, kernel))
-        for number, (step, kernel) in enumerate(placed.kernels, start=1)
-    ]
+    levels = _levels(graph, bank)
+    layers = [print_work(found, placed, bank, target.instructions, place) for place in range(len(placed.kernels))]
     needed = dict.fromkeys(h for layer in layers for h in layer.headers)
     headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
     inputs = _ports(found, placed, found.inputs, "input")
@@ -159,19 +121,21 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
-        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels,
     )  # fmt: skip
     return source, placed, found
 
 
-def identifier(text: str) -> str:
-    """`text` as a C identifier in lower case.
-
-    >>> identifier("YOLO11n.640"), identifier("3d")
-    ('yolo11n_640', 'm_3d')
-    """
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "model"
-    return f"m_{name}" if name[0].isdigit() or name in _C_WORDS or keyword.iskeyword(name) else name
+def _levels(graph: Graph, bank: Bank) -> str:
+    """The name of the table that weights look their levels up in; "" where none do. Raises UnsupportedError for two."""
+    weights = [op.weight for op in graph.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)]
+    formats = dict.fromkeys(graph.types[weight].format for weight in weights)
+    tables = [format_ for format_ in formats if looks_up(format_)]
+    if not tables:
+        return ""
+    if len(tables) > 1 or any(isinstance(f, Int) and f.bits <= 4 for f in formats):
+        raise UnsupportedError("weights of few bits in several formats", value=", ".join(map(str, formats)))
+    return bank.codes("levels", level_table(tables[0]), "levels of weights by code")
 
 
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
@@ -190,19 +154,6 @@ def _ties(found: Program, value: o.Value) -> o.Ties:
 def _profile(found: Program) -> str:
     rules = {kernel.settling.rounding for kernel in found.kernels if isinstance(kernel.settling, o.Requantize)}
     return "gemmlowp2" if "gemmlowp2" in rules else "single"
-
-
-def golden_codes(ports: Mapping[o.Value, tuple[int, ...]], seed: int, bits: int = 8) -> dict[o.Value, Codes]:
-    """Codes of inputs of these shapes, one after another: the stream of the self-test, byte by byte."""
-    codes: dict[o.Value, Codes] = {}
-    x = seed
-    for name, shape in ports.items():
-        flat = np.empty(int(np.prod(shape)) * bits // 8, dtype=np.int8)
-        for k in range(len(flat)):
-            x = (x * 1664525 + 1013904223) & 0xFFFFFFFF
-            flat[k] = (x >> 24) - (256 if x >> 31 else 0)
-        codes[name] = from_memory(flat.view(f"<i{bits // 8}"), shape)  # type: ignore[assignment]
-    return codes
 
 
 def _golden(graph: Graph, found: Program, values: list[o.Value]) -> Golden:

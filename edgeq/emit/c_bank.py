@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ class Bank:
         return self._add(name, "edgeq_mix", array.tolist(), comment)
 
     def size_of(self, number: int) -> int:
-        """Bytes of the constants that layer `number` brought: their names end in it."""
-        return sum(entry.size for entry in self.entries if entry.name.endswith(f"_{number}"))
+        """Bytes of the constants that layer `number` brought: their names end in it, and maybe in the letter of a kernel."""
+        return sum(entry.size for entry in self.entries if re.search(rf"_{number}[a-z]?$", entry.name))
 
     @property
     def size(self) -> int:

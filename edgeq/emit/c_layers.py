@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from edgeq.emit import c_attention, c_moves, c_plain, c_streams, c_weighted
+from edgeq.emit import c_attention, c_banded, c_moves, c_plain, c_streams, c_weighted
+from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, LayerContext
+from edgeq.emit.c_place import Placed
 from edgeq.emit.c_steps import is_channelwise, is_planewise
 from edgeq.ir import ops as o
+from edgeq.passes.kernels import Kernel, Program
+from edgeq.target import Instructions
+
+
+def print_work(program: Program, placed: Placed, bank: Bank, instructions: Instructions, place: int) -> Layer:
+    """The layer of the step in this place, a kernel or a chain of them in bands. Raises UnsupportedError."""
+    step, work = placed.kernels[place]
+    number = str(place + 1)
+    if isinstance(work, Kernel):
+        return print_layer(LayerContext(program, placed, bank, instructions, number, step, work))
+    return c_banded.print_bands(program, placed, bank, instructions, number, step, work, print_layer)
 
 
 def print_layer(this: LayerContext) -> Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeq.drawing import box, line, picture, words
-from edgeq.emit.c_steps import Placed
+from edgeq.emit.c_place import Placed
 from edgeq.ir import ops as o
 from edgeq.passes.kernels import Program
 

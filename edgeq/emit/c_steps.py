@@ -1,22 +1,16 @@
-"""What each kernel needs of memory: which operands its result may overlap, and how much scratch it takes.
-
-A kernel that only renames bytes (a reshape of row-major data) is a view and no step at all.
-"""
+"""What each kernel needs of memory: which operands its result may overlap, and how much scratch it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
 import numpy as np
 
-from edgeq.emit.c_layout import image, source_places
+from edgeq.emit.c_layout import image
 from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, stored_bits
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
 from edgeq.passes.kernels import Kernel, Program, is_depthwise
-from edgeq.passes.schedule import Memory, Overlap, Step, naive_bytes, needs, plan_memory
+from edgeq.passes.schedule import Overlap, Step
 from edgeq.target import Instructions
 
 COLUMNS, PACKED = 4, 16
@@ -24,92 +18,6 @@ COLUMNS, PACKED = 4, 16
 
 SPARE_BYTES = 3
 """Kernels that load words may read so far beyond the plane of a depthwise convolution."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """`kernels` in execution order, each with the number of its step; `root` maps a view to the value it shows.
-
-    `direct` are the convolutions that read their input in place. Without overlaps it would take `plain_bytes`.
-    `needs` are the bytes that each step needs at once.
-    """
-
-    kernels: tuple[tuple[int, Kernel], ...]
-    root: Mapping[o.Value, o.Value]
-    memory: Memory
-    direct: frozenset[int]
-    plain_bytes: int
-    needs: tuple[int, ...]
-
-    def offset(self, value: o.Value) -> int:
-        """Where a value lies in the arena."""
-        return self.memory.offsets[self.root.get(value, value)]
-
-
-def place(program: Program, instructions: Instructions) -> Placed:
-    """The memory plan of `program` for a set of kernels."""
-    root: dict[o.Value, o.Value] = {}
-    kernels = []
-    for kernel in program.kernels:
-        if _is_view(kernel, program):
-            source = kernel.reads[0]
-            root[kernel.out] = root.get(source, source)
-        else:
-            kernels.append(kernel)
-    values = {v for k in kernels for v in (*k.reads, k.out)} | {v for _, v in (*program.inputs, *program.outputs)}
-    names = {root.get(v, v) for v in values} - program.graph.constants.keys()
-    sizes = {name: program.size(name) for name in names}
-    inputs = list(dict.fromkeys(v for _, v in program.inputs))
-    outputs = list(dict.fromkeys(root.get(v, v) for _, v in program.outputs))
-    overlapping = [_rooted(step_of(kernel, program, instructions, direct=False), root) for kernel in kernels]
-    straight = [
-        _rooted(step_of(kernel, program, instructions, direct=is_pointwise(kernel, program)), root)
-        for kernel in kernels
-    ]
-    # A 1x1 convolution reads its input in place unless memory is the limit there.
-    enough = max(map(min, needs(overlapping, sizes, inputs, outputs), needs(straight, sizes, inputs, outputs)))
-    direct = frozenset(
-        k for k, need in enumerate(needs(straight, sizes, inputs, outputs))
-        if is_pointwise(kernels[k], program) and need <= enough
-    )  # fmt: skip
-    steps = [straight[k] if k in direct else overlapping[k] for k in range(len(kernels))]
-    memory = plan_memory(steps, sizes, inputs, outputs)
-    plain = naive_bytes(straight, sizes, inputs, outputs)
-    ordered = needs([steps[k] for k in memory.order], sizes, inputs, outputs)
-    return Placed(tuple((k, kernels[k]) for k in memory.order), root, memory, direct, plain, tuple(ordered))
-
-
-def _rooted(step: Step, root: Mapping[o.Value, o.Value]) -> Step:
-    overlaps = tuple(replace(overlap, operand=root.get(overlap.operand, overlap.operand)) for overlap in step.overlaps)
-    return replace(step, reads=tuple(root.get(v, v) for v in step.reads), overlaps=_merged(overlaps))
-
-
-def _merged(overlaps: tuple[Overlap, ...]) -> tuple[Overlap, ...]:
-    """One overlap per operand: of two for the same one, what both allow."""
-    found: dict[str, Overlap] = {}
-    for overlap in overlaps:
-        known = found.get(overlap.operand, overlap)
-        found[overlap.operand] = Overlap(
-            overlap.operand,
-            _larger(known.forward_gap, overlap.forward_gap),
-            _larger(known.reverse_gap, overlap.reverse_gap),
-            exact=known.exact or overlap.exact,
-        )
-    return tuple(found.values())
-
-
-def _larger(a: int | None, b: int | None) -> int | None:
-    return None if a is None or b is None else max(a, b)
-
-
-def _is_view(kernel: Kernel, program: Program) -> bool:
-    match kernel.op:
-        case o.Reshape() | o.Transpose() | o.Slice() | o.Expand():
-            if kernel.x in program.graph.constants:
-                return False
-            return np.array_equal(source_places(kernel, program), np.arange(program.type(kernel.x).size))
-        case _:
-            return False
 
 
 def is_pointwise(kernel: Kernel, program: Program) -> bool:

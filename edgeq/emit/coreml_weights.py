@@ -28,9 +28,9 @@ def write_codes(codes: Array, type_: Type, where: str, w: Program) -> Tensor:
 
 
 def _has_integers(format: Format, w: Program) -> bool:
-    """Whether codes of `format` are an element type of the program."""
+    """Whether codes of `format` are an element type of the program, and no table stores them in fewer bits."""
     bits = bits_of(format)
-    return isinstance(format, Int | Fixed) and (4 < bits <= 8 or (bits == 4 and w.ios >= 18))
+    return isinstance(format, Int | Fixed) and (bits in (4, 7, 8) if w.ios >= 18 else 4 < bits <= 8)
 
 
 def exact(numbers: FloatArray, where: str, w: Program) -> Array:

@@ -42,14 +42,14 @@ def emit(
     manifest: Mapping[str, object],
     more_files: Mapping[str, bytes] | None = None,
 ) -> Artifact:
-    """Write `<stem>_int8.onnx` (float baselines: `<stem>.onnx`), manifest.json and, for a Jetson, build_engine.sh.
+    """Write `<stem>_int8.onnx` (QONNX: `<stem>_qonnx.onnx`, float baselines: `<stem>.onnx`), manifest.json and, for a Jetson, build_engine.sh.
 
     `metadata` becomes the file's properties, each value as str() of it; `more_files` go into the folder. Raises
     UnsupportedError for what ONNX cannot hold, naming the value, and OutputError if the folder cannot be written;
     nothing is left behind then.
     """
-    runtime: Runtime = "tensorrt" if target.runtime == "tensorrt" else "onnxruntime"
-    name = f"{stem}_int8.onnx" if target.is_integer else f"{stem}.onnx"
+    runtime: Runtime = target.runtime if target.runtime in ("tensorrt", "qonnx") else "onnxruntime"
+    name = f"{stem}_{'qonnx' if runtime == 'qonnx' else 'int8'}.onnx" if target.is_integer else f"{stem}.onnx"
     model, tensors = build_model(graph, runtime)
     set_properties(model, {**metadata, **_own_properties(graph, target, manifest)})
     files = {name: to_bytes(model), **(more_files or {})}
@@ -77,8 +77,9 @@ def build_model(graph: Graph, runtime: Runtime) -> tuple[ModelProto, dict[o.Valu
             [_port(name, graph) for name in graph.inputs],
             [_port(name, graph) for name in graph.outputs],
             list(w.initializers.values()),
+            value_info=[_shaped(value, graph) for value in w.tensors if w.domains and _is_inside(value, graph)],
         ),
-        opset_imports=[helper.make_opsetid("", w.opset)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in {"": w.opset, **w.domains}.items()],
         ir_version=IR_VERSIONS[w.opset],
         producer_name="edgeq",
         producer_version=__version__,
@@ -101,6 +102,15 @@ def _port(name: o.Value, graph: Graph) -> ValueInfoProto:
     if type_.scale:
         raise UnsupportedError("inputs and outputs are real or 8-bit codes", where=name, value=type_.format)
     return helper.make_tensor_value_info(name, _element(type_.format), type_.shape)
+
+
+def _is_inside(value: o.Value, graph: Graph) -> bool:
+    return value in graph.producer and value not in graph.outputs
+
+
+def _shaped(name: o.Value, graph: Graph) -> ValueInfoProto:
+    """The shape of a value, which nothing infers behind operators of other domains."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, graph.types[name].shape)
 
 
 def _name_outputs(w: Writer) -> None:

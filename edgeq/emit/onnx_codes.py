@@ -179,7 +179,9 @@ def _columns(weight: o.Value, w: Writer) -> Tensor:
     codes, type_ = w.stored(weight)
     matrix = codes.reshape(codes.shape[:2]).T
     turned = replace(type_, shape=matrix.shape, axis=None if type_.axis is None else 1 - type_.axis)
-    return w.dequantize(w.stored_codes(matrix, turned, f"{weight}.columns"), turned, f"{weight}.columns.dq")
+    return w.dequantize(
+        w.stored_codes(matrix, turned, f"{weight}.columns", w.type(weight).format), turned, f"{weight}.columns.dq"
+    )
 
 
 def _linear(op: o.Linear, w: Writer) -> None:

@@ -14,11 +14,13 @@ from typing import Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeq.formats import INT4, INT4_NARROW, INT8, INT32, Fixed, Int, code_range, decode, level_range
+from edgeq.emit.onnx_quant import write_constant, write_quant
+from edgeq.emit.onnx_tables import has_blocks, has_table, write_blocks, write_levels, write_reals
+from edgeq.formats import INT4, INT4_NARROW, INT8, INT32, Fixed, Format, Int, bits_of, code_range, decode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 
-Runtime = Literal["tensorrt", "onnxruntime"]
+Runtime = Literal["tensorrt", "onnxruntime", "qonnx"]
 Tensor = str
 AttributeValue = int | float | str | Sequence[int]
 
@@ -45,6 +47,11 @@ def _is_int4(type_: Type) -> bool:
     return is_codes(type_) and type_.format in (INT4, INT4_NARROW) and type_.zero_point == 0
 
 
+def _turned(type_: Type) -> Type:
+    """The type of a matrix as that of its transpose."""
+    return replace(type_, shape=type_.shape[::-1], axis=None if type_.axis is None else 1 - type_.axis)
+
+
 def same_numbers(a: Type, b: Type) -> bool:
     """Whether codes of `a` mean what the same codes of `b` mean."""
     return (a.format, a.scale, a.zero_point, a.axis) == (b.format, b.scale, b.zero_point, b.axis)
@@ -68,8 +75,12 @@ class Writer:
         self.graph, self.runtime = graph, runtime
         self.nodes: list[NodeProto] = []
         self.initializers: dict[Tensor, TensorProto] = {}
-        packs = runtime == "onnxruntime" and any(_is_int4(graph.types[name]) for name in graph.constants)
+        packs = runtime == "onnxruntime" and any(
+            _is_int4(graph.types[name]) or has_table(graph.types[name]) or has_blocks(graph.types[name])
+            for name in graph.constants
+        )
         self.opset = INT4_OPSET if packs else FIRST_OPSET
+        self.domains: dict[str, int] = {}
         self.tensors: dict[o.Value, Tensor] = {name: name for name in graph.inputs}
         self._names = set(graph.types)
         self._stored: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
@@ -153,7 +164,7 @@ class Writer:
         if value not in self._float_views:
             if value in self.graph.constants:
                 self._float_views[value] = self._constant_view(value)
-            elif is_narrow(self.type(value)):
+            elif is_narrow(self.type(value)) and self.runtime != "qonnx":
                 self._float_views[value] = self.dequantize(self.tensors[value], self.type(value), f"{value}.dq")
             else:
                 self._float_views[value] = self.tensors[value]
@@ -163,24 +174,28 @@ class Writer:
         """The 8-bit tensor of a value."""
         value = self.source(value)
         if value in self.graph.constants:
-            return self.stored_codes(*self.stored(value), value)
+            return self.stored_codes(*self.stored(value), value, self.type(value).format)
         return self.tensors[value]
 
-    def stored_codes(self, codes: Array, type_: Type, hint: str) -> Tensor:
-        """The 8-bit tensor of constant codes, of which four bits are stored in pairs.
+    def stored_codes(self, codes: Array, type_: Type, hint: str, own: Format) -> Tensor:
+        """The 8-bit tensor of constant codes, of which four bits are stored in pairs: those of `own`, if it is a table.
 
         ONNX Runtime folds the Cast of those and then has integer kernels, which it has not for INT4 itself.
         """
+        if self.opset >= INT4_OPSET and has_table(replace(type_, format=own)) and bits_of(own) <= 4:
+            return write_levels(codes, own, hint, self)
         if self.opset < INT4_OPSET or not _is_int4(type_):
             return self.constant(codes, hint)
-        return self.node("Cast", [self._packed(codes, hint)], self.fresh(f"{hint}.cast"), to=TensorProto.INT8)
+        return self.node(
+            "Cast", [self.packed(codes, TensorProto.INT4, hint)], self.fresh(f"{hint}.cast"), to=TensorProto.INT8
+        )
 
-    def _packed(self, codes: Array, hint: str) -> Tensor:
-        """An INT4 initializer, the first of each pair in the low bits."""
+    def packed(self, codes: Array, element: int, hint: str) -> Tensor:
+        """An initializer of INT4 or UINT4, the first of each pair in the low bits."""
         name = self.fresh(hint)
         pairs = np.append(codes.reshape(-1), [0] * (codes.size % 2)).astype(np.uint8).reshape(-1, 2) & 15
         content = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
-        self.initializers[name] = helper.make_tensor(name, TensorProto.INT4, codes.shape, content, raw=True)
+        self.initializers[name] = helper.make_tensor(name, element, codes.shape, content, raw=True)
         return name
 
     def stored(self, value: o.Value) -> tuple[Array, Type]:
@@ -204,10 +219,16 @@ class Writer:
         array, type_ = self.graph.constants[value], self.type(value)
         if not is_codes(type_):
             return self.constant(array.astype(np.float32) if type_.is_real else array, value)
+        if self.runtime == "qonnx":
+            return write_constant(array, type_, value, self) or self.constant(reals_of(array, type_), f"{value}.r")
         if self.is_storable(value):
             return self.dequantize(self.codes(value), self.stored(value)[1], f"{value}.dq")
         if self.runtime == "onnxruntime" and type_.format == INT32:
             return self._int32(array, type_, value)
+        if self.runtime == "onnxruntime" and has_blocks(type_):
+            return write_blocks(array, type_, value, self)
+        if self.runtime == "onnxruntime" and has_table(type_):
+            return write_reals(array, type_, value, self)
         return self.constant(reals_of(array, type_), f"{value}.r")
 
     def _int32(self, codes: Array, type_: Type, name: str) -> Tensor:
@@ -218,15 +239,17 @@ class Writer:
 
     def transposed(self, value: o.Value) -> Tensor:
         """The float view of a weight [out, in] as [in, out]."""
-        if value not in self.graph.constants:
+        if value not in self.graph.constants or self.runtime == "qonnx":
             return self.node("Transpose", [self.real(value)], self.fresh(f"{value}.transposed"), perm=(1, 0))
         if not self.is_storable(value):
             array = self.graph.constants[value]
+            if self.runtime == "onnxruntime" and has_table(self.type(value)):
+                return write_reals(array.T, _turned(self.type(value)), f"{value}.transposed", self)
             reals = reals_of(array, self.type(value)) if is_codes(self.type(value)) else array.astype(np.float32)
             return self.constant(reals.T, f"{value}.transposed")
         codes, type_ = self.stored(value)
-        turned = replace(type_, shape=type_.shape[::-1], axis=None if type_.axis is None else 1 - type_.axis)
-        stored = self.stored_codes(codes.T, turned, f"{value}.transposed")
+        turned = _turned(type_)
+        stored = self.stored_codes(codes.T, turned, f"{value}.transposed", self.type(value).format)
         return self.dequantize(stored, turned, f"{value}.transposed.dq")
 
     def fold(self, value: o.Value) -> None:
@@ -235,16 +258,22 @@ class Writer:
         8-bit codes become Cast and Mul, others are stored as reals.
         """
         if not self.is_storable(value):
-            self._float_views[value] = self.constant(reals_of(self.graph.constants[value], self.type(value)), value)
+            array, own = self.graph.constants[value], self.type(value)
+            found = (
+                write_reals(array, own, value, self) if has_table(own) else self.constant(reals_of(array, own), value)
+            )
+            self._float_views[value] = found
             return
         codes, type_ = self.stored(value)
         shape = [-1 if axis == type_.axis else 1 for axis in range(codes.ndim)]
         levels = decode(type_.format, codes, type_.zero_point)
         fits = levels.size == 0 or (levels.min() >= INT8.low and levels.max() <= INT8.high)
-        packs = self.opset >= INT4_OPSET and _is_int4(type_)
-        stored = (
-            self._packed(codes, value) if packs else self.constant(levels.astype(np.int8 if fits else np.int16), value)
-        )
+        if has_table(self.type(value)) and bits_of(self.type(value).format) <= 4:
+            stored = write_levels(codes, self.type(value).format, value, self)
+        elif self.opset >= INT4_OPSET and _is_int4(type_):
+            stored = self.packed(codes, TensorProto.INT4, value)
+        else:
+            stored = self.constant(levels.astype(np.int8 if fits else np.int16), value)
         scale = self.constant(np.array(type_.scale, dtype=np.float32).reshape(shape), f"{value}.scale")
         cast = self.node("Cast", [stored], self.fresh(f"{value}.cast"), to=TensorProto.FLOAT)
         self._float_views[value] = self.node("Mul", [cast, scale], self.fresh(f"{value}.folded"))
@@ -261,15 +290,19 @@ class Writer:
 
     def quantize(self, reals: Tensor, value: o.Value, low: int | None = None, high: int | None = None) -> None:
         """Codes of `value` from reals, kept between the codes `low` and `high` (its format's own by default)."""
-        parameters, axis = self.parameters(self.type(value), value)
         reals = self.clamp(reals, self.type(value), low, high, self.fresh(f"{value}.clamped"))
+        if self.runtime == "qonnx":
+            self.tensors[value] = write_quant(reals, self.type(value), value, value, self)
+            return
+        parameters, axis = self.parameters(self.type(value), value)
         self.tensors[value] = self.node("QuantizeLinear", [reals, *parameters], value, axis=axis)
 
     def clamp(self, reals: Tensor, type_: Type, low: int | None, high: int | None, name: str) -> Tensor:
         """`reals` kept between two codes of `type_`; `reals` itself where its storage saturates there anyway."""
         bottom, top = code_range(type_.format)
         low, high = bottom if low is None else low, top if high is None else high
-        ends = (np.iinfo(storage(type_)).min, np.iinfo(storage(type_)).max) if is_narrow(type_) else (bottom, top)
+        in_bytes = is_narrow(type_) and self.runtime != "qonnx"
+        ends = (np.iinfo(storage(type_)).min, np.iinfo(storage(type_)).max) if in_bytes else (bottom, top)
         free_below, free_above = low <= ends[0], high >= ends[1]
         if free_below and free_above:
             return reals

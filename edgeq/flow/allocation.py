@@ -224,7 +224,7 @@ def _bits(formats: Formats) -> int:
 
 
 def offered_formats(target: Target, choices: Sequence[str]) -> list[Formats]:
-    """The `choices` of the options, or the formats that `target` can hold, finest first. Raises UsageError."""
+    """The `choices` of the options, or the integers that `target` can hold, finest first. Raises UsageError."""
     if choices:
         found = [parse_formats(text) for text in choices]
         if any(f.weight is None or f.activation is None for f in found):
@@ -233,7 +233,8 @@ def offered_formats(target: Target, choices: Sequence[str]) -> list[Formats]:
     if target.emitter == "graph":
         weights = [weight_format(f"int{bits}") for bits in reversed(WEIGHT_CHOICES)]
         return [Formats(w, activation_format(f"int{a}")) for w in weights for a in reversed(ACTIVATION_CHOICES)]
-    held = sorted(weight_formats(target), key=bits_of, reverse=True)
+    few = [f for f in weight_formats(target) if isinstance(f, Int) and f.bits <= 8]  # others are asked for by name
+    held = sorted(few, key=bits_of, reverse=True)
     if len(held) < 2 or not target.is_integer:
         raise UsageError(
             f"{target.name} holds one format only, so there are no bits to allocate",

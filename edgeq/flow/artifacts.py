@@ -24,6 +24,8 @@ def emitter_of(target: Target) -> Emit:
             from edgeq.emit.tflite import emit
         case "c":
             from edgeq.emit.c import emit
+        case "hls":
+            from edgeq.emit.hls import emit
         case "graph":
             from edgeq.emit.graph import emit
     return emit
@@ -31,8 +33,9 @@ def emitter_of(target: Target) -> Emit:
 
 def _onnx(path: Path, threads: int | None, exact: bool) -> Runtime:
     from edgeq.runtimes.onnxruntime import OnnxRuntime
+    from edgeq.runtimes.qonnx import QonnxRuntime, is_qonnx
 
-    return OnnxRuntime(path, threads=threads)
+    return QonnxRuntime(path, threads=threads) if is_qonnx(path) else OnnxRuntime(path, threads=threads)
 
 
 def _coreml(path: Path, threads: int | None, _: bool) -> Runtime:
@@ -53,11 +56,18 @@ def _native(path: Path, threads: int | None, _: bool) -> Runtime:
     return NativeRuntime(path)
 
 
+def _hls(path: Path, threads: int | None, _: bool) -> Runtime:
+    from edgeq.runtimes.csim import HlsRuntime
+
+    return HlsRuntime(path)
+
+
 _RUNTIMES: dict[str, Callable[[Path, int | None, bool], Runtime]] = {
     ".onnx": _onnx,
     ".mlpackage": _coreml,
     ".tflite": _litert,
     ".c": _native,
+    ".cpp": _hls,
 }
 RUNNABLE = tuple(_RUNTIMES)
 """Suffixes of what runs here."""

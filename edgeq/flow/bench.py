@@ -15,7 +15,7 @@ from edgeq.boards.device import Settings, build_c, run_c
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.drawing import bars
 from edgeq.emit.artifact import write_files
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, EdgeqError
 from edgeq.flow.board_report import layer_rows, middle_of, note_state, report_agreement, spread_rows, timing_rows

@@ -118,9 +118,9 @@ def trade_off_chart(series: Mapping[str, Sequence[Mark]], units: tuple[str, str]
 
     def at(cost: float, quality: float) -> tuple[float, float]:
         shares = [(value - low) / (high - low) for value, (low, high) in zip((cost, quality), ends, strict=True)]
-        return round(left + (width - left - 10) * shares[0], 1), round(10 + (height - 46) * (1 - shares[1]), 1)
+        return round(left + (width - left - 10) * shares[0], 1), round(24 + (height - 60) * (1 - shares[1]), 1)
 
-    parts = []
+    parts = [f'<text x="6" y="12">{escape(units[1])}</text>']
     for value in ticks(*ends[1]):
         y = at(ends[0][0], value)[1]
         parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y}" y2="{y}" class="grid"/>')

@@ -15,6 +15,7 @@ from edgeq.calibrate.statistics import Statistics
 from edgeq.datasets.dataset import Task
 from edgeq.emit.artifact import output_folder, to_json, write_files
 from edgeq.errors import UsageError
+from edgeq.flow.banding import banded
 from edgeq.flow.debug_page import Range, page
 from edgeq.flow.effort import learned
 from edgeq.flow.export import as_computed
@@ -33,6 +34,7 @@ from edgeq.flow.ranges import (
 )
 from edgeq.formats import INT16, Int
 from edgeq.frontend.model import open_model
+from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value
 from edgeq.passes.copies import with_narrow_copies
@@ -177,6 +179,7 @@ def _methods(run: _Run, layers: Sequence[Layer]) -> Iterator[tuple[str, Method]]
         if estimator != run.recipe.estimator:
             yield f"ranges by {estimator}", _with_estimator(estimator)
     yield "no bias correction", _without_correction
+    yield "channels in bands (any --effort but fast)", _in_bands
     yield "rounding learned (--effort balanced)", _with_learning
 
 
@@ -210,6 +213,13 @@ def _with_estimator(name: str) -> Method:
 def _without_correction(run: _Run, progress: Progress) -> Graph:
     graph, found = run.quantized(progress)
     return lower(graph, plan_of(found.plan.structure, found.chosen, run.target, run.recipe))
+
+
+def _in_bands(run: _Run, progress: Progress) -> Graph:
+    graph, recipe = banded(run.graph, run.recipe, run.target, run.calibration, [], progress)
+    source = run.digest if graph is run.graph else digest(graph)
+    graph, found = replace(run, graph=graph, recipe=recipe, digest=source).quantized(progress)
+    return lower(graph, found.plan)
 
 
 def _with_learning(run: _Run, progress: Progress) -> Graph:

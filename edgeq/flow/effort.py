@@ -2,7 +2,8 @@
 
     fast       ranges and bias correction; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       channels moved where that helps, balanced, then gradient descent on every unit and on the whole network
+    best       balanced, then gradient descent on the whole network; also with channels moved where that helps and descent
+               on every unit before; what does better on images held out is taken
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -126,26 +127,29 @@ def learned(
     task: Task | None,
     progress: Progress,
     *,
+    settings: Settings | None = None,
     seed: int = 0,
     use_cache: bool = True,
 ) -> Quantization:
     """`found` with what the effort is worth: learned codes, scales and biases; itself for `fast`.
 
-    Without an effort, weights of few bits are learned (balanced) and others rounded (fast).
+    Without an effort, weights of few bits are learned (balanced) and others rounded (fast). `settings` are those of the
+    effort unless given.
     """
     effort = effort or _usual(found.plan)
+    settings = settings or SETTINGS[effort]
     if effort == "fast" or not found.plan.weights:
         return found
-    store = LearnedFile(_state(graph, found.plan, calibration, effort, seed)) if use_cache else None
+    store = LearnedFile(_state(graph, found.plan, calibration, settings, seed)) if use_cache else None
     samples = list(inputs_of(graph, calibration))
     with exact_convolutions():
         result = learn(
             graph,
             found.plan,
             samples,
-            SETTINGS[effort],
+            settings,
             loss=_loss(graph, calibration, task),
-            importance=_importance(graph, found.plan, calibration, samples, progress) if effort == "best" else None,
+            importance=_importance(graph, found.plan, calibration, samples, progress) if settings.steps else None,
             half=target.half_scales,
             seed=seed,
             device=_device(),
@@ -175,12 +179,12 @@ def _usual(plan: Plan) -> Effort:
     return "balanced" if any(bits_of(type_.format) <= FEW_BITS for type_ in plan.weights.values()) else "fast"
 
 
-def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, effort: Effort, seed: int) -> Path:
+def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, settings: Settings, seed: int) -> Path:
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=calibration.preprocess.to_dict(),
         images=[image.sha256 for image in calibration.images],
-        settings={**asdict(SETTINGS[effort]), "seed": seed},
+        settings={**asdict(settings), "seed": seed},
         kind="rounding",
         suffix=".npz",
     )

@@ -30,7 +30,7 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
-from edgeq.flow.effort import Effort, learned, migrated, output_loss
+from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
 from edgeq.flow.export_notes import (
     costs,
     coverage_notes,
@@ -76,6 +76,7 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import with_formats
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report
@@ -190,30 +191,30 @@ def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationS
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A network that is ready for quantization, a digest for its statistics, and the effort that it is meant for."""
+    """A network that is ready for quantization, a digest for its statistics, and how it is learned if not as usual."""
 
     graph: Graph
     recipe: Recipe
     source: str
-    effort: Effort | None
+    settings: Settings | None = None
 
 
 def _prepared(
     job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
 ) -> tuple[_Prepared, ...]:
-    """What computes the same and is easier to quantize; for `best` also what `balanced` makes, which it may not beat."""
+    """What computes the same and is easier to quantize; for `best` two ways, of which the first only adds to `balanced`."""
     effort, target, plain = job.request.effort, job.target, graph
     if target.is_integer and effort != "fast":
         graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
 
-    def item(graph: Graph, effort: Effort | None) -> _Prepared:
+    def item(graph: Graph, settings: Settings | None = None) -> _Prepared:
         source = job.model.digest if graph is plain else digest(graph)
-        return _Prepared(with_narrow_copies(graph, recipe), recipe, source, effort)
+        return _Prepared(with_narrow_copies(graph, recipe), recipe, source, settings)
 
     if effort != "best" or not target.is_integer:
-        return (item(graph, effort),)
+        return (item(graph),)
     moved = migrated(graph, target, calibration, notes, job.progress)
-    return item(graph, "balanced"), item(moved, "best")
+    return item(graph, replace(SETTINGS["best"], steps=0)), item(moved, SETTINGS["best"])
 
 
 def _chosen(
@@ -226,7 +227,7 @@ def _chosen(
         return first.graph, _quantized(job, first, calibration)
     trials = [_quantized(job, item, seen) for item in prepared]
     losses = [output_loss(item.graph, trial.plan, held, job.task) for item, trial in zip(prepared, trials, strict=True)]
-    told = ", ".join(f"{item.effort} {loss:.3g}" for item, loss in zip(prepared, losses, strict=True))
+    told = f"without gradient descent on units {losses[0]:.3g}, with it {losses[1]:.3g}"
     notes.append(f"loss on {len(held.images)} images held out: {told}")
     best = losses.index(min(losses))
     return prepared[best].graph, trials[best] if best else _quantized(job, first, calibration)
@@ -239,8 +240,8 @@ def _quantized(job: Job, item: _Prepared, calibration: CalibrationSet) -> Quanti
     if job.request.training is not None:
         return found
     return learned(
-        item.graph, found, target, calibration, item.effort, job.task, progress, seed=job.request.seed,
-        use_cache=job.use_cache,
+        item.graph, found, target, calibration, job.request.effort, job.task, progress, settings=item.settings,
+        seed=job.request.seed, use_cache=job.use_cache,
     )  # fmt: skip
 
 
@@ -275,7 +276,7 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        item = _Prepared(split, recipe, job.model.digest, request.effort)
+        item = _Prepared(split, recipe, job.model.digest)
         lowered = lower(split, _quantized(job, item, calibration).plan)
         run = interpreter_run(lowered)
         if job.head is not None:

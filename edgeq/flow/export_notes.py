@@ -80,11 +80,11 @@ def next_commands(request: ExportRequest, artifact: Artifact, target: Target) ->
     """The commands that follow."""
     runtime = target.runtime
     validate = f"edgeq validate {artifact.primary} --data {request.data or 'DATA'} --against {request.model}"
-    if target.emitter == "c":
+    if target.emitter in ("c", "hls"):
         return [*artifact.next_commands, validate]
     if target.emitter == "graph":
         return []
     commands = [f"edgeq verify {artifact.primary}", validate]
-    if artifact.primary.suffix in (".onnx", ".tflite"):
+    if artifact.primary.suffix in (".onnx", ".tflite") and runtime != "qonnx":
         commands.append(f"edgeq lint {artifact.primary} --for {runtime}")
     return [*commands, f"{artifact.folder}/build_engine.sh   # on the Jetson"] if runtime == "tensorrt" else commands

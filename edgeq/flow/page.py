@@ -13,6 +13,7 @@ from typing import Any
 
 from edgeq.flow.charts import bar_chart, quantity
 from edgeq.flow.page_cells import robustness_sections
+from edgeq.flow.page_formats_cost import format_cost_sections
 from edgeq.flow.page_fronts import front_sections
 from edgeq.flow.page_layers import agreement_sections, board_sections, layer_sections
 from edgeq.flow.page_table import Document, Section, cell, table
@@ -58,6 +59,7 @@ def _sections(document: Document, pictures: Sequence[Document]) -> list[Section]
         *_headline(document),
         *(robustness_sections(document["cells"], document["manifest"].get("preset")) if document["cells"] else []),
         *front_sections(document.get("points", ()), document["manifest"]),
+        *format_cost_sections(document["manifest"].get("front")),
         *_pictures(pictures),
         *_costs(document["rows"]),
         *layer_sections(document),

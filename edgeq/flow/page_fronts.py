@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgeq.flow.charts import Mark, trade_off_chart
@@ -14,9 +15,9 @@ def front_sections(points: Sequence[Document], manifest: Mapping[str, Any]) -> l
     """The chart of every group, and the cells on its front as a table."""
     if not points:
         return []
+    points = [{**point, "model": name} for point, name in zip(points, model_names(points), strict=True)]
     targets = list(dict.fromkeys(point["target"] for point in points))
-    unit = f" {manifest['cost_unit']}" if manifest["cost_unit"] else ""
-    cost, quality = f"{manifest['cost']}{unit}", str(manifest["quality"])
+    cost, quality = axis_names(manifest)
     charts = []
     for group in dict.fromkeys(tuple(point[axis] for axis in GROUP) for point in points):
         mine = [point for point in points if tuple(point[axis] for axis in GROUP) == group]
@@ -35,6 +36,20 @@ def front_sections(points: Sequence[Document], manifest: Mapping[str, Any]) -> l
     return [
         {"title": "What it costs and what it gives", "note": note, "key": targets, "charts": charts, "tables": tables}
     ]
+
+
+def axis_names(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """Cost with its unit, unless its name says it, and quality."""
+    cost, unit = str(manifest["cost"]), str(manifest["cost_unit"])
+    return cost if not unit or cost.endswith(unit.lower()) else f"{cost} [{unit}]", str(manifest["quality"])
+
+
+def model_names(points: Sequence[Document]) -> list[str]:
+    """Of every point: the last part of its model's path, or the whole path where two are alike."""
+    models = {str(point["model"]) for point in points}
+    short = {model: Path(model).name for model in models}
+    distinct = len(set(short.values())) == len(models)
+    return [short[point["model"]] if distinct else str(point["model"]) for point in points]
 
 
 def _mark(point: Document) -> Mark:

@@ -50,17 +50,27 @@ def _range(layer: Document) -> tuple[float, float]:
 
 
 def board_sections(layers: Sequence[Document]) -> list[Section]:
-    """What `edgeq bench` counted."""
-    mine = [layer for layer in layers if "instructions" in layer]
-    if not mine:
-        return []
-    lines = [
-        [f"{layer['board']} {layer['value']}", layer["kind"], f"{layer['instructions']:,}", f"{layer['macs']:,}",
-         f"{layer['share']:.1%}", cell("", svg=share_bar(layer["share"], f"{layer['share']:.1%}"))]
-        for layer in mine
-    ]  # fmt: skip
-    counts = table(["layer", "kind", "instructions", "MACs", "share", ""], lines)
-    return [{"title": "Instructions by layer", "tables": [counts]}]
+    """What boards counted or timed of every layer."""
+    counted = [layer for layer in layers if "instructions" in layer]
+    timed = [layer for layer in layers if "mean_ms" in layer]
+    found: list[Section] = []
+    if counted:
+        lines = [[*_layer(row), f"{row['instructions']:,}", f"{row['macs']:,}", *_share(row)] for row in counted]
+        counts = table(["layer", "kind", "instructions", "MACs", "share", ""], lines)
+        found.append({"title": "Instructions by layer", "tables": [counts]})
+    if timed:
+        lines = [[*_layer(row), f"{row['mean_ms']:.4f}", *_share(row)] for row in timed]
+        found.append({"title": "Times by layer", "tables": [table(["layer", "precision", "ms", "share", ""], lines)]})
+    return found
+
+
+def _layer(row: Document) -> list[str]:
+    return [f"{row['board']} {row['value']}", row["kind"]]
+
+
+def _share(row: Document) -> list[object]:
+    share = f"{row['share']:.1%}"
+    return [share, cell("", svg=share_bar(row["share"], share))]
 
 
 def agreement_sections(items: Sequence[Document]) -> list[Section]:

@@ -49,6 +49,8 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    fpga: str | None = None
+    fps: float | None = None
     training: Training | None = None
     train_data: str | None = None
 
@@ -56,7 +58,14 @@ class ExportRequest:
     def chosen_target(self) -> Target:
         """The target's row with the options that replace its fields. Raises UsageError for an unknown name."""
         target = find_target(self.target)
-        return target if self.float_share is None else replace(target, float_share=self.float_share)
+        if self.memory.ram_kb is not None:
+            target = replace(target, ram_bytes=int(1024 * self.memory.ram_kb))
+        target = target if self.float_share is None else replace(target, float_share=self.float_share)
+        if target.emitter == "hls":
+            return replace(target, fpga=self.fpga or target.fpga, fps=self.fps or 0.0)
+        if self.fpga or self.fps:
+            raise UsageError("only designs for FPGAs have a board", value=target.name, allowed="targets named fpga-…")
+        return target
 
     def recipe(self, target: Target) -> Recipe:
         """What is asked of quantization before formats."""
@@ -68,7 +77,13 @@ class ExportRequest:
         names = ("calib_images", "effort", "keep_real", "raw_head", "seed", "imgsz", "arch")
         found = {name: getattr(self, name) for name in names}
         found |= {name: vars(getattr(self, name)) for name in ("formats", "calibration", "budgets")}
-        return {**found, "estimator": self.recipe(target).estimator, "float_share": target.float_share}
+        return {
+            **found,
+            "estimator": self.recipe(target).estimator,
+            "float_share": target.float_share,
+            "fpga": target.fpga,
+            "fps": target.fps,
+        }
 
 
 def check_options(request: ExportRequest, target: Target) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.check import LOWER_IS_BETTER
+from edgeq.flow.page_fronts import axis_names, model_names
 from edgeq.flow.results import AXES, Results, judged, parse_where
 from edgeq.flow.run_files import write_report
 from edgeq.flow.sweep_table import write_table
@@ -124,10 +125,10 @@ def print_fronts(report: Report, console: Console | None = None) -> None:
     table = Table(title="what no other cell beats in both")
     for heading in ("model", "board", "degradation", "target", "recipe"):
         table.add_column(heading, overflow="fold")
-    table.add_column(f"{manifest['cost']} [{manifest['cost_unit']}]".removesuffix(" []"), justify="right")
-    table.add_column(manifest["quality"], justify="right")
-    for point in report.points:
+    for heading in axis_names(manifest):
+        table.add_column(heading, justify="right")
+    for point, model in zip(report.points, model_names(report.points), strict=True):
         if point["on_front"]:
-            named = [Text(str(point[axis])) for axis in ("model", "board", "degradation", "target", "recipe")]
+            named = [Text(model), *(Text(str(point[axis])) for axis in ("board", "degradation", "target", "recipe"))]
             table.add_row(*named, f"{point['cost']:.4g}", f"{point['quality']:.4g}")
     (console or Console()).print(table)

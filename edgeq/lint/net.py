@@ -107,7 +107,7 @@ class Net:
         return found
 
     def constant(self, name: str) -> Array | None:
-        """Content of an initializer (of four bits also cast to eight) or Constant node, or None for a computed tensor."""
+        """Content of an initializer (of four bits also cast to eight, or a table looked up) or Constant node, else None."""
         if name in self._tensors:
             return _array(self._tensors[name])
         node = self.producer.get(name)
@@ -117,7 +117,16 @@ class Net:
         if node is not None and node.op_type == "Cast" and integer(node, "to") == TensorProto.INT8:
             packed = self._tensors.get(node.input[0])  # weights of four bits, as integer kernels read them
             return _array(packed) if packed is not None and packed.data_type == TensorProto.INT4 else None
-        return None
+        return self._looked_up(node) if node is not None and node.op_type == "Gather" else None
+
+    def _looked_up(self, node: NodeProto) -> Array | None:
+        """Weights as codes that look their levels up in a constant table."""
+        cast, table = self.producer.get(node.input[1]), self._tensors.get(node.input[0])
+        codes = self._tensors.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+        levels, indices = (None if tensor is None else _array(tensor) for tensor in (table, codes))
+        if levels is None or indices is None or levels.ndim != 1 or not indices.size:
+            return None
+        return levels[indices] if int(indices.max()) < levels.size else None
 
     @cached_property
     def constants(self) -> frozenset[str]:

@@ -145,6 +145,9 @@ def bias_scale(net: Net) -> Iterator[Place]:
         dequantizers = [net.quantizer(name, DEQUANTIZE) for name in node.input[:3]]
         if len(dequantizers) < 3 or any(d is None or d.scale is None for d in dequantizers):
             continue
+        codes = net.constant(dequantizers[1].node.input[0]) if dequantizers[1] is not None else None
+        if codes is not None and codes.dtype.kind not in "iu":  # minifloats, which no integer kernel takes
+            continue
         x, weight, bias = (np.asarray(d.scale, np.float64).reshape(-1) for d in dequantizers if d is not None)
         if not np.allclose(bias, x * weight, rtol=1e-3, atol=0):
             yield title(node), "the bias has another scale than input times weight"

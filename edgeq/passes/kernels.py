@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT16, Int, IntArray, code_range, decode
+from edgeq.formats import INT16, Int, IntArray, code_range, decode, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
@@ -444,12 +444,12 @@ class _Grouping:
         """Whether `op` has a kernel that reads codes of this type: 16-bit ones among 8-bit ones only in a few places."""
         maker, type_ = self.graph.producer.get(value), self.graph.types[value]
         if self._is_wide(type_):
-            return isinstance(op, o.LayerNorm | Moved) or (isinstance(op, o.MatMul) and value == op.a)
+            return isinstance(op, o.LayerNorm | Moved | o.Pad) or (isinstance(op, o.MatMul) and value == op.a)
         return self._is_stored(type_) or (isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker))
 
     def _may_give(self, op: o.Op, type_: Type) -> bool:
         """Whether `op` has a kernel that writes codes of this type."""
-        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved))
+        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved | o.Pad))
 
     def _problems_inside(self, op: o.Linear | o.MatMul, settling: o.Requantize) -> Iterator[str]:
         """Of an operator that another kernel computes on its way."""
@@ -468,7 +468,8 @@ class _Grouping:
         constants = [v for v in (op.weight, op.bias) if v is not None]
         if not all(v in self.graph.constants for v in constants):
             yield "weight and bias must be constants"
-        if not isinstance(type_.format, Int) or type_.format.bits > WEIGHT_BITS or not type_.format.signed:
+        own = isinstance(type_.format, Int) and type_.format.bits <= WEIGHT_BITS and type_.format.signed
+        if not own and not looks_up(type_.format):
             yield f"weights of format {type_.format}"
         elif type_.zero_point:
             yield "weights with a zero point"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, weight_type
+from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, in_powers_of_two, weight_type
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
@@ -38,6 +39,16 @@ def constant_range(array: Array, format: Format, *, symmetric: bool, half: bool 
 def storable(scale: float, half: bool) -> float:
     """A scale that files hold: the nearest float32, or with `half` the next half-precision number."""
     return float(half_scales(scale, INT8)) if half else float(np.float32(max(scale, SCALE_FLOOR)))
+
+
+def power_of_two(scale: float) -> float:
+    """The smallest power of two that is not below `scale`, so that nothing clips that did not.
+
+    >>> power_of_two(0.3), power_of_two(0.5)
+    (0.5, 0.5)
+    """
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))
 
 
 def weight_axis(op: o.Op) -> int | None:
@@ -126,7 +137,11 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     Classes made of constants alone get the range of their contents.
     """
     graph, half = structure.graph, target.half_scales
-    ranges = {**_without_ties(structure, ranges, half), **structure.fixed}
+    if target.power_of_two:  # whose ratios meet ties at every code, and round them alike everywhere
+        ranges = {key: (power_of_two(scale), zero_point) for key, (scale, zero_point) in ranges.items()}
+    else:
+        ranges = _without_ties(structure, ranges, half)
+    ranges = {**ranges, **structure.fixed}
     types: dict[o.Value, Type] = {}
     for key, members in structure.members.items():
         format = structure.formats[key]
@@ -135,6 +150,7 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
         else:
             array = np.concatenate([graph.constants[value].reshape(-1) for value in members])
             scale, zero_point = constant_range(array, format, symmetric=target.symmetric, half=half)
+            scale = power_of_two(scale) if target.power_of_two else scale
         for value in members:
             types[value] = Type(graph.types[value].shape, format, (scale,), zero_point)
     weights: dict[o.Value, Type] = {}
@@ -142,6 +158,8 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
     for op in graph.ops:
         if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
             weight = _weight_type(op, graph.constants[op.weight], structure.weights[op.out], half)
+            if target.power_of_two:
+                weight = in_powers_of_two(graph.constants[op.weight], weight)
             if op.bias is not None:
                 bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
                 biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from edgeq.formats import FloatArray
@@ -27,6 +28,7 @@ LEAST_FACTOR = 2.0
 LEAST_CHANNELS = 4
 """In a band: kernels work on several channels at once."""
 
+_OWN_STEPS = 127
 _INSIDE = 0.999
 """Share of a channel's elements that its reach holds: what is rarer is clipped."""
 
@@ -59,7 +61,7 @@ def measure_channels(
     for values, slopes in backward_passes(structure.graph, objective, kept, samples):
         for name in slopes.keys() & shown.keys():
             reach.setdefault(name, []).append(_reach(values[shown[name]].detach()))
-            importance.setdefault(name, []).append(slopes[name].square().sum((0, 2, 3)).double().numpy())
+            importance.setdefault(name, []).append(_importance(values[name].detach(), slopes[name]))
     return {
         key: Channels(
             np.stack([np.max(reach[name], 0) for name in names]),
@@ -88,6 +90,17 @@ def _reach(x: Tensor) -> FloatArray:
     by_channel = x.movedim(1, 0).flatten(1)
     count = max(1, round(by_channel.shape[1] * (1 - _INSIDE)))
     found: FloatArray = by_channel.abs().topk(count, dim=1).values[:, -1].double().numpy()
+    return found
+
+
+def _importance(x: Tensor, slope: Tensor) -> FloatArray:
+    """Noise of each channel over the square of its step, measured at a step as fine as its own scale would have.
+
+    Errors of flat areas are alike and add up, which the mean square of the slopes would not know.
+    """
+    step = x.abs().amax((0, 2, 3), keepdim=True).clamp_min(1e-30) / _OWN_STEPS
+    error = torch.round(x / step).mul_(step).sub_(x)
+    found: FloatArray = ((slope * error).sum((0, 2, 3)) / step.flatten()).square().double().numpy()
     return found
 
 

@@ -7,6 +7,7 @@ squared error. Files that store scales in half precision get scales that it hold
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -166,11 +167,22 @@ def weight_type(
     empty = largest == 0
     largest[empty] = largest.max() or (1.0 if power_of_two else 1.0 / _reach(format)[1])
     if power_of_two:
-        return Type(array.shape, format, tuple(_float32(largest).tolist()), axis=axis, block=block)
+        found = half_scales(largest, format) if half else _float32(largest)
+        return Type(array.shape, format, tuple(found.tolist()), axis=axis, block=block)
     scales = half_scales(largest, format) if half else _on_grid(rows, _float32(largest), format)
     if clip == "squared_error":
         scales = _clipped(rows, scales, format, half)
     return Type(array.shape, format, tuple(scales.tolist()), axis=axis, block=block)
+
+
+def in_powers_of_two(array: Array, type_: Type) -> Type:
+    """`type_` with each scale the power of two, next below or above, of less squared error on the weight `array`."""
+    if isinstance(type_.format, Fixed):
+        return type_
+    rows = _rows(array, type_.axis, type_.block)
+    below = np.exp2(np.floor(np.log2(np.asarray(type_.scale))))
+    low, high = (_squared_errors(rows, scales, type_.format) for scales in (below, 2 * below))
+    return replace(type_, scale=tuple(np.where(low <= high, below, 2 * below).tolist()))
 
 
 def quantize_weight(array: Array, type_: Type) -> IntArray:

@@ -31,6 +31,12 @@ _AROUND = (1.0, 0.92, 1.09)
 _SMALL = 64
 """Rows of so few elements are followed from every share, which costs next to nothing."""
 
+_TOGETHER = 1 << 23
+"""Elements of second moments for which several starts are followed at once: sweeps are many small steps."""
+
+_DAMPINGS = 20
+"""Tenfold steps of damping, which bring any finite moments there."""
+
 _BLOCK = 128
 _SWEEPS = 3
 _SCALE_ROUNDS = 2
@@ -137,10 +143,18 @@ class Grid:
 
 
 def damped(problem: Problem, damping: float) -> tuple[Tensor, Tensor]:
-    """(H, W'): the damped second moments, and the least-squares rows drawn towards the real ones."""
+    """(H, W'): the damped second moments, and the least-squares rows drawn towards the real ones.
+
+    Where inputs hardly vary, their moments about the mean are rounding, which takes more damping to be positive.
+    """
     diagonal = problem.zz.diagonal(dim1=1, dim2=2)
     ridge = damping * diagonal.mean(1).clamp_min(1e-12)
-    hessian = problem.zz + torch.diag_embed(ridge[:, None].expand_as(diagonal))
+    for _ in range(_DAMPINGS):
+        hessian = problem.zz + torch.diag_embed(ridge[:, None].expand_as(diagonal))
+        failed = torch.linalg.cholesky_ex(hessian).info != 0
+        if not failed.any():
+            break
+        ridge = torch.where(failed, 10 * ridge, ridge)
     goal = problem.target + problem.rows * ridge[:, None, None]
     return hessian, torch.linalg.solve(hessian, goal.transpose(1, 2)).transpose(1, 2)
 
@@ -171,19 +185,28 @@ def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid:
     levels, rows, hessian, step = (part.float() for part in (levels.clone(), rows, hessian, scales))
     slope = (rows - levels * step) @ hessian
     weight = step * hessian.diagonal(dim1=1, dim2=2)[:, None, :]
+    move = _move_all if levels.is_cuda else _move_some
     for _ in range(_SWEEPS):
-        moved = 0
+        before = levels.clone()
         for k in range(rows.shape[2]):
             change = grid.nearest(levels[:, :, k] + slope[:, :, k] / weight[:, :, k]) - levels[:, :, k]
-            group, row = change.nonzero(as_tuple=True)
-            if len(row):
-                moved += len(row)
-                delta = change[group, row]
-                slope[group, row] -= (delta * step[group, row, 0])[:, None] * hessian[group, k]
-                levels[group, row, k] += delta
-        if moved < _FEW * levels.numel():
+            levels[:, :, k] += change
+            move(slope, change * step[:, :, 0], hessian[:, k])
+        if int((levels != before).sum()) < _FEW * levels.numel():
             break
     return levels.double()
+
+
+def _move_some(slope: Tensor, change: Tensor, line: Tensor) -> None:
+    """Subtract change [groups, r] times line [groups, k] from `slope`, only in rows that change: few do."""
+    group, row = change.nonzero(as_tuple=True)
+    if len(row):
+        slope[group, row] -= change[group, row, None] * line[group]
+
+
+def _move_all(slope: Tensor, change: Tensor, line: Tensor) -> None:
+    """The same in all rows: a GPU would have to be waited for to tell which change."""
+    slope.baddbmm_(change[:, :, None], line[:, None, :], alpha=-1)
 
 
 def refit_scales(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
@@ -220,13 +243,17 @@ def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: 
     if grid.free_scale:
         shares = _AROUND if rows.shape[2] > _SMALL else tuple(share / SHARES[len(SHARES) // 3] for share in SHARES)
     best, least = None, torch.full(scales.shape, torch.inf, dtype=scales.dtype, device=scales.device)
-    for share in shares:
-        found = _settled(rows, hessian, grid.storable(scales * share) if share != 1.0 else scales, grid)
-        error = rows - found.rows
-        power = ((error @ hessian) * error).sum(2, keepdim=True)
-        better = power < least
-        best = found if best is None else _merged(better, found, best)
-        least = torch.minimum(power, least)
+    at_once = max(1, _TOGETHER // hessian.numel())
+    for some in (shares[k : k + at_once] for k in range(0, len(shares), at_once)):
+        starts = [grid.storable(scales * share) if share != 1.0 else scales for share in some]
+        many = len(some), 1, 1
+        found = _settled(rows.repeat(many), hessian.repeat(many), torch.cat(starts), grid)
+        for levels, steps in zip(found.levels.chunk(len(some)), found.scales.chunk(len(some)), strict=True):
+            error = rows - levels * steps
+            power = ((error @ hessian) * error).sum(2, keepdim=True)
+            better, one = power < least, Fit(levels, steps, rows)
+            best = one if best is None else _merged(better, one, best)
+            least = torch.minimum(power, least)
     assert best is not None
     return best
 

@@ -12,6 +12,8 @@ from onnx import NodeProto
 
 from edgeq.frontend.onnx_load import load_model
 from edgeq.lint.net import DEQUANTIZE, QUANTIZE, Net, Quantizer, integer, title
+from edgeq.readback import qonnx
+from edgeq.readback.onnx_blocks import blocked_reals, in_blocks
 from edgeq.readback.stored import Numbers, Role, Stored, StoredOperator, StoredTensor
 
 _MOVING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Identity", "Expand")
@@ -24,7 +26,7 @@ def read_stored(source: str | Path | bytes) -> Stored:
     aliases = {node.output[0]: node.input[0] for node in net.of_type(*_MOVING) if node.input}
     return Stored(
         "onnx",
-        tuple(_activations(net)),
+        (*_activations(net), *qonnx.activations(net)),
         tuple(weighted),
         tuple(_constants(net, {t.name for op in weighted for t in (op.weight, op.bias) if t is not None})),
         Counter(node.op_type for node in net.nodes),
@@ -101,11 +103,18 @@ def _bias(net: Net, node: NodeProto) -> StoredTensor | None:
 
 
 def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | None:
-    """A constant behind DequantizeLinear, behind Cast and Mul, behind Transpose, or as reals."""
+    """A constant behind DequantizeLinear, Cast and Mul, a node of QONNX, or Transpose; or as reals."""
+    if in_blocks(net, name):
+        reals = blocked_reals(net, name)
+        return (
+            None if reals is None else StoredTensor(name, role, "blocks", reals.shape, operator=operator, array=reals)
+        )
     quantizer = net.quantizer(name, DEQUANTIZE)
     if quantizer is not None:
         found = _codes(net, quantizer, quantizer.node.input[0], role, operator)
         array = net.constant(quantizer.node.input[0])
+        if array is not None and array.dtype.name.startswith("float8"):  # numbers already, not codes
+            return _real(replace(found, array=array.astype(np.float32), shape=array.shape), array.dtype.name)
         return None if array is None or not found.scale else replace(found, array=array, shape=array.shape)
     array = net.constant(name)
     if array is not None:
@@ -114,13 +123,24 @@ def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | 
     if node is not None and node.op_type == "Transpose" and node.input:
         inner = _constant(net, node.input[0], role, operator)
         return None if inner is None or inner.array is None or inner.array.ndim != 2 else _transposed(inner)
-    return _scaled(net, node, role, operator) if node is not None and node.op_type == "Mul" else None
+    if node is None:
+        return None
+    known = qonnx.constant(net, node, role, operator)
+    return known or (_scaled(net, node, role, operator) if node.op_type == "Mul" else None)
+
+
+def _real(found: StoredTensor, element: str) -> StoredTensor:
+    """Minifloats times their scales, as reals."""
+    assert found.array is not None
+    reals = found.array * found.along_axis(np.asarray(found.scale, np.float32))
+    return replace(found, array=reals, element=element, scale=(), zero_point=(), axis=None)
 
 
 def _scaled(net: Net, node: NodeProto, role: Role, operator: str) -> StoredTensor | None:
-    """Integers that Cast makes reals and Mul scales."""
+    """Integers that Cast or a table makes reals and Mul scales."""
     cast, scale = net.producer.get(node.input[0]), net.constant(node.input[1])
-    codes = net.constant(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    name = "" if cast is None else cast.output[0] if cast.op_type == "Gather" else cast.input[0]
+    codes = net.constant(name) if cast is not None and cast.op_type in ("Cast", "Gather") else None
     if cast is None or codes is None or scale is None:
         return None
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]

@@ -153,10 +153,15 @@ def state(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def rails_w(root: Path = Path("/")) -> dict[str, float]:
-    """Watts of every rail that an INA3221 of the board measures."""
+    """Watts of every rail that the board measures: by an INA3221, or by any sensor of the kernel that tells power."""
     found = {}
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if not read(chip / "name").startswith("ina"):
+        name = read(chip / "name")
+        if not name.startswith("ina"):
+            for meter in sorted(chip.glob("power[0-9]*_input")) or sorted(chip.glob("power[0-9]*_average")):
+                index, microwatts = meter.name.partition("_")[0], number(meter)
+                if microwatts is not None:
+                    found[read(chip / f"{index}_label") or f"{name} {index}"] = microwatts / 1e6
             continue
         for channel in range(1, 8):
             millivolts, milliamperes = number(chip / f"in{channel}_input"), number(chip / f"curr{channel}_input")

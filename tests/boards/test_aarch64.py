@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -109,3 +110,14 @@ def test_a_python_runtime_gives_what_it_gives_here(artifacts: dict[str, Path], k
     assert runtime in found["latency_p50_ms"]["how"] and found["peak_rss_bytes"]["value"] > 1 << 20
     (output,) = ran.document["agreement"]
     assert output["n"] == 20 and (output["signal_to_noise_db"] or 999) > 25 and output["largest_code_difference"] <= 4
+
+
+def test_operators_are_profiled(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    ran = edgeq(
+        "profile-ops", artifacts["c"].parent / "net.onnx", "-t", "aarch64-int8", "--choices", "w8a8", "--board", "pi4",
+        "--preprocess", "cifar", "--runs", 3, "--threads", 1, "--out", tmp_path / "pi4.json", "--json",
+        env={"XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    table = json.loads((tmp_path / "pi4.json").read_text())
+    assert all(table["layers"][name]["w8a8"] > 0 for name in ("a", "c", "logits")) and table["rest_ms"] > 0

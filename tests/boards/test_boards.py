@@ -18,7 +18,7 @@ from edgeq.boards.bench import measure
 from edgeq.boards.board import BOARDS, Simulated, find_board
 from edgeq.boards.build import build
 from edgeq.boards.simulated import ARENA, COUNTS, RESULT, result_of
-from edgeq.emit.c import golden_codes
+from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.errors import BoardError, UsageError
 from edgeq.flow.bench import BenchRequest, bench_artifact
@@ -33,6 +33,7 @@ from tests.quantized import Net
 
 TARGET_OF = {
     "rv32imc-sim": "rv32imc-int8",
+    "rv32imcb-sim": "rv32imcb-int8",
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",

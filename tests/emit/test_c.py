@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeq.emit.c import emit, identifier
+from edgeq.emit.c import emit
+from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pack import in_order, packed, stored_bits
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT16
@@ -85,6 +86,20 @@ def test_a_convolution_does_not_write_a_stream() -> None:
     joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
     graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
     assert lowered(graph, target("c-int8"), inputs_of(graph)).types["s"].format == INT16
+    assert assert_equal_everywhere(graph, "c-int8", 0) > 100
+
+
+def test_a_stream_is_padded() -> None:
+    n = Net(1, 6, 4, 6)
+    stream = n.add(o.Add("x", n.conv("x", 6, "c"), "s"))
+    rows = n.add(
+        o.Transpose(
+            n.add(o.Reshape(n.add(o.Pad(stream, "p", (0, 0, 1, 0), (0, 0, 0, 2))), "r", (1, 6, 40))), "t", (0, 2, 1)
+        )
+    )
+    joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
+    graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+    assert lowered(graph, target("c-int8"), inputs_of(graph)).types["p"].format == INT16
     assert assert_equal_everywhere(graph, "c-int8", 0) > 100
 
 

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture, tenants
-from edgeq.emit.c_steps import Placed, place
 from edgeq.passes.kernels import Program, program
 from tests.c_nets import WIDE_TARGET, folder_of, small_network, target
 from tests.lowering import lowered

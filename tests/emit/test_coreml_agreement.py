@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edgeq.catalogue import KMeans
+from edgeq.catalogue import FAMILIES, FP8_E4M3, NAMED, Choice, KMeans, Nupes
 from edgeq.emit.coreml import emit
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT4, POST4, Codebook, Float, Format, Int
+from edgeq.formats import INT4, POST4, Codebook, Float, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.quantize.weights import quantize_weights
@@ -96,17 +96,17 @@ def test_integer_networks(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert len(shares) > 300 and max(shares) > 0.1
 
 
-FORMATS: tuple[tuple[Format | KMeans, int, int], ...] = (
+FORMATS: tuple[tuple[Choice, int, int], ...] = (
     (Int(8, narrow=True), 0, 16), (Int(8, narrow=True), 0, 18), (INT4, 0, 18), (INT4, 2, 18), (POST4, 0, 18),
     (Int(3), 0, 18), (Float(2, 1), 0, 18), (Codebook("kmeans", (-9, -4, -1, 0, 2, 3, 5, 7)), 2, 18), (KMeans(1), 0, 18),
     (KMeans(2), 0, 18), (KMeans(3), 0, 18), (KMeans(4), 0, 18), (KMeans(6), 0, 18), (KMeans(8), 0, 18),
+    (Int(5, narrow=True), 0, 18), (Float(2, 3), 0, 18), (Float(3, 2), 0, 18), (FP8_E4M3, 0, 18), (NAMED["dense3"], 0, 18),
+    (NAMED["pot5"], 0, 18), (Nupes(4), 0, 18), (FAMILIES["mxfp4"], 0, 18), (FAMILIES["bfp6"], 0, 18),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("format", "block", "ios"), FORMATS, ids=str)
-def test_stored_weights(
-    format: Format | KMeans, block: int, ios: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_stored_weights(format: Choice, block: int, ios: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     rule = StoredWeights(format, block, smallest=10, shortest_row=1)
     target = replace(find_target("coreml-w8"), stored_weights=rule, ios=ios)
     shares: list[float] = []

@@ -78,8 +78,8 @@ def test_best_is_what_does_better_on_images_held_out(
     fast, best = exported("fast", "--effort", "fast"), exported("best", "--effort", "best")
     assert sqnr(best) > sqnr(fast) + 1
     (note,) = [note for note in best.document["notes"] if note.startswith("loss on")]
-    losses = dict(pair.split(" ") for pair in note.split(": ")[1].split(", "))
-    assert losses.keys() == {"balanced", "best"}
+    without, with_it = (float(part.split(" ")[-1]) for part in note.split(": ")[1].split(", "))
+    assert 0 < min(without, with_it) < 1
     exported("balanced", "--effort", "balanced")
-    took_balanced = float(losses["balanced"]) <= float(losses["best"])
-    assert (graph_of("best") == graph_of("balanced")) == took_balanced
+    if settings == Settings() or with_it < without:  # else the whole may have kept where it started
+        assert (graph_of("best") == graph_of("balanced")) == (without <= with_it)

@@ -114,6 +114,7 @@ def test_an_engine_of_every_version(jetson: Jetson, artifacts: Path) -> None:
     assert c["kind"] == "Int8" and c["mean_ms"] == 0.05 and sum(layer["share"] for layer in layers.values()) > 0.99
     assert any("built on the board by TensorRT " + version in note for note in ran.document["notes"])
     assert "times by layer" in edgeq("bench", model, "--board", "jetson", "--layers").stdout
+    assert "Times by layer" in (model.parent / "bench.html").read_text()
 
 
 def test_an_engine_is_kept_by_content(newest: Jetson, artifacts: Path, tmp_path: Path) -> None:

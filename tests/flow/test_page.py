@@ -16,12 +16,13 @@ import pytest
 
 from edgeq.flow.charts import Point, bar_chart, dot_chart, line_chart
 from edgeq.flow.page import render
+from edgeq.flow.run_files import write_report
 from edgeq.report import Report, Row
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LARGEST = 5 << 20
-PAGES = ("export", "validate", "robustness", "compare")
+PAGES = ("export", "validate", "robustness", "compare", "sweep")
 PROBE = """<!doctype html><title>probe</title><iframe id="page" src="{page}" width="390" height="800"></iframe>
 <pre id="found"></pre><script>
 document.getElementById("page").onload = event => {{
@@ -73,8 +74,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             == 0
         )
         assert edgeq("compare", "int8", "plain", "--out", "both").exit == 0
-    names = ("int8/report", "int8/validate", "table/report", "both/report")
+    write_report(folder / "sweep", sweep_report())
+    names = ("int8/report", "int8/validate", "table/report", "both/report", "sweep/report")
     return {page: folder / f"{name}.html" for page, name in zip(PAGES, names, strict=True)}
+
+
+def sweep_report() -> Report:
+    """Of a sweep with two groups of cells that can be compared."""
+    rng = np.random.default_rng(0)
+    points = [
+        {"model": "/a/long/path/of/a/model/that/would/not/fit/on/a/phone/net.onnx", "recipe": "usual", "board": board,
+         "target": f"target-{k % 3}", "degradation": "clean", "cost": float(rng.uniform(1, 9)),
+         "quality": float(rng.uniform(0.3, 0.8)), "on_front": k % 5 == 0}
+        for board in ("pi5", "jetson") for k in range(30)
+    ]  # fmt: skip
+    manifest = {"cost": "latency_p50_ms", "cost_unit": "ms", "quality": "top1"}
+    return Report("report", points=points, manifest=manifest, rows=[Row("cells_done", 60, "", 60, "sweep", "counted")])
 
 
 def browsed(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,7 +128,7 @@ def test_it_works_on_a_phone_and_by_keyboard(pages: dict[str, Path], page: str, 
     assert found["names"] == 0, "a drawing without words"
     assert found["width"] <= 390
     assert found["sections"] >= (3 if page != "compare" else 2)
-    assert found["charts"] >= {"export": 2, "validate": 2, "robustness": 2, "compare": 1}[page]
+    assert found["charts"] >= {"export": 2, "validate": 2, "robustness": 2, "compare": 1, "sweep": 2}[page]
 
 
 @needs_browser

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgeq.formats import INT4_NARROW, POST4, Float, Format, Int, bits_of, level_range
-from edgeq.quantize.second_order import Fit, Grid, Moments, Problem, fit, search_scales
+from edgeq.quantize.second_order import Fit, Grid, Moments, Problem, _move_all, _move_some, fit, search_scales
 from edgeq.quantize.simulate import nearest_level
 
 FORMATS: tuple[Format, ...] = (INT4_NARROW, Int(3, narrow=True), Int(8, narrow=True), Float(2, 1), POST4)
@@ -68,3 +68,27 @@ def test_depthwise_rows_equal_an_exhaustive_search() -> None:
     assert bool((reached >= best - 1e-9).all())
     assert float(reached.sum()) < 1.2 * float(best.sum())
     assert isinstance(found, Fit)
+
+
+def test_inputs_that_do_not_vary_are_no_obstacle() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 5, 24, generator=generator)
+    z = (3 * torch.randn(1, 24, 1, generator=generator)).expand(1, 24, 700).contiguous()
+    stated = Problem.of(rows, Moments.of(rows, z, z), centred=True)
+    assert float(stated.zz.diagonal(dim1=1, dim2=2).min()) < 1e-4
+    found = fit(stated, start(stated.rows, INT4_NARROW), Grid(INT4_NARROW, free_scale=True), 0.01)
+    assert len(found.levels.unique()) > 4
+    assert float((found.rows - stated.rows).abs().max()) < 0.5
+
+
+def test_moving_all_rows_is_moving_those_that_change() -> None:
+    """What a GPU does in one product instead of picking rows."""
+    generator = torch.Generator().manual_seed(0)
+    slope, line = torch.randn(3, 4, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    change = torch.randn(3, 4, generator=generator) * (torch.rand(3, 4, generator=generator) < 0.4)
+    assert 0 < int((change != 0).sum()) < change.numel()
+    some, every = slope.clone(), slope.clone()
+    _move_some(some, change, line)
+    _move_all(every, change, line)
+    assert torch.allclose(some, every, atol=1e-6)
+    assert not torch.equal(some, slope)

@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
     int32_t count;
     ptrdiff_t from, to;
-} edgeq_walk;
+} edgeq_line;
 
 EDGEQ_INLINE int32_t edgeq_one_3x3(const edgeq_plane *r, const edgeq_lanes *v, const int8_t *p)
 {
@@ -71,10 +71,10 @@ EDGEQ_INLINE void edgeq_fast_3x3(const edgeq_plane *r, const int8_t *n, const in
     static const uint8_t rows[16] = {0, 0, 0, 1, 1, 1, 2, 2, 2}, columns[16] = {0, 1, 2, 0, 1, 2, 0, 1, 2};
     const uint8x16_t taps = vmlaq_n_u8(vldrbq_u8(columns), vldrbq_u8(rows), (uint8_t)r->width);
     const edgeq_lanes v = {vldrbq_z_s8(n, vctp8q(9)), taps, edgeq_scales_of_one(&r->channel)};
-    const edgeq_walk row = {r->columns, r->stride_w, r->step};
-    const edgeq_walk column = {r->rows, (ptrdiff_t)r->stride_h * r->width, (ptrdiff_t)r->columns * r->step};
+    const edgeq_line row = {r->columns, r->stride_w, r->step};
+    const edgeq_line column = {r->rows, (ptrdiff_t)r->stride_h * r->width, (ptrdiff_t)r->columns * r->step};
     const int32_t by_rows = row.count * ((column.count + 3) / 4) >= column.count * ((row.count + 3) / 4);
-    const edgeq_walk line = by_rows ? row : column, next = by_rows ? column : row;
+    const edgeq_line line = by_rows ? row : column, next = by_rows ? column : row;
     const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)line.to);
     for (int32_t y = next.count; y > 0; y--, p += next.from, out += next.to) {
         const int8_t *from = p;

@@ -130,6 +130,23 @@ def test_power_of_a_jetson(tmp_path: Path) -> None:
     assert power.mean_w() == {}
 
 
+def test_power_by_other_sensors(tmp_path: Path) -> None:
+    """As the kernel's hwmon interface has it: microwatts, at once or averaged, with a label or without."""
+    root = write(
+        tmp_path,
+        {
+            "sys/class/hwmon/hwmon0/name": "amdgpu",
+            "sys/class/hwmon/hwmon0/power1_average": 5_500_000,
+            "sys/class/hwmon/hwmon0/power1_label": "PPT",
+            "sys/class/hwmon/hwmon1/name": "meter",
+            "sys/class/hwmon/hwmon1/power1_input": 2_000_000,
+            "sys/class/hwmon/hwmon1/power2_input": "broken",
+            "sys/class/hwmon/hwmon1/power1_max": 9_000_000,
+        },
+    )
+    assert bench.rails_w(root) == {"PPT": 5.5, "meter power1": 2.0}
+
+
 def test_a_tool_that_prints_for_ever_is_read_once() -> None:
     assert bench.first_line(["sh", "-c", "while :; do echo line; sleep 0.05; done"]) == "line"
     assert bench.first_line(["no such tool"]) == "" and bench.output_of(["no such tool"]) == ""
