@@ -53,7 +53,10 @@ class OpTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """A network on a board: its weighted operators, everything else, and the median of the whole, all in milliseconds.
+    """A network on a board: its weighted operators, everything else, and the whole, all in milliseconds.
+
+    All are the least of several runs, since what else runs there only adds; of TensorRT, which tells means of layers
+    alone, the usual ones.
 
     The whole was measured with nothing watched, so the parts need not add up to it. `held_back` says what slowed the
     board down meanwhile: such times are not those of the board.
@@ -138,7 +141,7 @@ async def _c_layers(
     whole = await run_c(device, await build_c(device, folder, document, settings), [codes], settings)
     parts = await run_c(device, await build_c(device, folder, document, watched), [codes], watched)
     timings = [ran.document["timings"][0] for ran in (parts, whole)]
-    return timings[0]["layers_ms"], timings[1]["p50_ms"], [*held_back(whole), *held_back(parts)]
+    return timings[0]["layers_ms"], timings[1]["min_ms"], [*held_back(whole), *held_back(parts)]
 
 
 async def _nodes(board: Board, artifact: Path, graph: Graph, settings: Settings) -> tuple[Times, float, list[str]]:
@@ -154,7 +157,7 @@ async def _nodes(board: Board, artifact: Path, graph: Graph, settings: Settings)
         rest_ms = sum(layer.mean_ms for layer in ran.document["layers"]) - sum(times.values())
         return [*joined, ([], rest_ms)], timing["p50_ms"], held_back(ran)
     spent = [(_owner(name, owners), ms) for name, ms in timing["layers_ms"].items()]
-    return [([by_result[owner]] if owner else [], ms) for owner, ms in spent], timing["p50_ms"], held_back(ran)
+    return [([by_result[owner]] if owner else [], ms) for owner, ms in spent], timing["min_ms"], held_back(ran)
 
 
 def _owners(artifact: Path, graph: Graph) -> dict[str, o.Value]:

@@ -174,7 +174,14 @@ def _report(request: ProfileRequest, target: Target, found: dict[str, tuple[Prof
         whole_ms = found[name][0].whole_ms
         how = "operators and rest added up" if name != MIXED else "operators of the other columns added up"
         report.rows += [
-            Row("whole_ms", whole_ms, "ms", request.runs, name, f"median on {request.board}, nothing watched"),
+            Row(
+                "whole_ms",
+                whole_ms,
+                "ms",
+                request.runs,
+                name,
+                f"on {request.board}, nothing watched, the least of the runs",
+            ),
             Row("sum_ms", sum_ms, "ms", request.runs, name, how),
             Row("additive_error", 100 * (sum_ms - whole_ms) / whole_ms, "%", 1, name, "of the sum against the whole"),
         ]
