@@ -18,7 +18,12 @@ _WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear)
 
 
 def is_own(target: Target, format_: Format) -> bool:
-    """Whether files of `target` have weights of this format itself; one with a code more holds a narrow one, too."""
+    """Whether files of `target` have weights of this format itself; one with a code more holds a narrow one, too.
+
+    A design for an FPGA has a type for every width and a unit for every table.
+    """
+    if target.emitter == "hls" and fits_in_bytes(format_):
+        return True
     own = ((target.weight,) if target.is_integer else ()) + target.more_weights
     full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
     return format_ in own or full in own

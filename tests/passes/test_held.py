@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from edgeq.catalogue import NAMED, find_choice, power_law
+from edgeq.emit import hls
 from edgeq.emit.c import emit
 from edgeq.errors import UnsupportedError
+from edgeq.flow.artifacts import open_runtime
 from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
@@ -103,6 +105,25 @@ def check_c(meant: Graph) -> None:
     assert len(distinct) > 150
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "format_", [Float(2, 2), Float(2, 4), NAMED["dense3"], Int(5, narrow=True)], ids=lambda f: str(f)[:12]
+)
+def test_designs_equal_the_reference_in_their_own_codes(format_: Format, tmp_path: Path) -> None:
+    row = find_target("fpga-int4")
+    graph = as_held(quantized(format_, row.name), row)
+    artifact = hls.emit(graph, row, tmp_path / "out", "net", {}, {})
+    runtime, distinct = open_runtime(artifact.primary).watching(artifact.tensors.values()), set[int]()
+    for inputs in extreme_inputs(graph, 1):
+        wanted = every_value(graph, inputs)
+        found = {name: codes for name, codes in runtime.run(inputs).items() if name in wanted}
+        assert len(found) > 8
+        for value, codes in found.items():
+            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+            distinct.update(np.unique(codes).tolist())
+    assert len(distinct) > 150
+
+
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda f: str(f)[:12])
 def test_tflite_equals_the_reference(format_: Format) -> None:
     held = as_held(quantized(format_, "tflite-int8"), find_target("tflite-int8"))
@@ -142,5 +163,8 @@ def test_other_levels_and_other_graphs_are_left_alone() -> None:
     assert as_held(graph, find_target("reference")) is graph
     own = quantized(Int(4, narrow=True), "c-int8")
     assert as_held(own, find_target("c-int8")).types == own.types
+    for format_ in (Float(2, 2), NAMED["dense3"], Int(5, narrow=True)):  # a design has units for all of them
+        design = quantized(format_, "fpga-int4")
+        assert as_held(design, find_target("fpga-int4")).types == design.types
     held = as_held(quantized(Int(5, narrow=True), "c-int8"), find_target("c-int8"))
     assert {held.types[op.weight].format for op in held.ops if isinstance(op, o.Conv)} == {INT8_NARROW}
