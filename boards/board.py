@@ -151,21 +151,26 @@ def _cortex(name: str, flags: tuple[str, ...], machine: str, room: int, zig: str
     )
 
 
-BOARDS: tuple[Simulated, ...] = (
-    Simulated(
-        "rv32imc-sim",
-        "RISC-V RV32IMC",
+def _riscv32(name: str, summary: str, more: str, unicorn: tuple[Literal["riscv32"], str] | None) -> Simulated:
+    return Simulated(
+        f"{name}-sim",
+        summary,
         "riscv64-unknown-elf-gcc",
-        ("-march=rv32imc_zicsr", "-mabi=ilp32"),
+        (f"-march=rv32imc_zicsr{more}", "-mabi=ilp32"),
         flash=0x80000000,
         ram=0x82000000,
         flash_bytes=32 << 20,
         ram_bytes=32 << 20,
         qemu=("qemu-system-riscv32", *_RISCV, "rv32"),
-        zig=("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c"),
-        unicorn=("riscv32", "base"),
+        zig=("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+c" + more.replace("_", "+")),
+        unicorn=unicorn,
         debian="gcc-riscv64-unknown-elf qemu-system-misc",
-    ),
+    )
+
+
+BOARDS: tuple[Simulated, ...] = (
+    _riscv32("rv32imc", "RISC-V RV32IMC", "", ("riscv32", "base")),
+    _riscv32("rv32imcb", "RISC-V RV32IMC with Zba and Zbb", "_zba_zbb", None),
     _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, "cortex_m4", "cortex-m4"),
     _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, "cortex_m7", "cortex-m7"),
     _cortex("cortex-m55", ("-mfloat-abi=hard",), "mps3-an547", 512 << 10, "cortex_m55", None),

@@ -331,6 +331,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     c_target("c-int8", "any processor", aliases=("c",)),
     c_target("rv32imc-int8", "RISC-V RV32IMC"),
+    c_target("rv32imcb-int8", "RISC-V RV32IMC with Zba and Zbb (smallest and largest in one instruction)"),
     c_target("cortex-m4-int8", "ARM Cortex-M4 and M33 (DSP extension)", "dsp"),
     c_target("cortex-m7-int8", "ARM Cortex-M7 (DSP extension)", "dsp"),
     c_target("cortex-m55-int8", "ARM Cortex-M55 and M85 (MVE)", "mve"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeGuard
 
 from edgeq.emit.c_steps import step_of
 from edgeq.ir import ops as o
@@ -77,9 +78,11 @@ def banded_choices(
         high += 1
     for first in range(low, peak + 1):
         for last in range(max(peak, first + 1), min(high, first + LONGEST - 1) + 1):
-            chain = tuple(works[first : last + 1])
+            chain = tuple(work for work in works[first : last + 1] if _is_simple(work))
+            if len(chain) <= last - first or chain[0].reads[0] in root:
+                continue
             for count in COUNTS:
-                found = _banded(chain, count, program, instructions) if _may_be_banded(chain, root) else None
+                found = _banded(chain, count, program, instructions)
                 if found is not None:
                     yield first, found
 
@@ -97,13 +100,11 @@ def _follows(works: Sequence[Kernel | Banded], k: int, program: Program, root: M
     )
 
 
-def _may_be_banded(chain: Sequence[Kernel | Banded], root: Mapping[o.Value, o.Value]) -> bool:
-    return chain[0].reads[0] not in root and all(
-        isinstance(k, Kernel)
-        and isinstance(k.op, o.Conv | o.MaxPool | o.Lookup)
-        and not (k.residual or k.joining or k.moves)
-        for k in chain
-    )
+def _is_simple(work: Kernel | Banded) -> TypeGuard[Kernel]:
+    """Whether a step sees each row through a window, and nothing else."""
+    if not isinstance(work, Kernel) or work.residual or work.joining or work.moves:
+        return False
+    return isinstance(work.op, o.Conv | o.MaxPool | o.Lookup)
 
 
 def _banded(chain: tuple[Kernel, ...], count: int, program: Program, instructions: Instructions) -> Banded | None:

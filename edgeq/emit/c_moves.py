@@ -39,9 +39,10 @@ def move(this: LayerContext, op: o.Op) -> Layer:
     if isinstance(op, o.Pad) and len(inside) < len(source):
         type_ = this.types[x]
         code = int(encode(type_.format, [op.value / type_.scale[0]], type_.zero_point)[0])
-        calls.append(f"edgeq_fill({this.written()}, {code}, {len(source)})")
+        into = f"edgeq_fill({this.written()}" if unit == 1 else f"edgeq_fill_stream({this.written_wide()}"
+        calls.append(f"{into}, {code}, {len(source)})")
     if not len(inside):
-        return this.layer("edgeq.h", "", calls, kind)
+        return this.layer("edgeq_copy.h", "", calls, kind)
     loops = nest([source[inside], inside])
     if loops is not None and len(loops) <= 5 + int(loops[-1][1] == (1, 1)):
         walk, (f, t) = walk_of(this, this.name, source[inside], inside)

@@ -444,12 +444,12 @@ class _Grouping:
         """Whether `op` has a kernel that reads codes of this type: 16-bit ones among 8-bit ones only in a few places."""
         maker, type_ = self.graph.producer.get(value), self.graph.types[value]
         if self._is_wide(type_):
-            return isinstance(op, o.LayerNorm | Moved) or (isinstance(op, o.MatMul) and value == op.a)
+            return isinstance(op, o.LayerNorm | Moved | o.Pad) or (isinstance(op, o.MatMul) and value == op.a)
         return self._is_stored(type_) or (isinstance(op, o.Add | o.Sub) and maker is not None and self._is_term(maker))
 
     def _may_give(self, op: o.Op, type_: Type) -> bool:
         """Whether `op` has a kernel that writes codes of this type."""
-        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved))
+        return self._is_stored(type_) or (self._is_wide(type_) and isinstance(op, o.Add | o.Sub | Moved | o.Pad))
 
     def _problems_inside(self, op: o.Linear | o.MatMul, settling: o.Requantize) -> Iterator[str]:
         """Of an operator that another kernel computes on its way."""

@@ -43,4 +43,11 @@ EDGEQ_KERNEL void edgeq_copy_listed(const int32_t *starts, int32_t count, int32_
     }
 }
 
+EDGEQ_INLINE void edgeq_fill_stream(int16_t *to, int32_t code, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        to[i] = (int16_t)code;
+    }
+}
+
 #endif

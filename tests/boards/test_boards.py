@@ -33,6 +33,7 @@ from tests.quantized import Net
 
 TARGET_OF = {
     "rv32imc-sim": "rv32imc-int8",
+    "rv32imcb-sim": "rv32imcb-int8",
     "cortex-m4-sim": "cortex-m4-int8",
     "cortex-m7-sim": "cortex-m7-int8",
     "cortex-m55-sim": "cortex-m55-int8",

@@ -89,6 +89,20 @@ def test_a_convolution_does_not_write_a_stream() -> None:
     assert assert_equal_everywhere(graph, "c-int8", 0) > 100
 
 
+def test_a_stream_is_padded() -> None:
+    n = Net(1, 6, 4, 6)
+    stream = n.add(o.Add("x", n.conv("x", 6, "c"), "s"))
+    rows = n.add(
+        o.Transpose(
+            n.add(o.Reshape(n.add(o.Pad(stream, "p", (0, 0, 1, 0), (0, 0, 0, 2))), "r", (1, 6, 40))), "t", (0, 2, 1)
+        )
+    )
+    joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
+    graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+    assert lowered(graph, target("c-int8"), inputs_of(graph)).types["p"].format == INT16
+    assert assert_equal_everywhere(graph, "c-int8", 0) > 100
+
+
 def test_codes_of_16_bits() -> None:
     assert assert_equal_everywhere(small_network(), WIDE_TARGET, 0) > 10_000
 
