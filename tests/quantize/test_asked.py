@@ -115,7 +115,7 @@ def test_what_a_target_does_not_hold_is_refused(target: str, asked: Asked, allow
 def test_levels_that_fit_in_bytes_are_held_everywhere(target: str, name: str) -> None:
     structure, notes = structured(Asked(name), find_target(target))
     assert target == "coreml-w4" or structure.weights["left"] == weight_format(name)
-    own = target == "coreml-w4" or (target == "onnx-int8" and name in ("post4", "dense3", "pot4"))
+    own = target == "coreml-w4" or (target in ("onnx-int8", "c-int8") and name in ("post4", "dense3", "pot4"))
     assert any(f"{name} are stored as INT8" in note for note in notes) == (not own)
 
 
