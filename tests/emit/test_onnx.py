@@ -22,6 +22,7 @@ from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.lint import lint
 from edgeq.reference.interpret import run
 from edgeq.runtimes.onnxruntime import OnnxRuntime
+from edgeq.runtimes.qonnx import DOMAIN, QonnxRuntime
 from edgeq.target import Target
 from edgeq.targets import TARGETS, find_target
 from tests.lowering import lowered
@@ -54,9 +55,10 @@ def model(target: Target) -> ModelProto:
 def test_every_target_writes_a_valid_file_that_runs(target: Target, model: ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert 13 <= model.opset_import[0].version <= 17
-    assert [entry.domain for entry in model.opset_import] == [""]
+    runs_qonnx = target.runtime == "qonnx"
+    assert [entry.domain for entry in model.opset_import] == ["", *([DOMAIN] if runs_qonnx else [])]
     assert model.ir_version <= 10
-    found = OnnxRuntime(to_bytes(model), threads=1).run(images())
+    found = (QonnxRuntime if runs_qonnx else OnnxRuntime)(to_bytes(model), threads=1).run(images())
     wanted = run(residual_net(), images())
     for name, reference in wanted.items():
         noise = np.square(reference.numpy() - found[name]).sum() / np.square(reference.numpy()).sum()
@@ -97,7 +99,7 @@ def test_the_same_graph_gives_the_same_bytes(target: Target, tmp_path: Path) -> 
 
 def test_the_folder_of_each_target(target: Target, tmp_path: Path) -> None:
     artifact = emit(graph_for(target), target, tmp_path / "out", "net", METADATA, MANIFEST)
-    suffix = "_int8" if target.is_integer else ""
+    suffix = "_qonnx" if target.runtime == "qonnx" else "_int8" if target.is_integer else ""
     jetson = target.runtime == "tensorrt"
     assert artifact.primary == tmp_path / "out" / f"net{suffix}.onnx"
     assert set(artifact.files) == {f"net{suffix}.onnx", "manifest.json", *(["build_engine.sh"] if jetson else [])}
