@@ -140,7 +140,8 @@ def find_choice(name: str) -> Choice:
     except UsageError as error:
         names = [*NAMED, *FAMILIES, "int4", "e2m1"]
         raise UsageError(
-            "unknown number format", value=name, allowed="int2 … int16, e2m1 …, " + ", ".join([*NAMED, *FAMILIES]),
+            "unknown number format", value=name,
+            allowed=f"int2 … int16, e2m1 …, {', '.join(NAMED)}, kmeans4 …, nupes4 …, bfp4 …, int4g32 …, {', '.join(_MX)}",
             next_step=did_you_mean(name, names),
         ) from error  # fmt: skip
 

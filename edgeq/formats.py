@@ -251,6 +251,11 @@ def fits_in_bytes(format: Format) -> bool:
     return low >= INT8_NARROW.low and high <= INT8_NARROW.high
 
 
+def looks_up(format: Format) -> bool:
+    """Whether codes of at most four bits look levels up that lie in ±127."""
+    return isinstance(format, Float | Codebook) and format.bits <= 4 and fits_in_bytes(format)
+
+
 def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArray:
     """Levels of `codes` (any shape), exact."""
     codes = np.asarray(codes, dtype=np.int64)

@@ -76,8 +76,9 @@ class Target:
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
     `half_scales` are scales that half precision holds, those of `power_of_two` are such powers. `ios` is the oldest
     system that a CoreML file loads in. `instructions` are those that generated C may use; it runs layers in bands of
-    rows where its arena would exceed `ram_bytes`. A design fills the board `fpga` (edgeq/emit/hls_boards.py), or as
-    much of it as `fps` frames a second take.
+    rows where its arena would exceed `ram_bytes`. With `looks_up`, weights of one minifloat or codebook of up to four
+    bits stay codes, which generated C looks up in a table. A design fills the board `fpga` (edgeq/emit/hls_boards.py),
+    or as much of it as `fps` frames a second take.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Target:
     integer_ops: frozenset[type[o.Op]] = frozenset()
     stored_weights: StoredWeights | None = None
     half_scales: bool = False
+    looks_up: bool = False
     power_of_two: bool = False
     ios: int = 16
     fpga: str = "pynq-z2"

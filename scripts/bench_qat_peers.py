@@ -137,8 +137,10 @@ def torchao_pt2e(module: nn.Module, images: Tensor) -> nn.Module:
     program = torch.export.export(module.train(), (images,)).module()
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
-    found: nn.Module = allow_exported_model_train_eval(prepare_qat_pt2e(program, quantizer))
-    return found.train()
+    found: nn.Module = prepare_qat_pt2e(program, quantizer)
+    allow_exported_model_train_eval(found)
+    found.train()  # which returns nothing here
+    return found
 
 
 def brevitas_layers(module: nn.Module) -> nn.Module:

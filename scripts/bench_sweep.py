@@ -25,7 +25,7 @@ from edgeq.flow.sweep import Plan
 from edgeq.flow.sweep_report import SweepReportRequest, report_sweep
 from edgeq.report import Report, Row
 
-BOARDS = 8
+MODELS, TARGETS, BOARDS, DEGRADATIONS = 2, 4, 8, 5
 GROWTH = 1.3
 """The largest memory may be so many times that of the smallest plan."""
 
@@ -33,8 +33,10 @@ GROWTH = 1.3
 def plan_of(cells: int) -> Plan:
     """At least so many cells."""
     names = {name: tuple(f"{name}{k}" for k in range(count)) for name, count in
-             (("model", 5), ("target", 4), ("board", BOARDS), ("degradation", 5))}  # fmt: skip
-    recipes = {f"recipe{k}": dict[str, Any]() for k in range(math.ceil(cells / (5 * 4 * BOARDS * 5)))}
+             (("model", MODELS), ("target", TARGETS), ("board", BOARDS), ("degradation", DEGRADATIONS))}  # fmt: skip
+    recipes = {
+        f"recipe{k}": dict[str, Any]() for k in range(math.ceil(cells / (MODELS * TARGETS * BOARDS * DEGRADATIONS)))
+    }
     return Plan(names["model"], names["target"], names["board"], recipes, degradations=names["degradation"])
 
 

@@ -139,12 +139,15 @@ def synthesized_luts(verilog: str, top: str) -> int:
     return sum(int(count) for _, count in re.findall(r"^\s+(LUT\d)\s+(\d+)$", statistics, re.MULTILINE))
 
 
+def mac_unit(name: str) -> Unit:
+    """The multiply-accumulate of a format of FORMATS."""
+    format_, top = FORMATS[name], f"mac_{name.lower()}"
+    return Unit(name, mac_luts(format_, LEVEL_BITS, SUM_BITS), synthesized_luts(_mac(top, format_), top))
+
+
 def units() -> list[Unit]:
     """Every unit, by the model and by Yosys."""
-    found = []
-    for name, format_ in FORMATS.items():
-        top = f"mac_{name.lower()}"
-        found.append(Unit(name, mac_luts(format_, LEVEL_BITS, SUM_BITS), synthesized_luts(_mac(top, format_), top)))
+    found = [mac_unit(name) for name in FORMATS]
     for bits in (0, 16):
         top = f"requantize_{bits}"
         label = f"requantizer, {bits} bits of multiplier" if bits else "requantizer, shift"

@@ -71,7 +71,7 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
     help="Formats of weights: fx8, int4, e2m3, post4 (repeatable) [twelve].",
 )
 @click.option(
-    "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second [what the first makes of half the board]."
+    "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second [the most that all formats reach]."
 )
 @click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding.")

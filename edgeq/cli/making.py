@@ -29,6 +29,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     from edgeq.flow.calib_mode import ModeRequest
     from edgeq.flow.latency_gate import export_with_latency_gate
     from edgeq.flow.memory_budget import MemoryBudget
+    from edgeq.flow.processes import is_first
     from edgeq.report import parse_budget, parse_size
 
     use_threads(threads)
@@ -53,6 +54,8 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
     )
     with progress_bar(quiet or as_json) as progress:
         report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
+    if request.training is not None and not is_first():
+        ctx.exit(report.exit)
     finish(ctx, report, as_json, quiet)
 
 
@@ -169,11 +172,14 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @output_options
 @click.pass_context
 def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None, **options: Any) -> None:
-    """Train MODEL under rounding, with its float self as the teacher, and export it; a killed run goes on where it was."""
-    from edgeq.flow.train import Training
+    """Train MODEL under rounding, with its float self as the teacher, and export it; a killed run goes on where it was.
+
+    torchrun --nproc-per-node 4 -m edgeq train ... shares every batch among four GPUs.
+    """
+    from edgeq.flow.training import Training
     from edgeq.quantize.grids import Strategy
 
-    names = (
+    names = [
         "epochs",
         "batch",
         "rate",
@@ -185,7 +191,7 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
         "sharpness",
         "patience",
         "minutes",
-    )
+    ]
     own = {name: options.pop(name) for name in names} | {"learn": Strategy.named(options.pop("learn"))}
     flip, shift = not options.pop("no_flip"), not options.pop("no_shift")
     options["training"] = Training(**own, flip=flip, shift=shift, seed=options["seed"])

@@ -27,6 +27,8 @@ from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
+from edgeq.errors import UnsupportedError
+from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
@@ -35,7 +37,9 @@ from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
-INCLUDED_FIRST = ("edgeq_dot_w4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_long.h")
+INCLUDED_FIRST = (
+    "edgeq_dot_w4.h", "edgeq_dot_t4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_unpack_t4.h", "edgeq_long.h",
+)  # fmt: skip
 """What kernels look for when they are included, so that a model that has no use for it has no code for it."""
 
 GOLDEN_SEED = 1
@@ -104,6 +108,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     placed = place(found, target.instructions, None if target.ram_bytes is None else target.ram_bytes * 8 // found.bits)
     prefix = identifier(stem)
     bank = Bank(prefix)
+    levels = _levels(graph, bank)
     layers = [print_work(found, placed, bank, target.instructions, place) for place in range(len(placed.kernels))]
     needed = dict.fromkeys(h for layer in layers for h in layer.headers)
     headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
@@ -116,9 +121,21 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
-        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels,
     )  # fmt: skip
     return source, placed, found
+
+
+def _levels(graph: Graph, bank: Bank) -> str:
+    """The name of the table that weights look their levels up in; "" where none do. Raises UnsupportedError for two."""
+    weights = [op.weight for op in graph.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)]
+    formats = dict.fromkeys(graph.types[weight].format for weight in weights)
+    tables = [format_ for format_ in formats if looks_up(format_)]
+    if not tables:
+        return ""
+    if len(tables) > 1 or any(isinstance(f, Int) and f.bits <= 4 for f in formats):
+        raise UnsupportedError("weights of few bits in several formats", value=", ".join(map(str, formats)))
+    return bank.codes("levels", level_table(tables[0]), "levels of weights by code")
 
 
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:

@@ -67,7 +67,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `extents` are (offset, size) of each layer's result, in codes.
+    """All that the text of one model needs. `levels` names the table of packed weights, if they have one. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -89,6 +89,7 @@ class Source:
     profile: str
     headers: Sequence[str]
     pixels: Sequence[tuple[str, int]]
+    levels: str
 
     @property
     def code(self) -> str:
@@ -191,10 +192,11 @@ def model_source(s: Source) -> str:
     choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
     if all(layer.usual for layer in s.layers):
         choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
+    levels = f"#define EDGEQ_LEVELS {s.levels} /* of weights of 4 bits, by code */\n" if s.levels else ""
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */
 {choice}#include "{s.prefix}_model.h"
 #include "{s.prefix}_weights.h"
-{includes}
+{levels}{includes}
 /* A hook after each layer, for tests and profiles: its number (from 1), its codes' first byte and how many bytes they are. */
 #ifndef EDGEQ_LAYER_DONE
 #define EDGEQ_LAYER_DONE(number, codes, count)

@@ -13,7 +13,7 @@ from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
 from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
 from edgeq.emit.c_place import Placed
 from edgeq.errors import UnsupportedError
-from edgeq.formats import IntArray, bits_of
+from edgeq.formats import Format, IntArray, bits_of, decode, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Type
@@ -149,7 +149,7 @@ class LayerContext:
     def weights(self, op: o.Conv | o.ConvTranspose | o.Linear) -> tuple[IntArray, list[int]]:
         """Weights with the output channel first, and biases."""
         constants = self.program.graph.constants
-        weight = np.asarray(constants[op.weight], dtype=np.int64)
+        weight = decode(self.types[op.weight].format, constants[op.weight])
         if isinstance(op, o.ConvTranspose):
             grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
             weight = grouped.swapaxes(1, 2).reshape(-1, grouped.shape[1], *weight.shape[2:])
@@ -184,17 +184,25 @@ class LayerContext:
         """Bits that a weight of `op` takes in memory, in sums of `longest` products of codes."""
         if self.program.bits > 8:
             return 8
-        return stored_bits(bits_of(self.types[op.weight].format), longest, self.instructions)
+        format_ = self.types[op.weight].format
+        return stored_bits(4 if looks_up(format_) else bits_of(format_), longest, self.instructions)
+
+    @property
+    def table_of_weights(self) -> Format | None:
+        """The format of the layer's weights, where it is a table that is looked up."""
+        weighted = [op for op in self.kernel.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)]
+        found = next((self.types[op.weight].format for op in weighted), None)
+        return found if found is not None and looks_up(found) else None
 
     def packed(self, rows: IntArray, groups: int, block: int, bits: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits)
+        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits, self.table_of_weights)
         return self._weights(codes)
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
         order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
-        return self._weights(packed(rows[None], 4, order, bits))
+        return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights))
 
     def channels_in_fours(self, numbers: Scaling) -> str:
         """Channels, padded to a multiple of four."""
@@ -203,7 +211,7 @@ class LayerContext:
 
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them."""
-        return self._weights(in_order(weight, bits))
+        return self._weights(in_order(weight, bits, self.table_of_weights))
 
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
@@ -216,6 +224,8 @@ class LayerContext:
 
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str, *, usual: bool = True) -> Layer:
         """The finished layer; `note` says what it is."""
+        if self.table_of_weights is not None:
+            headers = headers.replace("edgeq_dot_w4.h", "edgeq_dot_t4.h").replace("unpack.h", "unpack_t4.h")
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)

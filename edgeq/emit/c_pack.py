@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.formats import IntArray
+from edgeq.formats import Format, IntArray, encode
 from edgeq.target import Instructions
 
 ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8}
@@ -57,10 +57,12 @@ def pixel_groups(pixels: int, most: int) -> list[int]:
     return found
 
 
-def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8) -> IntArray:
+def packed(
+    rows: IntArray, block: int, instructions: Instructions, bits: int = 8, table: Format | None = None
+) -> IntArray:
     """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros.
 
-    With fewer `bits`, bytes hold one element of 8 / bits neighbouring outputs.
+    With fewer `bits`, bytes hold one element of 8 / bits neighbouring outputs; codes of `table`, if levels have one.
     """
     groups, outputs, k = rows.shape
     depth = _DEPTH[instructions]
@@ -69,7 +71,9 @@ def packed(rows: IntArray, block: int, instructions: Instructions, bits: int = 8
         return np.concatenate([part.reshape(groups, -1) for part in parts], axis=1)
     whole = np.pad(rows, ((0, 0), (0, -outputs % block), (0, -k % depth)))
     blocks = whole.reshape(groups, -1, block, whole.shape[2] // depth, depth).swapaxes(2, 3)
-    return blocks if bits == 8 else _nested(blocks, bits)
+    if bits == 8 or table is None:
+        return blocks if bits == 8 else _nested(blocks, bits)
+    return _pairs(encode(table, blocks).swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
 def padded_to(block: int, instructions: Instructions) -> int:
@@ -86,10 +90,22 @@ def _nested(blocks: IntArray, bits: int) -> IntArray:
     return found
 
 
-def in_order(weights: IntArray, bits: int) -> IntArray:
-    """All elements one after another in bytes (as signed numbers), the first in the lowest bits."""
+def _pairs(codes: IntArray) -> IntArray:
+    """Neighbours along the last axis in a byte (as a signed number), the first in the low bits."""
+    found: IntArray = (codes[..., ::2] | codes[..., 1::2] << 4) + 128
+    return found % 256 - 128
+
+
+def in_order(weights: IntArray, bits: int, table: Format | None = None) -> IntArray:
+    """All elements one after another in bytes (as signed numbers), the first in the lowest bits.
+
+    With fewer than 8 bits, they are codes of `table`, if levels have one.
+    """
     if bits == 8:
         return weights
+    if table is not None:
+        codes = encode(table, weights.reshape(-1))
+        return _pairs(np.pad(codes, (0, codes.size % 2)))
     count = 8 // bits
     flat = np.pad(weights.reshape(-1), (0, -weights.size % count)).reshape(-1, count) & ((1 << bits) - 1)
     found: IntArray = ((flat << (bits * np.arange(count))).sum(axis=1) + 128) % 256 - 128

@@ -20,7 +20,7 @@ from edgeq.emit.c_names import identifier
 from edgeq.emit.hls_boards import FpgaBoard, find_board
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, total
-from edgeq.emit.hls_fold import check_held, choose_folds
+from edgeq.emit.hls_fold import choose_folds
 from edgeq.emit.hls_golden import golden
 from edgeq.emit.hls_host import GROWING, HostDesign
 from edgeq.emit.hls_stage import Design
@@ -50,10 +50,9 @@ def emit(
     """
     prefix, board = identifier(stem), find_board(target.fpga)
     most_cycles = int(board.clock_mhz * 1e6 / target.fps) if target.fps else 0
-    design = build(graph, choose_folds(graph, board, most_cycles), prefix, comment(stem))
-    depths = depths_of(design)
+    depths = depths_of(build(graph, {}, prefix, comment(stem)))
+    design = build(graph, choose_folds(graph, board, most_cycles, depths), prefix, comment(stem))
     costs = design_cost(design, depths)
-    check_held(total(costs), board)
     files = {name: text.encode() for name, text in texts(design, depths, graph, board, costs).items()}
     files |= header_files(design) | dict(more_files or {})
     described = {**manifest, "hls": _document(design, depths, costs, board, metadata), "files": digests(files)}
@@ -62,7 +61,6 @@ def emit(
     tensors = {value: value for value in design.made}
     commands = [
         f"make -C {folder} test",
-        f"edgeq verify {folder / prefix}.cpp",
         f"vitis-run --mode hls --tcl {folder}/build.tcl",
     ]
     primary = folder / f"{prefix}.cpp"

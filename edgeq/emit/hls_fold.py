@@ -6,11 +6,12 @@ again, until the board is full, a stage that has no such choice is the slowest, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from edgeq.emit.hls_boards import BOARDS, FpgaBoard
 from edgeq.emit.hls_build import build
-from edgeq.emit.hls_cost import Cost, design_cost, macs_cost, total
+from edgeq.emit.hls_cost import Cost, design_cost, stage_cost, total
 from edgeq.emit.hls_stage import Fold, Macs, Stage
 from edgeq.emit.hls_weighted import interval_cycles
 from edgeq.errors import BudgetError
@@ -26,8 +27,10 @@ MOST_LANES = 256
 
 @dataclass
 class _Layer:
-    macs: Macs
-    tokens: int
+    """A layer's stage with one product at once, and the folds to choose from; `place` is the one chosen so far."""
+
+    stage: Stage
+    depths: Mapping[str, int]
     choices: list[Fold]
     place: int = 0
 
@@ -36,23 +39,25 @@ class _Layer:
         return self.choices[self.place]
 
     @property
-    def cycles(self) -> int:
-        return interval_cycles(self.macs, self.fold, self.tokens)
+    def cost(self) -> Cost:
+        return stage_cost(_folded(self.stage, self.fold), self.depths)
 
 
-def choose_folds(graph: Graph, board: FpgaBoard, most_cycles: int = 0) -> dict[o.Value, Fold]:
+def choose_folds(
+    graph: Graph, board: FpgaBoard, most_cycles: int = 0, depths: Mapping[str, int] | None = None
+) -> dict[o.Value, Fold]:
     """Parallel units for each layer of `graph` by its result, so that a frame takes at most `most_cycles` (0: as few as fit).
 
-    Raises BudgetError if `board` cannot hold the design one product at a time, or not that fast.
+    `depths` are those of the streams, which do not depend on folds. Raises BudgetError if `board` cannot hold the design
+    one product at a time, or not that fast.
     """
-    design = build(graph, {}, "design", graph.name)
-    costs = design_cost(design, {})
-    base = total(costs)
+    design, depths = build(graph, {}, "design", graph.name), depths or {}
+    base = total(design_cost(design, depths))
     check_held(base, board)
-    layers = {stage.value: _layer(stage) for stage in design.stages if stage.work.macs is not None}
+    layers = {stage.value: _layer(stage, depths) for stage in design.stages if stage.work.macs is not None}
     fixed = max((stage.work.cycles for stage in design.stages if stage.work.macs is None), default=0)
     _speed_up(layers, base, board, max(fixed, most_cycles))
-    reached = max([fixed, *(layer.cycles for layer in layers.values())])
+    reached = max([fixed, *(layer.cost.cycles for layer in layers.values())])
     if most_cycles and reached > most_cycles:
         raise BudgetError(
             "the board cannot run this design so fast", where=board.name, value=f"{most_cycles:,} cycles a frame",
@@ -67,14 +72,24 @@ def check_held(cost: Cost, board: FpgaBoard) -> None:
         raise BudgetError("the board cannot hold this design", where=board.name, value=missing, next_step=_larger(cost))
 
 
-def _layer(stage: Stage) -> _Layer:
+def _layer(stage: Stage, depths: Mapping[str, int]) -> _Layer:
     macs = stage.work.macs
     assert macs is not None
     divisors = [k for k in range(1, macs.outputs + 1) if macs.outputs % k == 0]
     inputs = [k for k in range(1, macs.inputs + 1) if macs.inputs % k == 0]
     choices = [Fold(pe, simd) for pe in divisors for simd in inputs if pe * simd <= MOST_LANES]
-    tokens = stage.reads[0].count
-    return _Layer(macs, tokens, _fronts(macs, tokens, choices))
+    return _Layer(stage, depths, _fronts(macs, stage.reads[0].count, choices))
+
+
+def _folded(stage: Stage, fold: Fold) -> Stage:
+    """What a layer's stage with one product at once costs with `fold`: wider words of weights and of the line buffer."""
+    ((words, bits),), (weights, biases), macs = stage.work.buffers, stage.tables, stage.work.macs
+    assert macs is not None
+    at_once = min(fold.simd if stage.config["groups"] == 1 else fold.pe, int(stage.config["in_c"]))
+    cycles = interval_cycles(macs, fold, stage.reads[0].count)
+    kept = ((-(-words // at_once), bits * at_once),)
+    wide = replace(weights, content=weights.content.reshape(-1, fold.pe * fold.simd))
+    return replace(stage, tables=(wide, biases), work=replace(stage.work, cycles=cycles, buffers=kept, fold=fold))
 
 
 def _fronts(macs: Macs, tokens: int, choices: list[Fold]) -> list[Fold]:
@@ -86,20 +101,18 @@ def _fronts(macs: Macs, tokens: int, choices: list[Fold]) -> list[Fold]:
     return found
 
 
-def _speed_up(layers: dict[o.Value, _Layer], base: Cost, board: FpgaBoard, goal: int) -> None:
-    used = {"lut": base.lut, "ff": base.ff, "dsp": base.dsp}
+def _speed_up(layers: dict[o.Value, _Layer], used: Cost, board: FpgaBoard, goal: int) -> None:
     while layers:
-        slowest = max(layers.values(), key=lambda layer: layer.cycles)
-        if slowest.cycles <= goal or slowest.place + 1 == len(slowest.choices):
+        slowest = max(layers.values(), key=lambda layer: layer.cost.cycles)
+        before = slowest.cost
+        if before.cycles <= goal or slowest.place + 1 == len(slowest.choices):
             return
-        before = macs_cost(slowest.macs, slowest.fold)
         slowest.place += 1
-        after = macs_cost(slowest.macs, slowest.fold)
-        changed = {k: used[k] + after[n] - before[n] for n, k in enumerate(("lut", "ff", "dsp"))}
-        if any(changed[k] > SHARE[k] * getattr(board, k) for k in changed):
+        changes = {name: getattr(slowest.cost, name) - getattr(before, name) for name in SHARE}
+        used = replace(used, **{name: getattr(used, name) + change for name, change in changes.items()})
+        if _missing(used, board):
             slowest.place -= 1
             return
-        used = changed
 
 
 def _missing(cost: Cost, board: FpgaBoard) -> str:

@@ -84,8 +84,8 @@ def _temperature(state: Mapping[str, Any]) -> float | None:
     return max(found) if found else None
 
 
-def note_state(report: Report, ran: Ran, board: str) -> None:
-    """Say what held the board back, so that nobody takes its figures for those of a free one."""
+def held_back(ran: Ran) -> list[str]:
+    """What held the board back meanwhile, so that nobody takes its figures for those of a free one."""
     after: Mapping[str, Any] = ran.document.get("after", {})
     before: Mapping[str, Any] = ran.document.get("before", {})
     reasons = list(throttling_of(after.get("throttled", "")))
@@ -96,9 +96,15 @@ def note_state(report: Report, ran: Ran, board: str) -> None:
     clocks, highest = after.get("clocks_mhz", []), after.get("max_clock_mhz", 0.0)
     if after.get("governor") == "performance" and clocks and min(clocks) < SLOW_CLOCK * highest:
         reasons.append(f"clock {min(clocks):.0f} of {highest:.0f} MHz under the governor performance")
+    return reasons
+
+
+def note_state(report: Report, ran: Ran, board: str) -> None:
+    """Say in which state the board was: what held it back, its engine, clocks and rails."""
+    after: Mapping[str, Any] = ran.document.get("after", {})
     if engine := ran.document.get("engine"):
         report.notes.append(f"{board}: engine {engine['engine_sha256'][:12]} {_origin(engine)}")
-    if reasons:
+    if reasons := held_back(ran):
         report.notes.append(f"{board} was held back: {', '.join(reasons)}")
     governor = after.get("governor")
     if governor and governor != "performance":

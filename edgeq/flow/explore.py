@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from edgeq.emit.hls import depths_of
 from edgeq.emit.hls_boards import FpgaBoard, find_board
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, total
-from edgeq.emit.hls_fold import check_held, choose_folds
+from edgeq.emit.hls_fold import choose_folds
 from edgeq.errors import BudgetError, UsageError
 from edgeq.flow.check import REFERENCE, interpreter_run, measure
 from edgeq.flow.export import as_computed
@@ -105,7 +106,7 @@ def explore_model(request: ExploreRequest, progress: Progress = silent) -> Repor
     lowered = {}
     for name, target in targets.items():
         lowered[name] = _lowered(subject, target, progress)
-    cycles = _cycles(request, board, next(iter(lowered.values())))
+    cycles = _cycles(subject, board, list(lowered.values()))
     found = [_judged(subject, name, graph, board, cycles, report, progress) for name, graph in lowered.items()]
     if all(item["share"] is None for item in found):
         raise BudgetError("no format fits the board", where=board.name, next_step=report.notes[0])
@@ -116,6 +117,9 @@ def explore_model(request: ExploreRequest, progress: Progress = silent) -> Repor
         "formats": on_front(found),
     }
     report.manifest = {"model": request.model, "front": front}
+    report.notes += [
+        f"{i['formats']}: {i['quality']:.1f} at {i['share']:.1%} of {board.name}" for i in found if i["share"]
+    ]
     report.notes.append(f"on the front: {', '.join(item['formats'] for item in front['formats'] if item['on_front'])}")
     report.seconds = time.monotonic() - started
     write_report(folder, report)
@@ -163,16 +167,17 @@ def _lowered(subject: _Subject, target: Target, progress: Progress) -> Graph:
     return lower(graph, found.plan)
 
 
-def _cycles(request: ExploreRequest, board: FpgaBoard, graph: Graph) -> int:
-    """Cycles that a frame may take: as asked, or what half of the board makes of the first format."""
-    if request.fps is not None:
-        return int(board.clock_mhz * 1e6 / request.fps)
-    half = replace(board, **{name: getattr(board, name) // 2 for name in ("lut", "ff", "dsp")})
-    try:
-        folds = choose_folds(graph, half)
-    except BudgetError:
-        folds = choose_folds(graph, board)
-    return total(design_cost(build(graph, folds, "design", graph.name), {})).cycles
+def _cycles(subject: _Subject, board: FpgaBoard, graphs: Sequence[Graph]) -> int:
+    """Cycles that a frame may take: as asked, or the fewest that every format reaches which fits the board at all."""
+    if subject.request.fps is not None:
+        return int(board.clock_mhz * 1e6 / subject.request.fps)
+    reached = []
+    for graph in graphs:
+        with suppress(BudgetError):
+            reached.append(_cost(subject, graph, board, 0).cycles)
+    if not reached:
+        _cost(subject, graphs[0], board, 0)  # which says what is missing, and names a board that is large enough
+    return max(reached)
 
 
 def _judged(
@@ -195,13 +200,12 @@ def _judged(
 
 def _cost(subject: _Subject, graph: Graph, board: FpgaBoard, cycles: int) -> Cost:
     """The cost of a design; what depths its streams need depends on what flows, not on formats."""
-    design = build(graph, choose_folds(graph, board, cycles), "design", graph.name)
-    shape = tuple(stream.count for stream in design.streams)
+    plain = build(graph, {}, "design", graph.name)
+    shape = tuple(stream.count for stream in plain.streams)
     if shape not in subject.depths:
-        subject.depths[shape] = depths_of(design)
-    cost = total(design_cost(design, subject.depths[shape]))
-    check_held(cost, board)
-    return cost
+        subject.depths[shape] = depths_of(plain)
+    depths = subject.depths[shape]
+    return total(design_cost(build(graph, choose_folds(graph, board, cycles, depths), "design", graph.name), depths))
 
 
 def _measured(subject: _Subject, name: str, graph: Graph, report: Report, progress: Progress) -> float:

@@ -46,6 +46,7 @@ from edgeq.flow.inputs import (
     calibration_set,
     choose_preprocess,
     evaluation_set,
+    named,
     task_of,
     training_set,
     weigh_for_task,
@@ -54,10 +55,12 @@ from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.memory_budget import apply_export_budget
+from edgeq.flow.processes import is_first
 from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
-from edgeq.flow.train import Trained, TrainingRun, train
+from edgeq.flow.train import train
+from edgeq.flow.training import Trained, TrainingRun
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
@@ -140,6 +143,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
             trained = _trained(job, graph, found.plan, calibration, report)
+            if not is_first():
+                return _finished(report, started)
             lowered, more_files = lower(trained.graph, trained.plan), {"training.csv": trained.log()}
     if target.stored_weights:
         report.notes += stored_notes(calibration)
@@ -245,7 +250,7 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     request = job.request
     assert request.training is not None and request.train_data is not None
     lowered = lower(graph, plan)
-    if job.data is not None:
+    if job.data is not None and is_first():
         before = {UNTRAINED: interpreter_run(lowered)}
         report.rows += measure(job.data, job.rule, job.model.metadata, before, job.progress)
     images = training_set(request.train_data, job.rule, job.task)
@@ -254,8 +259,8 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
         state = cache.state_file(
             model=job.model.digest,
             preprocess=job.rule.preprocess.to_dict(),
-            images=[str(sample.path) for sample in images.samples],
-            settings={**request.training.deciding(), "plan": digest(lowered)},
+            images=[sample.path.name for sample in images.samples],  # folders of scenes and of archives change
+            settings={**request.training.deciding(), "data": named(request.train_data), "plan": digest(lowered)},
         )
     run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales)
     trained = train(graph, plan, images, calibration.weigh, run, job.progress)

@@ -212,9 +212,8 @@ def _recommended(rows: Sequence[Measured], request: FormatsRequest) -> tuple[tup
     selection = allocate.solve(items, {"bits": limit})
     found = tuple(mine[k] for mine, k in zip(by_layer.values(), selection, strict=True))
     db = -10 * float(np.log10(max(sum(_noise(row.db) for row in found), 1e-30)))
-    return found, [
-        f"recommended: at most {request.avg_bits:g} bits a weight, noise of all layers together {db:.1f} dB below"
-    ]
+    mean = sum(row.bits * row.elements for row in found) / sum(row.elements for row in found)
+    return found, [f"recommended: {mean:.2f} bits a weight on average, noise of all layers together {db:.1f} dB below"]
 
 
 def _noise(db: float) -> float:

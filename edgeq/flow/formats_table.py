@@ -27,7 +27,7 @@ def print_formats(study: FormatStudy, console: Console, *, quiet: bool = False) 
             console.print(_summary(rows))
     if not quiet:
         for note in study.notes:
-            console.print(f"note: {note} (mean {study.mean_bits:.2f} bits)", highlight=False)
+            console.print(f"note: {note}", highlight=False)
 
 
 def _by_format(rows: Sequence[Measured], layers: Sequence[str]) -> Table:

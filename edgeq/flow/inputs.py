@@ -185,6 +185,11 @@ def _rendered(option: str, task: Task | None, count: int, seed: int, size: tuple
     return folder
 
 
+def named(option: str) -> str:
+    """What images `option` names, wherever a command is started."""
+    return option if _is_scenes(option) else str(Path(option).resolve())
+
+
 def _is_scenes(option: str) -> bool:
     return option == SCENES or option.startswith(f"{SCENES}:")
 

@@ -20,6 +20,7 @@ from edgeq.boards.simulated import SimulatedBoard
 from edgeq.emit.artifact import GRAPH_FILE
 from edgeq.emit.c_golden import golden_codes
 from edgeq.errors import BoardError
+from edgeq.flow.board_report import held_back
 from edgeq.flow.device_inputs import trial_of
 from edgeq.flow.on_board import TENSORRT, as_device, is_c, run_on, runtime_for
 from edgeq.formats import Int
@@ -52,14 +53,19 @@ class OpTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """A network on a board: its weighted operators, everything else, and the median of the whole, all in milliseconds.
+    """A network on a board: its weighted operators, everything else, and the whole, all in milliseconds.
 
-    The whole was measured with nothing watched, so the parts need not add up to it.
+    All are the least of several runs, since what else runs there only adds; of TensorRT, which tells means of layers
+    alone, the usual ones.
+
+    The whole was measured with nothing watched, so the parts need not add up to it. `held_back` says what slowed the
+    board down meanwhile: such times are not those of the board.
     """
 
     ops: tuple[OpTime, ...]
     rest_ms: float
     whole_ms: float
+    held_back: tuple[str, ...] = ()
 
     @property
     def sum_ms(self) -> float:
@@ -95,12 +101,12 @@ async def profile_on(board: Board, artifact: Path, settings: Settings, mhz: floa
     """
     graph = load((artifact if artifact.is_dir() else artifact.parent) / GRAPH_FILE)
     if is_c(artifact):
-        layers, whole_ms = await _c_layers(board, artifact, settings, mhz)
+        layers, whole_ms, held = await _c_layers(board, artifact, settings, mhz)
         inside = {kernel.out: [op for op in kernel.ops if is_weighted(op)] for kernel in program(graph).kernels}
         times: Times = [(inside.get(value, []), ms) for value, ms in layers.items()]
     else:
-        times, whole_ms = await _nodes(board, artifact, graph, settings)
-    return _profile(graph, times, whole_ms)
+        times, whole_ms, held = await _nodes(board, artifact, graph, settings)
+    return replace(_profile(graph, times, whole_ms), held_back=tuple(held))
 
 
 def _profile(graph: Graph, times: Times, whole_ms: float) -> Profile:
@@ -119,8 +125,10 @@ def _profile(graph: Graph, times: Times, whole_ms: float) -> Profile:
     return Profile(tuple(told), rest_ms + sum(found.values()), whole_ms)
 
 
-async def _c_layers(board: Board, folder: Path, settings: Settings, mhz: float) -> tuple[Mapping[str, float], float]:
-    """Milliseconds of every layer of generated C by its value, and of the whole."""
+async def _c_layers(
+    board: Board, folder: Path, settings: Settings, mhz: float
+) -> tuple[Mapping[str, float], float, list[str]]:
+    """Milliseconds of every layer of generated C by its value, of the whole, and what held the board back."""
     document = read_folder(folder)
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
     codes = golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
@@ -128,15 +136,16 @@ async def _c_layers(board: Board, folder: Path, settings: Settings, mhz: float) 
         (counted,) = await count(board.row, folder, [codes], OPTIMIZE)
         spent = [number / (1000 * mhz) for number in counted.layers]
         names = [layer["value"] for layer in document["layers"]]
-        return dict(zip(names, spent, strict=True)), sum(spent)
+        return dict(zip(names, spent, strict=True)), sum(spent), []
     device, watched = as_device(board), replace(settings, layers=True)
     whole = await run_c(device, await build_c(device, folder, document, settings), [codes], settings)
     parts = await run_c(device, await build_c(device, folder, document, watched), [codes], watched)
-    return parts.document["timings"][0]["layers_ms"], whole.document["timings"][0]["p50_ms"]
+    timings = [ran.document["timings"][0] for ran in (parts, whole)]
+    return timings[0]["layers_ms"], timings[1]["min_ms"], [*held_back(whole), *held_back(parts)]
 
 
-async def _nodes(board: Board, artifact: Path, graph: Graph, settings: Settings) -> tuple[Times, float]:
-    """What the nodes of an ONNX file take."""
+async def _nodes(board: Board, artifact: Path, graph: Graph, settings: Settings) -> tuple[Times, float, list[str]]:
+    """What the nodes of an ONNX file take, the whole, and what held the board back."""
     runtime = runtime_for(artifact, None)
     trial = trial_of(artifact)
     ran = await run_on(board, artifact, trial.samples[:1], replace(settings, layers=True), trial.ports, runtime)
@@ -146,9 +155,9 @@ async def _nodes(board: Board, artifact: Path, graph: Graph, settings: Settings)
         times = times_by_operators(ran.document["layers"], {name: owner for name, owner in owners.items() if owner})
         joined = [([by_result[name] for name in sorted(names)], ms) for names, ms in times.items()]
         rest_ms = sum(layer.mean_ms for layer in ran.document["layers"]) - sum(times.values())
-        return [*joined, ([], rest_ms)], timing["p50_ms"]
+        return [*joined, ([], rest_ms)], timing["p50_ms"], held_back(ran)
     spent = [(_owner(name, owners), ms) for name, ms in timing["layers_ms"].items()]
-    return [([by_result[owner]] if owner else [], ms) for owner, ms in spent], timing["p50_ms"]
+    return [([by_result[owner]] if owner else [], ms) for owner, ms in spent], timing["min_ms"], held_back(ran)
 
 
 def _owners(artifact: Path, graph: Graph) -> dict[str, o.Value]:

@@ -42,8 +42,13 @@ class Processes:
         return tensor
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes; the others end when training does."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
+
+
 def processes(device: torch.device) -> Processes:
-    """Join the processes that torchrun started, if it did. Raises UsageError when it started too many for the GPUs."""
+    """Join the processes that torchrun started, if it did."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world < 2:
         return Processes()

@@ -157,6 +157,8 @@ async def _profiled(
         return known, True
     settings = Settings((request.threads,) if request.threads else (), request.warm_up, request.runs)
     profile = await profile_on(board, artifact, settings, request.mhz)
+    if profile.held_back:  # not what the board takes when it is free: told, and not kept
+        return profile, False
     return store_profile(graph, place, profile, replace=request.fresh), False
 
 
@@ -172,12 +174,19 @@ def _report(request: ProfileRequest, target: Target, found: dict[str, tuple[Prof
         whole_ms = found[name][0].whole_ms
         how = "operators and rest added up" if name != MIXED else "operators of the other columns added up"
         report.rows += [
-            Row("whole_ms", whole_ms, "ms", request.runs, name, f"median on {request.board}, nothing watched"),
+            Row(
+                "whole_ms",
+                whole_ms,
+                "ms",
+                request.runs,
+                name,
+                f"on {request.board}, nothing watched, the least of the runs",
+            ),
             Row("sum_ms", sum_ms, "ms", request.runs, name, how),
             Row("additive_error", 100 * (sum_ms - whole_ms) / whole_ms, "%", 1, name, "of the sum against the whole"),
         ]
         report.layers += _layers(request.board, name, found[name][0])
-    report.notes += _notes(found, sums)
+    report.notes += _notes(request.board, found, sums)
     report.artifact = [{"path": str(request.out), "bytes": request.out.stat().st_size}]
     budget = f"{max(sums.values()) * 0.9:.3g}"
     report.next_commands = [
@@ -194,9 +203,11 @@ def _layers(board: str, name: str, profile: Profile) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _notes(found: dict[str, tuple[Profile, bool]], sums: dict[str, float]) -> list[str]:
+def _notes(board: str, found: dict[str, tuple[Profile, bool]], sums: dict[str, float]) -> list[str]:
     known = [name for name, (_, was_known) in found.items() if was_known]
     notes = [f"known from an earlier run, not measured: {', '.join(known)} ({store_path()})"] if known else []
+    if held := dict.fromkeys(reason for profile, _ in found.values() for reason in profile.held_back):
+        notes.append(f"{board} was held back, so its times are not kept for other runs: {', '.join(held)}")
     if MIXED in found:
         whole_ms = found[MIXED][0].whole_ms
         error = 100 * (sums[MIXED] - whole_ms) / whole_ms

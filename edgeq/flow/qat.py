@@ -24,6 +24,7 @@ from edgeq.passes.decompose import decompose
 from edgeq.passes.simplify import simplify
 from edgeq.quantize.asked import Asked, with_formats
 from edgeq.quantize.assign import Range, assign
+from edgeq.quantize.grids import Strategy
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe
@@ -38,12 +39,14 @@ def prepare_qat(
     formats: str = "w8a8",
     target: str = "reference",
     estimator: str = "mse",
+    strategy: Strategy | None = None,
 ) -> QatModule:
     """`model` as a module that rounds while it trains and is the exact integer graph in evaluation mode.
 
     model: a file, `zoo:NAME`, a torch module or a real graph. samples: a few inputs [N, C, H, W] to start ranges from;
     a torch module is exported for the shape of the first. formats: as of --format, such as w4a4 or post4/int8; first
-    and last layers keep 8 bits. Raises UsageError and UnsupportedError as `edgeq export` does.
+    and last layers keep 8 bits. strategy: what is learned besides, such as Strategy(nested=(6, 4, 2)), after which
+    `module.use_width(4)` makes `convert` give the four-bit graph of the same eight-bit weights. Raises UsageError and UnsupportedError as `edgeq export` does.
     """
     inputs = [sample[k : k + 1] for sample in samples for k in range(len(sample))]
     if not inputs:
@@ -59,7 +62,9 @@ def prepare_qat(
     structure = analyse(graph, row, recipe)
     (name,) = graph.inputs
     ranges = _ranges(structure, [{name: sample} for sample in inputs], row, estimator)
-    return QatModule(graph, assign(structure, ranges, row))
+    if strategy is not None and strategy.offsets and row.symmetric:
+        raise UsageError("this target has no zero points to learn", where=row.name, value="offsets")
+    return QatModule(graph, assign(structure, ranges, row), strategy, half_scales=row.half_scales)
 
 
 def convert(module: nn.Module) -> Graph:

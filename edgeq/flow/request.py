@@ -12,7 +12,7 @@ from edgeq.flow.allocation import Budgets
 from edgeq.flow.calib_mode import AUTO, ModeRequest
 from edgeq.flow.effort import Effort
 from edgeq.flow.memory_budget import MemoryBudget, check_memory_budget
-from edgeq.flow.train import Training
+from edgeq.flow.training import Training
 from edgeq.quantize.asked import Asked
 from edgeq.recipe import Recipe, keep_real
 from edgeq.target import Target

@@ -21,7 +21,7 @@ from edgeq.errors import DataError, UsageError
 from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import Processes, local_device, processes
 from edgeq.flow.ranges import objective_of
-from edgeq.flow.train import Trained, Training, TrainingRun
+from edgeq.flow.training import Trained, Training, TrainingRun
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
@@ -60,7 +60,7 @@ class Loop:
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.seconds, self.is_compiled = 0, 0.0, False
         self.history: list[dict[str, float]] = []
         self.best = self._snapshot(self._held_out_loss())
         self.start, self.best_epoch = self.best[0], 0
@@ -98,15 +98,18 @@ class Loop:
 
     def one_epoch(self, progress: Progress) -> None:
         """Every training image once; then the held-out loss and the saved state."""
-        started, losses = time.monotonic(), list[Tensor]()
+        started = counted = time.monotonic()
+        losses = list[Tensor]()
         for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
             step = self.epoch * len(self.training) + k
-            share = self._share(step, time.monotonic() - started)
+            share = self._share(step, time.monotonic() - counted)
             if share >= 1:
                 break
             for group in self.optimizer.param_groups:
                 group["lr"] = self.options.rate * group["share"] * _schedule(share)
             losses.append(self._step(self._moved(images), labels))
+            if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
+                counted, self.is_compiled = time.monotonic(), True
             if k % LOOK_EVERY == 0:
                 self._check(losses[-1])
             progress("training", step + 1, self.steps)
@@ -116,7 +119,7 @@ class Loop:
         if held_out < self.best[0]:
             self.best, self.best_epoch = self._snapshot(held_out), self.epoch
         seconds = time.monotonic() - started
-        self.seconds += seconds
+        self.seconds += time.monotonic() - counted
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
         self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
         self._save()

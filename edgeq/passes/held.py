@@ -6,19 +6,37 @@ width, minifloats up to E2M4, POST, powers of two, codebooks. What the network c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from edgeq.formats import INT8_NARROW, Format, Int, decode, fits_in_bytes
+from edgeq.formats import INT8_NARROW, Format, Int, Real, bits_of, decode, fits_in_bytes, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.target import Target
 
+_WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear)
+
 
 def is_own(target: Target, format_: Format) -> bool:
-    """Whether files of `target` have weights of this format itself; one with a code more holds a narrow one, too."""
+    """Whether files of `target` have weights of this format itself; one with a code more holds a narrow one, too.
+
+    A design for an FPGA has a type for every width and a unit for every table.
+    """
+    if target.emitter == "hls" and fits_in_bytes(format_):
+        return True
     own = ((target.weight,) if target.is_integer else ()) + target.more_weights
     full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
     return format_ in own or full in own
+
+
+def kept_table(target: Target, formats: Iterable[Format]) -> Format | None:
+    """Of the `formats` of all weights the one table of up to four bits that stays as it is, if there is just one.
+
+    Generated C knows one decoding of packed weights in a model; integers of so few bits have another.
+    """
+    few = {f for f in formats if not isinstance(f, Real) and (looks_up(f) or bits_of(f) <= 4)}
+    found = next(iter(few)) if len(few) == 1 else None
+    return found if target.looks_up and found is not None and looks_up(found) else None
 
 
 def as_held(graph: Graph, target: Target) -> Graph:
@@ -29,11 +47,13 @@ def as_held(graph: Graph, target: Target) -> Graph:
     if target.emitter == "graph" or not target.is_integer:
         return graph
     types, constants = dict(graph.types), dict(graph.constants)
-    for op in graph.ops:
-        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.weight in graph.constants:
-            type_ = graph.types[op.weight]
-            if type_.scale and not is_own(target, type_.format) and fits_in_bytes(type_.format):
-                types[op.weight], constants[op.weight] = _in_bytes(type_, graph.constants[op.weight])
+    weights = [op.weight for op in graph.ops if isinstance(op, _WEIGHTED) and op.weight in graph.constants]
+    table = kept_table(target, (graph.types[weight].format for weight in weights))
+    for weight in weights:
+        type_ = graph.types[weight]
+        own = is_own(target, type_.format) or type_.format == table
+        if type_.scale and not own and fits_in_bytes(type_.format):
+            types[weight], constants[weight] = _in_bytes(type_, graph.constants[weight])
     return replace(graph, types=types, constants=constants)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT16, Int, IntArray, code_range, decode
+from edgeq.formats import INT16, Int, IntArray, code_range, decode, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
@@ -468,7 +468,8 @@ class _Grouping:
         constants = [v for v in (op.weight, op.bias) if v is not None]
         if not all(v in self.graph.constants for v in constants):
             yield "weight and bias must be constants"
-        if not isinstance(type_.format, Int) or type_.format.bits > WEIGHT_BITS or not type_.format.signed:
+        own = isinstance(type_.format, Int) and type_.format.bits <= WEIGHT_BITS and type_.format.signed
+        if not own and not looks_up(type_.format):
             yield f"weights of format {type_.format}"
         elif type_.zero_point:
             yield "weights with a zero point"

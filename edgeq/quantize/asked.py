@@ -16,7 +16,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import INT8, INT8_NARROW, Codebook, Float, Format, Int, bits_of, fits_in_bytes, level_table
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.held import is_own
+from edgeq.passes.held import is_own, kept_table
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_rule, weight_format
 from edgeq.target import Target
@@ -180,7 +180,9 @@ def held_notes(graph: Graph, target: Target, recipe: Recipe) -> list[str]:
         return []
     asked = (recipe.formats_of(o.results(op)[0]) for op in graph.ops if weight_of(op))
     wanted = [formats.weight for formats in asked if formats is not None and formats.weight is not None]
-    names = [short_name(f) for f in dict.fromkeys(wanted) if not is_own(target, f) and fits_in_bytes(f)]
+    table = kept_table(target, wanted)
+    moved = (f for f in dict.fromkeys(wanted) if not is_own(target, f) and f != table and fits_in_bytes(f))
+    names = [short_name(f) for f in moved]
     if not names:
         return []
     return [

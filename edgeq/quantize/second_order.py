@@ -34,6 +34,9 @@ _SMALL = 64
 _TOGETHER = 1 << 23
 """Elements of second moments for which several starts are followed at once: sweeps are many small steps."""
 
+_DAMPINGS = 20
+"""Tenfold steps of damping, which bring any finite moments there."""
+
 _BLOCK = 128
 _SWEEPS = 3
 _SCALE_ROUNDS = 2
@@ -140,10 +143,18 @@ class Grid:
 
 
 def damped(problem: Problem, damping: float) -> tuple[Tensor, Tensor]:
-    """(H, W'): the damped second moments, and the least-squares rows drawn towards the real ones."""
+    """(H, W'): the damped second moments, and the least-squares rows drawn towards the real ones.
+
+    Where inputs hardly vary, their moments about the mean are rounding, which takes more damping to be positive.
+    """
     diagonal = problem.zz.diagonal(dim1=1, dim2=2)
     ridge = damping * diagonal.mean(1).clamp_min(1e-12)
-    hessian = problem.zz + torch.diag_embed(ridge[:, None].expand_as(diagonal))
+    for _ in range(_DAMPINGS):
+        hessian = problem.zz + torch.diag_embed(ridge[:, None].expand_as(diagonal))
+        failed = torch.linalg.cholesky_ex(hessian).info != 0
+        if not failed.any():
+            break
+        ridge = torch.where(failed, 10 * ridge, ridge)
     goal = problem.target + problem.rows * ridge[:, None, None]
     return hessian, torch.linalg.solve(hessian, goal.transpose(1, 2)).transpose(1, 2)
 

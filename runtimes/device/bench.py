@@ -58,14 +58,15 @@ def timing(threads: int, first_ms: float | None, samples_ms: Sequence[float]) ->
 
 
 def timing_of_program(printed: str, warm_up: int, layers: Sequence[str] = ()) -> dict[str, Any]:
-    """The timing of a program that prints a line for a run: nanoseconds, then those of each of its `layers`."""
+    """The timing of a program that prints a line for a run: nanoseconds, then those of each of its `layers`.
+
+    Layers are told by the least that each took: what else runs there only adds.
+    """
     first, *others = ([int(word) / 1e6 for word in line.split()] for line in printed.splitlines())
     runs = others[warm_up:]
     found = timing(1, first[0], [line[0] for line in runs])
     if layers:
-        found["layers_ms"] = {
-            name: percentile([line[k] for line in runs], 50) for k, name in enumerate(layers, start=1)
-        }
+        found["layers_ms"] = {name: min(line[k] for line in runs) for k, name in enumerate(layers, start=1)}
     return found
 
 
@@ -250,16 +251,16 @@ def onnxruntime(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def nodes_ms(events: Sequence[dict[str, Any]], warm_up: int) -> dict[str, float]:
-    """The median of every node that a profile of ONNX Runtime tells of, by the name that the runtime gave it.
+    """The least that every node took of which a profile of ONNX Runtime tells, by the name that the runtime gave it.
 
-    >>> nodes_ms([{"cat": "Node", "name": "a_kernel_time", "dur": us} for us in (900, 30, 10, 20)], 1)
-    {'a': 0.02}
+    >>> nodes_ms([{"cat": "Node", "name": "a_kernel_time", "dur": us} for us in (5, 30, 10, 20)], 1)
+    {'a': 0.01}
     """
     spent: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             spent.setdefault(event["name"][: -len("_kernel_time")], []).append(event["dur"] / 1000)
-    return {name: percentile(times[warm_up:], 50) for name, times in spent.items() if times[warm_up:]}
+    return {name: min(times[warm_up:]) for name, times in spent.items() if times[warm_up:]}
 
 
 def litert(job: dict[str, Any]) -> Iterator[dict[str, Any]]:

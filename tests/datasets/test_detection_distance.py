@@ -59,7 +59,7 @@ def test_gradients_lead_to_the_teacher_in_every_layout(kind: str) -> None:
         optimizer.zero_grad()
         detection_distance(head, [goal], [own]).backward()
         optimizer.step()
-    assert float(detection_distance(head, [goal], [own])) < 0.2 * float(start.detach())
+    assert float(detection_distance(head, [goal], [own]).detach()) < 0.2 * float(start.detach())
 
 
 def test_chosen_rows_do_not_correspond() -> None:

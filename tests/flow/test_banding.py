@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgeq.datasets.preprocess import Preprocess
+from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.banding import banded
 from edgeq.flow.inputs import CalibrationSet, InputRule, calibration_set
 from edgeq.flow.ranges import inputs_of, quantize
@@ -18,8 +21,9 @@ from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
+from tests.command_line import edgeq, write_noise_images
 
-WIDE, NARROW = 4, 12
+WIDE, NARROW = 6, 12
 TARGET = replace(find_target("rpi-int8"), kernels="exact", rounding="single")
 
 
@@ -35,7 +39,9 @@ def uneven() -> Graph:
         bias = editor.constant(f"{out}.b", rng.normal(0, 0.2, len(weight)).astype(np.float32))
         editor.append(o.Conv(x, name, bias, out, groups=groups))
 
-    conv("x", "stem", rng.normal(0, 0.5, (channels, 3, 3, 3)) * spread[:, None, None, None])
+    conv("x", "first", rng.normal(0, 0.5, (8, 3, 3, 3)))
+    editor.append(o.Apply("first", "begun", o.Function("relu")))
+    conv("begun", "stem", rng.normal(0, 0.3, (channels, 8, 1, 1)) * spread[:, None, None, None])
     editor.append(o.Apply("stem", "active", o.Function("relu")))
     conv("active", "deep", rng.normal(0, 1, (channels, 1, 3, 3)) / spread[:, None, None, None], groups=channels)
     editor.append(o.Apply("deep", "again", o.Function("relu")))
@@ -81,3 +87,18 @@ def test_even_channels_stay_together() -> None:
     found, _ = banded(graph, Recipe(), TARGET, calibration, notes, silent)
     assert found is graph
     assert not notes
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "rpi-int8", "c-int8"])
+def test_files_with_bands_agree_with_the_reference(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, _ = build_model(uneven(), "onnxruntime")
+    Path("net.onnx").write_bytes(to_bytes(model))
+    write_noise_images(tmp_path / "images", 8)
+    command = ("export", "net.onnx", "-t", target, "--calib", "images", "--preprocess", "cifar", "--no-cache", "--json")
+    ran = edgeq(*command, "--out", "run", "--float-share", 0)
+    assert ran.exit == 0, ran.stderr
+    assert len([item for item in ran.document["layers"] if ".band" in item["key"]]) >= 3
+    assert all(item["equal_share"] > 0.99 for item in ran.document["agreement"])

@@ -125,12 +125,15 @@ def test_a_board_without_python(bare: SshServer, artifacts: dict[str, Path]) -> 
     assert "here on" in row["how"] and row["value"] > 0
 
 
-def test_a_python_without_the_runtime(server: SshServer, artifacts: dict[str, Path]) -> None:
-    add_entry(pi(server, python="/usr/bin/python3"), replace=True)
+def test_a_python_without_the_runtime(server: SshServer, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without what is installed
+    python.chmod(0o755)
+    add_entry(pi(server, python=str(python)), replace=True)
     ran = edgeq("bench", artifacts["onnx"], "--board", "pi")
     assert (ran.exit, ran.stderr) == (
         6, "error: the board's Python has no onnxruntime; at pi; got numpy is not installed."
-        " Install it there: /usr/bin/python3 -m pip install onnxruntime\n",
+        f" Install it there: {python} -m pip install onnxruntime\n",
     )  # fmt: skip
 
 

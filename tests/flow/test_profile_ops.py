@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeq.boards.entries import FILE_VARIABLE, add_entry
+from edgeq.flow.latency_store import store_path
 from tests.board_artifacts import pi
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
 from tests.ssh_server import SshServer, running
@@ -113,6 +114,22 @@ def test_the_table_feeds_the_allocation(model: Path, tmp_path: Path) -> None:
     assert code == 4 and "ms" in message and not (tmp_path / "below").exists()
     rest = json.loads(out.read_text())["rest_ms"]
     assert rest > 0 and exported(quickest - rest / 2, "rest")[0] == 4  # what has no weights counts, too
+
+
+def test_times_of_a_board_that_was_held_back_are_not_kept(model: Path, tmp_path: Path) -> None:
+    """As the firmware of a Raspberry Pi says it: bit 2 of get_throttled, throttled now."""
+    tool = tmp_path / "bin" / "vcgencmd"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho throttled=0x4\n")
+    tool.chmod(0o755)
+    with running(SshServer(tmp_path / "sshd", environment={"PATH": f"{tool.parent}:/usr/bin:/bin"})) as hot:
+        add_entry(pi(hot, "hot"))
+        document = profiled(
+            model, tmp_path / "t.json", "-t", "c-int8", "--board", "hot", "--runs", 3, "--choices", "w8a8"
+        )
+        assert hot.is_clean_within(10)
+    assert "hot was held back, so its times are not kept for other runs: throttled now" in document["notes"]  # type: ignore[operator]
+    assert (tmp_path / "t.json").exists() and not store_path().exists()
 
 
 def test_what_cannot_be_profiled(model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import edgeq
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.formats import POST4, Int
 from edgeq.ir.graph import Graph
+from edgeq.quantize.grids import Strategy
 from edgeq.reference.interpret import run
 
 
@@ -65,6 +66,17 @@ def test_formats_files_and_wrappers() -> None:
     assert edgeq.convert(wrapped).outputs == edgeq.convert(student).outputs
 
 
+def test_one_module_serves_several_widths() -> None:
+    student = edgeq.prepare_qat(module(), [samples()], strategy=Strategy(nested=(4, 2)))
+    found = {}
+    for bits in (8, 4, 2):
+        student.use_width(bits)
+        found[bits] = formats_of(edgeq.convert(student))
+    assert "int4n" in found[4] and "int2n" in found[2] and not {"int4n", "int2n"} & found[8]
+    with pytest.raises(UsageError, match="this target has no zero points to learn; at jetson-int8; got offsets"):
+        edgeq.prepare_qat(module(), [samples()], target="jetson-int8", strategy=Strategy(offsets=True))
+
+
 def test_what_cannot_be_is_said_in_one_line() -> None:
     with pytest.raises(UsageError, match="needs samples"):
         edgeq.prepare_qat(module(), [])
@@ -73,7 +85,7 @@ def test_what_cannot_be_is_said_in_one_line() -> None:
     with pytest.raises(UsageError, match="nothing to train for a float target"):
         edgeq.prepare_qat(module(), [samples()], target="onnx-fp32")
     with pytest.raises(UnsupportedError):
-        edgeq.prepare_qat(module(), [samples()], formats="w3a8", target="rpi-int8")
+        edgeq.prepare_qat(module(), [samples()], formats="e4m3/int8", target="rpi-int8")
     with pytest.raises(UsageError, match="only a module that prepare_qat made"):
         edgeq.convert(module())
     with pytest.raises(AttributeError, match="no attribute 'prepare'"):

@@ -302,7 +302,7 @@ def test_a_plan_of_many_cells_takes_no_memory(tmp_path: Path, monkeypatch: pytes
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     peaks: list[float] = []
-    for cells in (800, 800, 4800):  # the first is not counted: what is loaded once
+    for cells in (320, 320, 1600):  # the first is not counted: what is loaded once
         folder = tmp_path / str(len(peaks))
         folder.mkdir()
         tracemalloc.start()

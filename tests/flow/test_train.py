@@ -20,7 +20,8 @@ from edgeq.datasets.scenes import write_dataset
 from edgeq.errors import DataError, UsageError
 from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.processes import Processes
-from edgeq.flow.train import Trained, Training, TrainingRun, train
+from edgeq.flow.train import train
+from edgeq.flow.training import Trained, Training, TrainingRun
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -32,10 +36,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("target", "options", "exact"),
     [
-        ("c-int8", (), True),
         ("c-w4a8", ("--freeze", "0.02"), True),
         ("onnx-int8", ("--learn", "offsets"), False),
-        ("tflite-int8", (), False),
+        ("tflite-int8", ("--weights", "int4"), False),
+        ("c-int8", ("--weights", "post4"), True),
         ("jetson-int8", (), False),
         ("c-int8", ("--learn", "binary-points"), True),
     ],
@@ -60,3 +64,18 @@ def test_every_file_holds_the_trained_network(
         assert sum(item["n"] for item in layers) > 1000
         assert top1["artifact"] == top1["reference"]
         assert all(item["equal_share"] == 1.0 and item["largest_difference"] == 0.0 for item in layers)
+
+
+def test_torchrun_trains_with_two_processes_and_writes_once(place: Path, tmp_path: Path) -> None:
+    options = (
+        "-t", "c-int8", "--train-data", place / "data", "--calib-images", 8, "--preprocess", "cifar", "--epochs", 2,
+        "--batch", 16, "--device", "cpu", "--threads", 1, "--json", "--out", tmp_path / "out",
+    )  # fmt: skip
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "edgeq")
+    command = [str(part) for part in (*launch, "train", place / "net.onnx", *options)]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)  # of the first process alone
+    assert all(item["equal_share"] == 1.0 for item in document["agreement"])
+    assert len((tmp_path / "out" / "training.csv").read_text().splitlines()) == 3

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeq.catalogue import NAMED, power_law
+from edgeq.catalogue import NAMED, find_choice, power_law
+from edgeq.emit import hls
 from edgeq.emit.c import emit
+from edgeq.errors import UnsupportedError
+from edgeq.flow.artifacts import open_runtime
 from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
-from edgeq.passes.held import as_held
+from edgeq.passes.held import as_held, kept_table
 from edgeq.passes.lower import lower
+from edgeq.passes.separate import separate
 from edgeq.quantize.assign import assign
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.targets import find_target
-from tests.c_nets import every_value, extreme_inputs
+from tests.c_nets import every_value, extreme_inputs, small_network, small_transformer
 from tests.format_nets import residual
 from tests.lowering import ranges_on
 from tests.onnx_agreement import compare_locally as compare_onnx
 from tests.quantized import inputs_of
 from tests.tflite_agreement import compare_locally as compare_tflite
 
+SANITIZED = (
+    "-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-O1", "-fPIC", "-shared", "-fsanitize=undefined",
+    "-fno-sanitize-recover=all",
+)  # fmt: skip
 FORMATS: list[Format] = [
     *(Int(bits, narrow=True) for bits in range(2, 9)),
     *(Float(2, mantissa) for mantissa in range(1, 5)),
@@ -37,24 +48,53 @@ FORMATS: list[Format] = [
 ]
 
 
-def quantized(format_: Format, target: str) -> Graph:
-    """The residual network for `target` with all weights in `format_`."""
+C = find_target("c-int8")
+WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear)
+
+
+def quantized(format_: Format, target: str, net: Graph | None = None) -> Graph:
+    """The residual network (or `net`) for `target` with all weights in `format_`."""
     row = find_target(target)
-    structure = analyse(residual(), row, Recipe("minmax", (Rule("*", Formats(format_, None)),)))
+    net = residual() if net is None else net
+    net = separate(net) if row.separate_layers else net
+    structure = analyse(net, row, Recipe("minmax", (Rule("*", Formats(format_, None)),)))
     graph = lower(structure.graph, assign(structure, ranges_on(structure, row, inputs_of(structure.graph)), row))
     verify(graph)
-    found = [graph.types[op.weight].format for op in graph.ops if isinstance(op, o.Conv)]
+    found = [graph.types[op.weight].format for op in graph.ops if isinstance(op, WEIGHTED)]
     assert {f for f in found if f != REAL} == {format_} and found.count(format_) >= 3  # ONNX Runtime's stem stays real
     return graph
 
 
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda f: str(f)[:12])
 def test_c_equals_the_reference_on_every_byte(format_: Format) -> None:
-    meant = quantized(format_, "c-int8")
-    held = as_held(meant, find_target("c-int8"))
+    check_c(quantized(format_, "c-int8"))
+
+
+@pytest.mark.parametrize("name", ["post4", "e2m1", "dense3", "pot2"])
+@pytest.mark.parametrize("make", [small_network, small_transformer])
+def test_tables_in_every_kernel(make: Callable[[], Graph], name: str) -> None:
+    """Depthwise, grouped, transposed, attention: all decode their packed codes; the flash is halved."""
+    meant = quantized(find_choice(name), "c-int8", make())  # type: ignore[arg-type]
+    check_c(meant)
     with tempfile.TemporaryDirectory() as temporary:
-        artifact = emit(held, find_target("c-int8"), Path(temporary) / "out", "net", {}, {})
-        runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), ("-std=c99", "-O1", "-fPIC", "-shared"))
+        text = {}
+        for kind, graph in (("table", as_held(meant, C)), ("bytes", as_held(meant, replace(C, looks_up=False)))):
+            artifact = emit(graph, C, Path(temporary) / kind, "net", {}, {})
+            text[kind] = (artifact.folder / "net_model.c").read_text()
+            found = re.search(r"constants, ([\d,]+) bytes", (artifact.folder / "net_weights.h").read_text())
+            assert found is not None
+            text[kind + " size"] = found[1].replace(",", "")
+        assert "EDGEQ_LEVELS" in text["table"] and "EDGEQ_LEVELS" not in text["bytes"]
+        count = sum(meant.constants[op.weight].size for op in meant.ops if isinstance(op, WEIGHTED))
+        assert int(text["bytes size"]) - int(text["table size"]) > 0.4 * count
+
+
+def check_c(meant: Graph) -> None:
+    """Every byte of the C beside the reference of the graph as it was meant, at ordinary and extreme inputs."""
+    held = as_held(meant, C)
+    with tempfile.TemporaryDirectory() as temporary:
+        artifact = emit(held, C, Path(temporary) / "out", "net", {}, {})
+        runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), SANITIZED)
         distinct = set[int]()
         for inputs in extreme_inputs(meant, 1):
             wanted, found = every_value(meant, inputs), runtime.run(inputs)
@@ -62,6 +102,25 @@ def test_c_equals_the_reference_on_every_byte(format_: Format) -> None:
             for value, codes in found.items():
                 np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
                 distinct.update(codes.reshape(-1).tolist())
+    assert len(distinct) > 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "format_", [Float(2, 2), Float(2, 4), NAMED["dense3"], Int(5, narrow=True)], ids=lambda f: str(f)[:12]
+)
+def test_designs_equal_the_reference_in_their_own_codes(format_: Format, tmp_path: Path) -> None:
+    row = find_target("fpga-int4")
+    graph = as_held(quantized(format_, row.name), row)
+    artifact = hls.emit(graph, row, tmp_path / "out", "net", {}, {})
+    runtime, distinct = open_runtime(artifact.primary).watching(artifact.tensors.values()), set[int]()
+    for inputs in extreme_inputs(graph, 1):
+        wanted = every_value(graph, inputs)
+        found = {name: codes for name, codes in runtime.run(inputs).items() if name in wanted}
+        assert len(found) > 8
+        for value, codes in found.items():
+            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+            distinct.update(np.unique(codes).tolist())
     assert len(distinct) > 150
 
 
@@ -85,11 +144,27 @@ def test_onnx_agrees_with_the_reference(format_: Format) -> None:
     assert distinct > 60
 
 
+def test_c_has_one_table() -> None:
+    """Two tables, or a table and packed integers, become bytes; a file that would need both is refused."""
+    post, e2m1, int4 = NAMED["post4"], Float(2, 1), Int(4, narrow=True)
+    assert kept_table(C, [post, INT8_NARROW]) == post
+    assert kept_table(C, [post, e2m1]) is None and kept_table(C, [post, int4]) is None and kept_table(C, [int4]) is None
+    assert kept_table(find_target("cortex-m4-int8"), [post]) is None
+    graph = quantized(post, "c-int8")
+    weight = next(op.weight for op in graph.ops if isinstance(op, o.Conv))
+    mixed = replace(graph, types={**graph.types, weight: replace(graph.types[weight], format=e2m1)})
+    with pytest.raises(UnsupportedError, match="several formats"), tempfile.TemporaryDirectory() as temporary:
+        emit(mixed, C, Path(temporary) / "out", "net", {}, {})
+
+
 def test_other_levels_and_other_graphs_are_left_alone() -> None:
     graph = quantized(Float(3, 2), "c-int8")
     assert as_held(graph, find_target("c-int8")).types == graph.types
     assert as_held(graph, find_target("reference")) is graph
     own = quantized(Int(4, narrow=True), "c-int8")
     assert as_held(own, find_target("c-int8")).types == own.types
+    for format_ in (Float(2, 2), NAMED["dense3"], Int(5, narrow=True)):  # a design has units for all of them
+        design = quantized(format_, "fpga-int4")
+        assert as_held(design, find_target("fpga-int4")).types == design.types
     held = as_held(quantized(Int(5, narrow=True), "c-int8"), find_target("c-int8"))
     assert {held.types[op.weight].format for op in held.ops if isinstance(op, o.Conv)} == {INT8_NARROW}

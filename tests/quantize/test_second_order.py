@@ -70,6 +70,17 @@ def test_depthwise_rows_equal_an_exhaustive_search() -> None:
     assert isinstance(found, Fit)
 
 
+def test_inputs_that_do_not_vary_are_no_obstacle() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 5, 24, generator=generator)
+    z = (3 * torch.randn(1, 24, 1, generator=generator)).expand(1, 24, 700).contiguous()
+    stated = Problem.of(rows, Moments.of(rows, z, z), centred=True)
+    assert float(stated.zz.diagonal(dim1=1, dim2=2).min()) < 1e-4
+    found = fit(stated, start(stated.rows, INT4_NARROW), Grid(INT4_NARROW, free_scale=True), 0.01)
+    assert len(found.levels.unique()) > 4
+    assert float((found.rows - stated.rows).abs().max()) < 0.5
+
+
 def test_moving_all_rows_is_moving_those_that_change() -> None:
     """What a GPU does in one product instead of picking rows."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,93 @@
+"""What training under rounding is asked, and what comes out: plain values, read by everything that trains."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeq.errors import UsageError
+from edgeq.ir.graph import Graph
+from edgeq.quantize.grids import Strategy
+from edgeq.quantize.plan import Plan
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options of training. `rate` is AdamW's learning rate; `flip` and `shift` move images at random.
+
+    `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
+    share of the steps; None for ever). `sharpness`: radius within which the worst point decides the gradients (GAQAT).
+    `patience`: end after so many epochs without a better state. `minutes`: end then, with the schedule fitted to it.
+    `half`: compute in bfloat16 where that is safe.
+    """
+
+    epochs: int = 10
+    batch: int = 64
+    rate: float = 1e-3
+    decay: float = 1e-4
+    flip: bool = True
+    shift: bool = True
+    device: str | None = None
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    seed: int = 0
+    compiled: bool = False
+    half: bool = False
+    learn: Strategy = field(default_factory=Strategy)
+    freeze: float | None = None
+    sharpness: float | None = None
+    patience: int | None = None
+    minutes: float | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide what comes out, as plain values."""
+        known = {name: value for name, value in vars(self).items() if name not in ("workers", "device", "learn")}
+        return {**known, "learn": vars(self.learn)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The real graph with trained weights, its plan, and one row for each epoch."""
+
+    graph: Graph
+    plan: Plan
+    history: list[dict[str, float]]
+    notes: list[str]
+
+    def log(self) -> bytes:
+        """The history as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.history[0]) if self.history else ["epoch"])
+        writer.writeheader()
+        writer.writerows(self.history)
+        return text.getvalue().encode()
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """How and where: the options, how images enter, the file that holds the state (None to keep none), and whether
+    scales must fit half precision."""
+
+    training: Training
+    preprocess: Any
+    state: Path | None
+    half_scales: bool = False
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device called `name`, or the accelerator if there is one. Raises UsageError when it is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            "this device cannot be used", value=name, allowed="cpu, or cuda with a GPU and a CUDA build of torch"
+        ) from error
+    return device
