@@ -65,33 +65,6 @@ EDGEQ_INLINE void edgeq_dot_2x2(
         : "lr", "q0", "q1", "q2", "q3", "memory");
     sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb;
 }
-
-/* Two channels for three pixels. */
-EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
-{
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb, za = xa, zb = xb;
-    __asm__ volatile(
-        "dlstp.8 lr, %[k]\n"
-        "1:\n"
-        "vldrb.8 q0, [%[x]], #16\n"
-        "vldrb.8 q1, [%[y]], #16\n"
-        "vldrb.8 q2, [%[z]], #16\n"
-        "vldrb.8 q4, [%[w], #16]\n"
-        "vldrb.8 q3, [%[w]], #64\n"
-        "vmladava.s8 %[xa], q0, q3\n"
-        "vmladava.s8 %[ya], q1, q3\n"
-        "vmladava.s8 %[za], q2, q3\n"
-        "vmladava.s8 %[xb], q0, q4\n"
-        "vmladava.s8 %[yb], q1, q4\n"
-        "vmladava.s8 %[zb], q2, q4\n"
-        "letp lr, 1b\n"
-        : [xa] "+Te"(xa), [xb] "+Te"(xb), [ya] "+Te"(ya), [yb] "+Te"(yb), [za] "+Te"(za), [zb] "+Te"(zb), [x] "+r"(x),
-        [y] "+r"(y), [z] "+r"(z), [w] "+r"(w)
-        : [k] "r"(k)
-        : "lr", "q0", "q1", "q2", "q3", "q4", "memory");
-    sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb, sum[8] = za, sum[9] = zb;
-}
 #else
 EDGEQ_INLINE void edgeq_dot_1(
     const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
@@ -117,10 +90,40 @@ EDGEQ_INLINE void edgeq_dot_2(
 #endif
 }
 
+/* Two channels for three pixels. A compiler that does not optimize has too few registers for it. */
+#if defined(__ARM_FEATURE_MVE) && defined(__OPTIMIZE__)
+#define EDGEQ_THREE_PIXELS
+EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
+    const edgeq_channel *channel, int32_t *sum)
+{
+    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb, za = xa, zb = xb;
+    __asm__ volatile(
+        "dlstp.8 lr, %[k]\n"
+        "1:\n"
+        "vldrb.8 q0, [%[x]], #16\n"
+        "vldrb.8 q1, [%[y]], #16\n"
+        "vldrb.8 q2, [%[z]], #16\n"
+        "vldrb.8 q4, [%[w], #16]\n"
+        "vldrb.8 q3, [%[w]], #64\n"
+        "vmladava.s8 %[xa], q0, q3\n"
+        "vmladava.s8 %[ya], q1, q3\n"
+        "vmladava.s8 %[za], q2, q3\n"
+        "vmladava.s8 %[xb], q0, q4\n"
+        "vmladava.s8 %[yb], q1, q4\n"
+        "vmladava.s8 %[zb], q2, q4\n"
+        "letp lr, 1b\n"
+        : [xa] "+Te"(xa), [xb] "+Te"(xb), [ya] "+Te"(ya), [yb] "+Te"(yb), [za] "+Te"(za), [zb] "+Te"(zb), [x] "+r"(x),
+        [y] "+r"(y), [z] "+r"(z), [w] "+r"(w)
+        : [k] "r"(k)
+        : "lr", "q0", "q1", "q2", "q3", "q4", "memory");
+    sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb, sum[8] = za, sum[9] = zb;
+}
+#endif
+
 EDGEQ_INLINE void edgeq_dot_3(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
     const edgeq_channel *channel, int32_t *sum)
 {
-#if defined(__ARM_FEATURE_MVE)
+#if defined(EDGEQ_THREE_PIXELS)
     edgeq_dot_3x2(x, y, z, w, k, channel, sum);
     edgeq_dot_3x2(x, y, z, w + 32, k, channel + 2, sum + 2);
 #else
