@@ -45,8 +45,9 @@ def layer_norm(this: Builder, op: o.LayerNorm) -> Stream:
     type_ = this.graph.types[op.x]
     epsilon = epsilon_level(op.epsilon, type_.scale[0], row)
     x = this.take(op.x)
-    gamma = np.ones(row, np.int64) if op.gamma is None else this.levels(op.gamma).reshape(-1)
-    beta = np.zeros(row, np.int64) if op.beta is None else this.levels(op.beta).reshape(-1)
+    gamma = np.ones(1, np.int64) if op.gamma is None else this.levels(op.gamma).reshape(-1)
+    beta = np.zeros(1, np.int64) if op.beta is None else this.levels(op.beta).reshape(-1)
+    gamma, beta = (np.resize(numbers, row) for numbers in (gamma, beta))  # one number stands for all of a row
     tables = tuple(
         Table(this.table_name(name), f"ap_int<{bits}>", numbers, bits)
         for name, numbers in (("gammas", gamma), ("betas", beta))
