@@ -93,7 +93,8 @@ def resize(this: Builder, op: o.Resize) -> Stream:
     height, width, channels = this.image(op.x)
     rows, columns = (_between(op, k, size) for k, size in ((0, height), (1, width)))
     x = this.take(op.x)
-    ring = power_above(int(_live(np.stack([rows[:, 0], rows[:, 1]], 1).reshape(-1))))
+    both = rows[:, [0, 1, 0]]  # the lower row is still needed when the higher one is there
+    ring = power_above(int(_live(both.reshape(-1))))
     config = {"in_h": height, "in_w": width, "in_c": channels, "out_h": op.size[0], "out_w": op.size[1], "rows": ring}
     tables = (
         Table(this.table_name("rows"), "edgeq::interpolation", rows, 32),

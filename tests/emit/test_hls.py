@@ -34,6 +34,15 @@ def test_a_residual_network_equals_the_reference(name: str, tmp_path: Path) -> N
     assert assert_equal_everywhere(residual_network(), name, 0, tmp_path / "out") > 200
 
 
+@pytest.mark.parametrize(("size", "coordinates"), [((8, 10), "asymmetric"), ((3, 3), "half_pixel")])
+def test_interpolation_keeps_both_rows(size: tuple[int, int], coordinates: o.Coordinates, tmp_path: Path) -> None:
+    """Twice as large, where each second row is one of the operand's; and smaller, where no row is read twice."""
+    net = Net(1, 2, 4, 5)
+    scale = size[0] / 4, size[1] / 5
+    larger = net.add(o.Resize(net.conv("x", 2, "first", 1), "resized", size, scale, "linear", coordinates, "floor"))
+    assert assert_equal_everywhere(net.graph(net.conv(larger, 2, "y", 1)), "fpga-fx8", 0, tmp_path / "out") > 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_stage_equals_the_reference(name: str, tmp_path: Path) -> None:
