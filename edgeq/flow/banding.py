@@ -17,7 +17,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.bands import Bands, Stretch, in_bands, stretches
 from edgeq.progress import Progress
-from edgeq.quantize.bands import LEAST_CHANNELS, LEAST_FACTOR, best_bands, measure_channels
+from edgeq.quantize.bands import LEAST_CHANNELS, LEAST_FACTOR, best_bands, measure_channels, promise
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import KEPT_REAL, Recipe, Rule
 from edgeq.target import Target
@@ -25,6 +25,9 @@ from edgeq.target import Target
 IMAGES = 8
 LEAST_NOISE = 1e-3
 """What bands must take away, as a share of the outputs' power: 30 dB below it noise costs no accuracy."""
+
+LEAST_PROMISE = LEAST_NOISE / 4
+"""What is foretold of bands worth a trial: it is of the right size, and most networks need no trial."""
 
 _NARROW_BITS = 8
 
@@ -47,7 +50,8 @@ def banded(
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
     measured = measure_channels(structure, objective, known, samples)
-    wanted = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
+    found = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
+    wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
     kept = _worthwhile(graph, recipe, target, calibration, known, wanted, samples) if wanted else {}
     if not kept:
         return graph, recipe

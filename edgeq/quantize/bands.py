@@ -41,8 +41,8 @@ class Channels:
     importance: FloatArray
 
     def noise(self, members: Sequence[int]) -> float:
-        """Noise, up to a factor, if `members` share their scales."""
-        step, total = self.reach[:, members].max(1), self.importance[:, members].sum(1)
+        """Noise at the outputs, in shares of their power, if `members` share scales of 8 bits."""
+        step, total = self.reach[:, members].max(1) / _OWN_STEPS, self.importance[:, members].sum(1)
         return float((step**2 * total).sum())
 
 
@@ -102,6 +102,11 @@ def _importance(x: Tensor, slope: Tensor) -> FloatArray:
     error = torch.round(x / step).mul_(step).sub_(x)
     found: FloatArray = ((slope * error).sum((0, 2, 3)) / step.flatten()).square().double().numpy()
     return found
+
+
+def promise(channels: Channels, bands: Bands) -> float:
+    """How much less noise `bands` cause than all channels together, in shares of the outputs' power."""
+    return channels.noise(range(channels.reach.shape[1])) - sum(map(channels.noise, bands))
 
 
 def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
