@@ -15,7 +15,7 @@ from edgeq.boards.build import Built, build
 from edgeq.boards.simulated import ARENA, COUNTS, RESULT, SimulatedBoard, result_of
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.errors import BoardError
-from edgeq.runtimes.native import code_type, read_folder
+from edgeq.runtimes.folder import code_type, read_folder
 
 
 def measure(row: Simulated, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:

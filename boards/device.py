@@ -27,8 +27,8 @@ from edgeq.boards.probe import Facts
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.errors import BoardError
 from edgeq.runtimes.device import bench
+from edgeq.runtimes.folder import code_type
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
-from edgeq.runtimes.native import code_type
 
 Array = NDArray[np.generic]
 TIMEOUT_S = 3600.0

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.hls_host import BOUNDED, Codes, Frame, HostDesign
 from edgeq.errors import UsageError
+from edgeq.runtimes.folder import Array, FolderRuntime, code_of, read_folder, value_of
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
-from edgeq.runtimes.native import code_of, read_folder, value_of
-
-Array = NDArray[np.generic]
 
 
-class HlsRuntime:
+class HlsRuntime(FolderRuntime):
     """The design of a folder; `path` is its <name>.cpp. Runs are single-threaded simulations."""
 
     name = "C simulation of the design"
@@ -36,33 +33,6 @@ class HlsRuntime:
         if unknown := [name for name in self._watched if name not in self._layers]:
             raise UsageError("the design has no stream of this value", value=unknown[0])
         self._built = built or HostDesign(self.path.parent, self._document["prefix"])
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return tuple(port["name"] for port in self._document["inputs"])
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, in order, and of watched values after them."""
-        own = tuple(port["name"] for port in self._document["outputs"])
-        return (*own, *(name for name in self._watched if name not in own))
-
-    @property
-    def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each input, channels first."""
-        return {port["name"]: tuple(port["shape"]) for port in self._document["inputs"]}
-
-    @property
-    def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each output, channels first."""
-        own = {port["name"]: tuple(port["shape"]) for port in self._document["outputs"]}
-        return {name: own.get(name) or tuple(self._layers[name]["shape"]) for name in self.outputs}
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the folder says of the model."""
-        return dict(self._document["metadata"])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises UsageError if an input is missing, unknown, or has the wrong shape."""
@@ -87,12 +57,7 @@ class HlsRuntime:
         return self._built.run(codes, sizes, **options)  # type: ignore[arg-type]
 
     def _checked(self, inputs: Mapping[str, Array]) -> list[Codes]:
-        shapes = self.input_shapes
-        if set(inputs) != set(shapes):
-            raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(shapes))
-        for name, array in inputs.items():
-            if tuple(array.shape) != shapes[name]:
-                raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shapes[name])
+        self._check(inputs)
         return [self._entering(inputs[port["name"]], port) for port in self._document["inputs"]]
 
     @staticmethod

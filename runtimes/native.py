@@ -7,24 +7,18 @@ judges the C alone.
 from __future__ import annotations
 
 import ctypes
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeq.emit.artifact import MANIFEST
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.host_compiler import compile_here, host_compiler
 from edgeq.errors import UsageError
+from edgeq.runtimes.folder import Array, Codes, FolderRuntime, Port, code_of, code_type, read_folder, value_of
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
-
-Array = NDArray[np.generic]
-Codes = NDArray[np.signedinteger[Any]]
-Port = Mapping[str, Any]
 
 FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 _HOOK = """#include <stdint.h>
@@ -35,41 +29,7 @@ _HOOK_DEFINITION = '#include "edgeq_hook.h"\nvoid (*edgeq_watch)(int32_t, const 
 _Watch = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_int8), ctypes.c_int32)
 
 
-def read_folder(folder: Path, kind: str = "c", what: str = "generated C") -> dict[str, Any]:
-    """What the manifest of a generated folder says of its C (or of another `kind`). Raises UsageError."""
-    try:
-        document = json.loads((folder / MANIFEST).read_text("utf-8"))[kind]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"this is no folder of {what}", where=folder, next_step="edgeq export writes one.") from error
-    assert isinstance(document, dict)
-    return document
-
-
-def code_of(array: Array, port: Port) -> Codes:
-    """The codes that enter for `array`: quantized if the port is real, saturating."""
-    dtype = code_type(port["bits"] // 8)
-    if not port["real"]:
-        return np.asarray(array, dtype=dtype)
-    ratio = np.asarray(array, dtype=np.float32) / np.float32(port["scale"])
-    whole = np.trunc(ratio)
-    nearest = np.rint(ratio) if port["ties"] == "even" else whole + np.trunc(2 * (ratio - whole))
-    codes: Codes = np.clip(nearest + port["zero_point"], np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
-    return codes
-
-
-def code_type(width: int) -> np.dtype[Any]:
-    """The type of codes of `width` bytes, as a little-endian machine holds them."""
-    return np.dtype(f"<i{width}")
-
-
-def value_of(codes: Codes, port: Port) -> Array:
-    """What leaves for `codes`: float32 if the port is real, else the codes."""
-    if not port["real"]:
-        return codes
-    return np.asarray((codes.astype(np.float32) - port["zero_point"]) * np.float32(port["scale"]))
-
-
-class NativeRuntime:
+class NativeRuntime(FolderRuntime):
     """The model of a folder of generated C; `path` is its <name>_model.c. Runs are single-threaded."""
 
     name = "generated C"
@@ -80,7 +40,8 @@ class NativeRuntime:
         self.path = Path(path)
         self._document = read_folder(self.path.parent)
         self._code = code_type(self._document["code_bits"] // 8)
-        self._layers = {layer["value"]: (n, layer) for n, layer in enumerate(self._document["layers"], start=1)}
+        self._layers = {layer["value"]: layer for layer in self._document["layers"]}
+        self._numbers = {layer["value"]: n for n, layer in enumerate(self._document["layers"], start=1)}
         self._watched = tuple(dict.fromkeys(watched))
         if unknown := [name for name in self._watched if name not in self._layers]:
             raise UsageError("the generated C does not store this value", value=unknown[0])
@@ -102,37 +63,10 @@ class NativeRuntime:
         compile_here([host_compiler("C"), *flags, *hook, "-o", str(library), *map(str, sources)], folder)
         return ctypes.CDLL(str(library))
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return tuple(port["name"] for port in self._document["inputs"])
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, in order, and of watched values after them."""
-        own = tuple(port["name"] for port in self._document["outputs"])
-        return (*own, *(name for name in self._watched if name not in own))
-
-    @property
-    def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each input, channels first."""
-        return {port["name"]: tuple(port["shape"]) for port in self._document["inputs"]}
-
-    @property
-    def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each output, channels first."""
-        own = {port["name"]: tuple(port["shape"]) for port in self._document["outputs"]}
-        return {name: own.get(name) or tuple(self._layers[name][1]["shape"]) for name in self.outputs}
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the folder says of the model."""
-        return dict(self._document["metadata"])
-
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises UsageError if an input is missing, unknown, or has the wrong shape."""
         seen: dict[int, Codes] = {}
-        wanted = {self._layers[name][0] for name in self._watched}
+        wanted = {self._numbers[name] for name in self._watched}
 
         def watch(number: int, codes: Any, count: int) -> None:
             if number in wanted:
@@ -145,7 +79,7 @@ class NativeRuntime:
         self._run()
         found = {port["name"]: value_of(self._codes(port), port) for port in self._document["outputs"]}
         for name in self._watched:
-            number, layer = self._layers[name]
+            number, layer = self._numbers[name], self._layers[name]
             if name not in found:
                 flat = seen[number].view(code_type(layer["bits"] // 8))
                 found[name] = from_memory(flat, tuple(layer["shape"]), tuple(layer["axes"]))
@@ -164,12 +98,7 @@ class NativeRuntime:
         return np.asarray(from_memory(flat, tuple(port["shape"])), dtype=self._code)
 
     def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Codes]:
-        shapes = self.input_shapes
-        if set(inputs) != set(shapes):
-            raise UsageError("wrong inputs", value=", ".join(inputs) or "none", allowed=", ".join(shapes))
-        for name, array in inputs.items():
-            if tuple(array.shape) != shapes[name]:
-                raise UsageError("wrong input shape", where=name, value=array.shape, allowed=shapes[name])
+        self._check(inputs)
         return {port["name"]: code_of(inputs[port["name"]], port) for port in self._document["inputs"]}
 
     def watching(self, tensors: Iterable[str]) -> NativeRuntime:

@@ -27,7 +27,8 @@ from edgeq.emit.c_layout import to_memory
 from edgeq.errors import AgreementError
 from edgeq.flow.jobs import Job, JobStore, drive
 from edgeq.flow.on_board import as_device
-from edgeq.runtimes.native import NativeRuntime, read_folder, value_of
+from edgeq.runtimes.folder import read_folder, value_of
+from edgeq.runtimes.native import NativeRuntime
 from tests.c_nets import folder_of, small_network, target
 from tests.ssh_server import SshServer, running
 

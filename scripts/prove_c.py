@@ -20,7 +20,8 @@ from edgeq.emit.c_layout import to_memory
 from edgeq.emit.host_compiler import host_compiler
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.runtimes.native import NativeRuntime, read_folder
+from edgeq.runtimes.folder import read_folder
+from edgeq.runtimes.native import NativeRuntime
 from tests.c_nets import C_TARGETS, PACKED_TARGETS, WIDE_TARGET, every_value, extreme_inputs, folder_of, target
 from tests.code_nets import code_nets
 

@@ -28,8 +28,8 @@ from edgeq.flow.run_files import write_beside
 from edgeq.flow.slower_layers import check_float, report_slower
 from edgeq.progress import Progress, silent
 from edgeq.report import Report, Row
+from edgeq.runtimes.folder import read_folder
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS
-from edgeq.runtimes.native import read_folder
 
 Bench = Callable[[Board], Awaitable[Report]]
 """The part of one board in the report."""

@@ -15,7 +15,7 @@ from typing import Any
 from edgeq.errors import UsageError
 from edgeq.flow.check import EXIT_BUDGET
 from edgeq.report import Report
-from edgeq.runtimes.native import read_folder
+from edgeq.runtimes.folder import read_folder
 from edgeq.target import Target
 
 

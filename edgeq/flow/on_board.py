@@ -23,7 +23,7 @@ from edgeq.boards.tensorrt import run_engine
 from edgeq.emit.artifact import MANIFEST
 from edgeq.emit.trtexec import BUILD_SCRIPT, Precision
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.runtimes.native import code_of, read_folder, value_of
+from edgeq.runtimes.folder import code_of, read_folder, value_of
 
 KINDS = {".onnx": "onnxruntime", ".tflite": "litert"}
 """The runtime of a board that runs a file, by its suffix."""

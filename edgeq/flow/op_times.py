@@ -32,7 +32,7 @@ from edgeq.passes.kernels import program
 from edgeq.quantize.costs import layer_key
 from edgeq.quantize.structure import is_weighted
 from edgeq.recipe import Formats
-from edgeq.runtimes.native import read_folder
+from edgeq.runtimes.folder import read_folder
 
 ACCUMULATOR = ".acc"
 """What the result of an operator is called before it becomes codes."""

@@ -26,7 +26,7 @@ from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.simplify import simplify
-from edgeq.runtimes.native import read_folder
+from edgeq.runtimes.folder import read_folder
 from tests.c_nets import folder_of, small_network, small_transformer, target
 from tests.code_nets import code_nets
 from tests.quantized import Net

@@ -23,12 +23,6 @@ PYTHONLESS = ("sh", "cat", "mktemp", "chmod", "mkdir", "dirname", "sha256sum", "
               "tr", "sed", "head", "tail", "df", "getconf", "grep", "wc", "echo")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
-        yield started
-
-
 @pytest.fixture(autouse=True)
 def board_list(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The boards pi and pi-too; whatever a test does, they are as they were afterwards."""

@@ -15,15 +15,9 @@ from edgeq.boards.entries import FILE_VARIABLE, add_entry
 from tests.board_artifacts import pi
 from tests.command_line import Ran, edgeq
 from tests.onnx_text import model
-from tests.ssh_server import Link, SshServer, running, write_key
+from tests.ssh_server import Link, SshServer, write_key
 
 COLUMNS = 2000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 
 from edgeq.datasets.preprocess import Preprocess
 from edgeq.emit.c_layout import from_memory
-from edgeq.runtimes.native import code_of
+from edgeq.runtimes.folder import code_of
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
 
 

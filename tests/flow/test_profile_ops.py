@@ -17,12 +17,6 @@ from tests.ssh_server import SshServer, running
 LAYERS = ("a", "c", "logits")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
-        yield started
-
-
 @pytest.fixture(autouse=True)
 def board_list(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "boards.toml"))

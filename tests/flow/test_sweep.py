@@ -26,13 +26,7 @@ from edgeq.flow.sweep import Plan, read_plan
 from edgeq.report import Row
 from tests.board_artifacts import pi
 from tests.command_line import edgeq, write_noise_images, write_small_classifier
-from tests.ssh_server import SshServer, running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
-        yield started
+from tests.ssh_server import SshServer
 
 
 @pytest.fixture(autouse=True)

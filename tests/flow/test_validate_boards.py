@@ -12,16 +12,10 @@ from edgeq.boards.entries import FILE_VARIABLE, add_entry
 from edgeq.flow import validate_boards
 from tests.board_artifacts import export_all, pi
 from tests.command_line import edgeq, write_noise_images
-from tests.ssh_server import SshServer, running
+from tests.ssh_server import SshServer
 
 CLASSES = 5
 IMAGES = 11
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    with running(SshServer(tmp_path_factory.mktemp("sshd"))) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)

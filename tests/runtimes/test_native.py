@@ -10,7 +10,8 @@ import pytest
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.ir.graph import Graph
 from edgeq.reference.interpret import run
-from edgeq.runtimes.native import NativeRuntime, code_of
+from edgeq.runtimes.folder import code_of
+from edgeq.runtimes.native import NativeRuntime
 from tests.c_nets import folder_of, small_network, target
 from tests.quantized import inputs_of
 
