@@ -335,6 +335,7 @@ def test_interrupt(inputs: Path, tmp_path: Path) -> None:
         ["export", "zoo:detector", "-t", "onnx-int8", "--calib", inputs / "many", "--calib-images", 500,
          "--out", tmp_path / "out", "--threads", 1],
         inputs / "cwd",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not _reads(process.pid, "libonnxruntime", "torch"):

@@ -157,12 +157,17 @@ def test_emitters_never_import_each_other() -> None:
     ]
 
 
-def loaded_by(statement: str) -> set[str]:
-    """Top-level names of the modules in a fresh interpreter after `statement`."""
+def modules_after(statement: str) -> set[str]:
+    """Full names of the modules in a fresh interpreter after `statement`."""
     script = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return {name.split(".")[0] for name in json.loads(done.stdout)}
+    return set(json.loads(done.stdout))
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level names of the modules in a fresh interpreter after `statement`."""
+    return {name.split(".")[0] for name in modules_after(statement)}
 
 
 def test_the_command_line_starts_without_heavy_packages() -> None:
@@ -173,3 +178,9 @@ def test_the_command_line_starts_without_heavy_packages() -> None:
 
 def test_the_public_package_starts_without_heavy_packages() -> None:
     assert not loaded_by("import edgeq") & HEAVY
+
+
+def test_commands_do_not_wait_for_the_compiler_of_torch() -> None:
+    """A second of imports that only compiled training needs."""
+    loaded = modules_after("import edgeq.flow.export, edgeq.flow.training_loop, edgeq.quantize.reconstruct")
+    assert "torch.nn" in loaded and not loaded & {"torch._dynamo", "torch._inductor", "sympy"}

@@ -57,12 +57,22 @@ def _errors_in_one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if _caused_by_interrupt(error):
+            _end_interrupted()
         if os.environ.get("EDGEQ_TRACEBACK"):
             raise
         while isinstance(error, ExceptionGroup):  # of work on several boards: the first that went wrong
             error = error.exceptions[0]
         where = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
+
+
+def _caused_by_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt was turned into another error on its way, as `__set_name__` does."""
+    causes: list[BaseException | None] = [error]
+    while (cause := causes[-1]) is not None and cause not in causes[:-1]:
+        causes.append(cause.__cause__ or cause.__context__)
+    return any(isinstance(cause, KeyboardInterrupt) for cause in causes)
 
 
 def _end_interrupted() -> NoReturn:

@@ -10,10 +10,13 @@ import copy
 import importlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,17 +38,30 @@ MAX_DETECTIONS = 300
 def import_ultralytics() -> None:
     """Imports the package offline. Raises MissingDependencyError when it is not installed."""
     torchvision_shim.install()
-    threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache))
     try:
-        import ultralytics  # noqa: F401
+        with _process_settings_kept():
+            import ultralytics  # noqa: F401
     except ModuleNotFoundError as missing:
         raise MissingDependencyError("ultralytics", "yolo", needed_for="an Ultralytics checkpoint") from missing
+
+
+@contextmanager
+def _process_settings_kept() -> Iterator[None]:
+    """The package sets threads, variables that child processes inherit and the way arrays are printed: undo all that."""
+    variables, cv2_threads, printed = dict(os.environ), cv2.getNumThreads(), np.get_printoptions()
+    tensors = copy.copy(torch._tensor_str.PRINT_OPTS)
+    try:
+        yield
     finally:
-        if threads is None:  # the package sets 1 for itself, which child processes would inherit
-            os.environ.pop("OMP_NUM_THREADS", None)
+        for name in set(os.environ) - set(variables):
+            del os.environ[name]
+        os.environ.update(variables)
+        cv2.setNumThreads(cv2_threads)
+        np.set_printoptions(**printed)
+        torch._tensor_str.PRINT_OPTS = tensors
 
 
 def load(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from edgeq.errors import UsageError
 from edgeq.formats import IntArray
@@ -180,7 +181,7 @@ class QatModule(nn.Module):
             self.prepare(count)
         return self._steps[count]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the one thing here that is not arithmetic on tensors
+    @_disable_dynamo  # the one thing here that is not arithmetic on tensors; torch.compiler's own takes 1 s to import
     def prepare(self, count: int) -> None:
         """Get ready for `count` images at a time; after it torch.compile sees one graph."""
         self._steps[count] = tuple(self._step(op) for op in with_batch(self.graph, count).ops)

@@ -30,10 +30,14 @@ def board_list(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of four megabytes, whose outputs are a product with noise."""
-    path = tmp_path_factory.mktemp("big") / "big.onnx"
-    weights = np.random.default_rng(0).normal(size=(500, COLUMNS)).astype(np.float32)
-    onnx.save(model(f"(float[1,500] x) => (float[1,{COLUMNS}] y) {{ y = MatMul(x, w) }}", {"w": weights}), path)
-    assert path.stat().st_size > 4_000_000
+    return product(tmp_path_factory.mktemp("big") / "big.onnx", 500)
+
+
+def product(path: Path, rows: int) -> Path:
+    """A network of one product with noise, of 8 kB per row."""
+    weights = np.random.default_rng(0).normal(size=(rows, COLUMNS)).astype(np.float32)
+    onnx.save(model(f"(float[1,{rows}] x) => (float[1,{COLUMNS}] y) {{ y = MatMul(x, w) }}", {"w": weights}), path)
+    assert path.stat().st_size > rows * COLUMNS * 4
     return path
 
 
@@ -53,10 +57,12 @@ def linked(server: SshServer, **options: float) -> Link:
     return link
 
 
-def test_an_upload_that_is_cut_goes_on(server: SshServer, big: Path) -> None:
-    link = linked(server, cut_after=2_500_000)
-    assert figures(bench(big))["equal_to_this_machine"] == 1.0
-    assert link.cuts == 1 and link.carried < 1.5 * big.stat().st_size, "the upload began again"
+def test_an_upload_that_is_cut_goes_on(server: SshServer, tmp_path: Path) -> None:
+    """What is under way when the link breaks is lost, at most a window: 2 MB with OpenSSH."""
+    file = product(tmp_path / "product.onnx", 1500)
+    link = linked(server, cut_after=8_000_000)
+    assert figures(bench(file))["equal_to_this_machine"] == 1.0
+    assert link.cuts == 1 and link.carried < file.stat().st_size + 3_000_000, "the upload began again"
     link.close()
 
 

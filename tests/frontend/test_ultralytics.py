@@ -284,8 +284,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_importing_the_package_stays_offline_and_private(tmp_path: Path) -> None:
     code = (
-        "import os; from edgeq.frontend.ultralytics import import_ultralytics; import_ultralytics();"
-        "import ultralytics.utils as u; assert not u.ONLINE and not u.AUTOINSTALL; assert 'OMP_NUM_THREADS' not in os.environ"
+        "import os, cv2, numpy, torch; from edgeq.frontend.ultralytics import import_ultralytics;"
+        "state = lambda: (dict(os.environ), cv2.getNumThreads(), numpy.get_printoptions(), str(torch.tensor([0.5, 300])));"
+        "cv2.setNumThreads(2); before = state(); import_ultralytics();"
+        "after = state(); after[0].update(before[0]); assert before[1:] == after[1:], (before, after);"
+        "assert {name.partition('_')[0] for name in os.environ.keys() - before[0].keys()} == {'YOLO'}, os.environ;"
+        "import ultralytics.utils as u; assert not u.ONLINE and not u.AUTOINSTALL"
     )
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "OMP_"))}
     environment = {**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
