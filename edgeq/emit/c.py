@@ -27,6 +27,7 @@ from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
+from edgeq.emit.c_terms import has_wide_terms
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
@@ -121,7 +122,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
-        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, has_wide_terms(found),
     )  # fmt: skip
     return source, placed, found
 

@@ -217,7 +217,7 @@ class LayerContext:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def is_usual(self, numbers: Scaling) -> bool:
-        """Whether a layer with weights has the output that edgeq_usual gives."""
+        """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
         return output_fields(numbers) == [factor, -ends, ends - 1, 1]

@@ -32,7 +32,7 @@ def pruned(graph: Graph, seed: int, share: float = 0.4) -> Graph:
             weight[rng.random(len(weight)) < share] = 0
             weight[:, rng.random(weight.shape[1]) < share / 2] = 0
             changed[op.weight] = weight
-            if op.bias in graph.constants and isinstance(op, o.Conv):
+            if op.bias is not None and op.bias in graph.constants and isinstance(op, o.Conv):
                 bias = graph.constants[op.bias].astype(np.int32)
                 changed[op.bias] = np.where(rng.random(len(bias)) < share / 2, -(1 << 20), bias)
     return with_constants(graph, changed)
