@@ -9,6 +9,10 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, comment
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
+from edgeq.target import Instructions
+
+HOST_FLAGS: dict[Instructions, str] = {"avx2": "-mavx2"}
+"""Kernels for the processors that compilers run on themselves; those for others are cross-compiled."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,17 @@ class Source:
     pixels: Sequence[tuple[str, int]]
     levels: str
     wide_terms: bool
+    instructions: Instructions
 
     @property
     def code(self) -> str:
         """The type of a code in C."""
         return f"int{self.code_bits}_t"
+
+    @property
+    def flags(self) -> str:
+        """What the compiler of this machine must be told to use the kernels' instructions."""
+        return HOST_FLAGS.get(self.instructions, "")
 
     @property
     def codes_member(self) -> str:

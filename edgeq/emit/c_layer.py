@@ -201,7 +201,9 @@ class LayerContext:
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
-        order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
+        # RISC-V vectors have sixteen elements side by side, AVX2 uses the portable kernel.
+        others: dict[Instructions, Instructions] = {"rvv": "mve", "avx2": "portable"}
+        order = others.get(self.instructions, self.instructions)
         return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights))
 
     def channels_in_fours(self, numbers: Scaling) -> str:

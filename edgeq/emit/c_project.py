@@ -40,7 +40,7 @@ def _filled(name: str, s: Source) -> str:
     """A template; nothing in C or Markdown is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(  # noqa: S701
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     return environment.get_template(f"{name}.j2").render(s=s, wrapped=_numbers, thousands="{:,}".format)

@@ -7,28 +7,10 @@
 #ifndef EDGEQ_BLOCK_H
 #define EDGEQ_BLOCK_H
 
+#define EDGEQ_DEPTH 4 /* elements of one output channel that lie side by side */
+
+#include "edgeq_eights.h"
 #include "edgeq_requantize.h"
-
-#define EDGEQ_BLOCK 8
-#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
-#define EDGEQ_ROW_BLOCK 8
-
-/* Bytes of one output channel's weights. */
-EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
-{
-    return (k + 3) & ~3;
-}
-
-/* Entries of the channels of one group of a convolution, and bytes of its weights: both in whole blocks. */
-EDGEQ_INLINE ptrdiff_t edgeq_group_channels(int32_t outputs)
-{
-    return (ptrdiff_t)(outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK * EDGEQ_BLOCK;
-}
-
-EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bits)
-{
-    return edgeq_group_channels(outputs) * edgeq_packed(k) * bits / 8;
-}
 
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
 /* The last n < 16 elements of k, zeros after them. Where there are 16, the last 16 are read and moved down. */
@@ -124,37 +106,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     edgeq_store_8(output, c, ya, yb, count, out1);
 }
 #else
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
-    int32_t total, int32_t count, int32_t *sum)
-{
-    (void)bits, (void)total;
-    for (int32_t j = 0; j < count; j++) {
-        sum[j] = c[j].bias;
-        for (int32_t i = 0; i < k; i++) {
-            sum[j] += x[i] * w[(i & ~3) * EDGEQ_BLOCK + 4 * j + (i & 3)];
-        }
-    }
-}
-
-EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
-{
-    int32_t sum[EDGEQ_ROW_BLOCK];
-    (void)is_long;
-    edgeq_sums_1(bits, x, w, k, c, total, count, sum);
-    for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, output);
-    }
-}
-
-EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
-    int8_t *out1)
-{
-    const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK;
-    edgeq_block_1(output, bits, is_long, x, w, k, c, totals[0], count, out0);
-    edgeq_block_1(output, bits, is_long, y, w, k, c, totals[1], count, out1);
-}
+#include "edgeq_plain_block.h"
 #endif
 
 #endif
