@@ -2,8 +2,8 @@
 
     fast       ranges and bias correction; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced, then gradient descent on the whole network; also with channels moved where that helps and descent
-               on every unit before; what does better on images held out is taken
+    best       balanced, and beside it with gradient descent on the whole network, and with channels moved where that
+               helps and descent on every unit before: the one that does best on images held out is taken
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -180,6 +180,8 @@ def _usual(plan: Plan) -> Effort:
 
 
 def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, settings: Settings, seed: int) -> Path:
+    """Where units are kept, which are the same whatever is learned of the whole behind them."""
+    settings = replace(settings, whole_steps=0, whole_rate=0.0)
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=calibration.preprocess.to_dict(),
