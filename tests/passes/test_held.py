@@ -16,8 +16,9 @@ from edgeq.emit import hls
 from edgeq.emit.c import emit
 from edgeq.errors import UnsupportedError
 from edgeq.flow.artifacts import open_runtime
-from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes
+from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes, level_table
 from edgeq.ir import ops as o
+from edgeq.ir.bounds import level_bounds
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.held import as_held, kept_table
@@ -48,6 +49,12 @@ FORMATS: list[Format] = [
 ]
 
 
+WIDE: list[Format] = [
+    Float(3, 2), Float(3, 4), Float(2, 5), NAMED["fp8_e4m3"], NAMED["pot5"], NAMED["dense4"],
+    Codebook("kmeans", (-2047, -1500, -400, -3, 0, 250, 999, 2000)),
+]  # fmt: skip
+"""Levels of more than a byte, which generated C and ONNX look up."""
+
 C = find_target("c-int8")
 WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear)
 
@@ -70,6 +77,38 @@ def test_c_equals_the_reference_on_every_byte(format_: Format) -> None:
     check_c(quantized(format_, "c-int8"))
 
 
+@pytest.mark.parametrize("format_", WIDE, ids=lambda f: str(f)[:12])
+def test_c_looks_wide_levels_up(format_: Format) -> None:
+    check_c(quantized(format_, "c-int8"))
+
+
+@pytest.mark.parametrize("make", [small_network, small_transformer])
+def test_wide_levels_in_every_kernel(make: Callable[[], Graph]) -> None:
+    """Depthwise, grouped, transposed, attention, layers that join a stream; with FP8, sums of more than 32 bits."""
+    meant = quantized(NAMED["fp8_e4m3"], "c-int8", make())
+    bounds = level_bounds(meant)
+    assert any(
+        max(-low, high) >= 1 << 31 for low, high in (bounds[op.out] for op in meant.ops if isinstance(op, WEIGHTED))
+    )
+    check_c(meant)
+
+
+def test_largest_weights_meet_largest_codes() -> None:
+    """The worst case that bounds prove: every weight of one sign at the largest level, on codes at their end."""
+    graph = quantized(NAMED["fp8_e4m3"], "c-int8")
+    weight = next(op.weight for op in graph.ops if isinstance(op, o.Conv))
+    table = level_table(NAMED["fp8_e4m3"])
+    ends = np.where(np.arange(graph.types[weight].shape[0]) % 2, table.argmin(), table.argmax())
+    codes = np.broadcast_to(ends[:, None, None, None], graph.types[weight].shape).astype(graph.constants[weight].dtype)
+    check_c(replace(graph, constants={**graph.constants, weight: np.ascontiguousarray(codes)}), least=60)
+
+
+def test_only_portable_kernels_look_wide_levels_up() -> None:
+    graph = quantized(Float(3, 2), "c-int8")
+    with pytest.raises(UnsupportedError, match="no kernels"), tempfile.TemporaryDirectory() as temporary:
+        emit(graph, find_target("cortex-m4-int8"), Path(temporary) / "out", "net", {}, {})
+
+
 @pytest.mark.parametrize("name", ["post4", "e2m1", "dense3", "pot2"])
 @pytest.mark.parametrize("make", [small_network, small_transformer])
 def test_tables_in_every_kernel(make: Callable[[], Graph], name: str) -> None:
@@ -89,7 +128,7 @@ def test_tables_in_every_kernel(make: Callable[[], Graph], name: str) -> None:
         assert int(text["bytes size"]) - int(text["table size"]) > 0.4 * count
 
 
-def check_c(meant: Graph) -> None:
+def check_c(meant: Graph, least: int = 150) -> None:
     """Every byte of the C beside the reference of the graph as it was meant, at ordinary and extreme inputs."""
     held = as_held(meant, C)
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,7 +141,7 @@ def check_c(meant: Graph) -> None:
             for value, codes in found.items():
                 np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
                 distinct.update(codes.reshape(-1).tolist())
-    assert len(distinct) > 150
+    assert len(distinct) > least
 
 
 @pytest.mark.slow
@@ -134,7 +173,7 @@ def test_tflite_equals_the_reference(format_: Format) -> None:
     assert distinct > 60
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda f: str(f)[:12])
+@pytest.mark.parametrize("format_", [*FORMATS, *WIDE], ids=lambda f: str(f)[:12])
 def test_onnx_agrees_with_the_reference(format_: Format) -> None:
     held = as_held(quantized(format_, "onnx-int8"), find_target("onnx-int8"))
     distinct = 0
