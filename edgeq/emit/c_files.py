@@ -70,8 +70,25 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Tables of levels of more than a byte, by name; of `step` products of them with codes the sum fits in 32 bits."""
+
+    names: tuple[str, ...]
+    step: int
+
+    @property
+    def text(self) -> str:
+        """What edgeq_levels.h wants to be defined."""
+        listed = ", ".join(self.names)
+        return f"""#define EDGEQ_LEVEL_STEP {self.step} /* products that 32 bits hold the sum of */
+#define EDGEQ_TABLES edgeq_tables
+static const int32_t *const edgeq_tables[] = {{{listed}}};
+"""
+
+
+@dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `levels` names the table of packed weights, if they have one. `extents` are (offset, size) of each layer's result, in codes.
+    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -94,6 +111,7 @@ class Source:
     headers: Sequence[str]
     pixels: Sequence[tuple[str, int]]
     levels: str
+    wide: Levels | None
     wide_terms: bool
     instructions: Instructions
 
@@ -208,6 +226,7 @@ def model_source(s: Source) -> str:
     if all(layer.usual for layer in s.layers):
         choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
     levels = f"#define EDGEQ_LEVELS {s.levels} /* of weights of 4 bits, by code */\n" if s.levels else ""
+    levels += s.wide.text if s.wide else ""
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */
 {choice}#include "{s.prefix}_model.h"
 #include "{s.prefix}_weights.h"

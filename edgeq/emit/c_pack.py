@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.formats import Format, IntArray, encode
+from edgeq.formats import Format, IntArray, bits_of, encode, looks_up, looks_up_wide
 from edgeq.target import Instructions
 
 ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8, "avx2": 8}
@@ -43,6 +43,19 @@ def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
     if longest >= LONGEST_PACKED:
         return 8
     return next(width for width in (2, 4, 8) if width >= max(bits, _LEAST_BITS[instructions]))
+
+
+def weight_bits(format_: Format, longest: int, instructions: Instructions) -> int:
+    """Bits that a weight of this format takes, in sums of `longest` products; whole bytes if its levels exceed one."""
+    if looks_up_wide(format_):
+        return 8
+    return stored_bits(4 if looks_up(format_) else bits_of(format_), longest, instructions)
+
+
+def wide_codes(levels: IntArray, table: Format) -> IntArray:
+    """The codes of `levels` in `table`, as signed bytes."""
+    found: IntArray = (encode(table, levels) + 128) % 256 - 128
+    return found
 
 
 def pixel_groups(pixels: int, most: int) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from edgeq.formats import INT8_NARROW, Format, Int, Real, bits_of, decode, fits_in_bytes, looks_up
+from edgeq.formats import INT8_NARROW, Format, Int, Real, bits_of, decode, fits_in_bytes, looks_up, looks_up_wide
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.target import Target
@@ -24,6 +24,8 @@ def is_own(target: Target, format_: Format) -> bool:
     """
     if target.emitter == "hls" and fits_in_bytes(format_):
         return True
+    if target.runtime == "onnxruntime" and target.is_integer and looks_up_wide(format_):
+        return True  # single precision holds the levels, and a Gather looks them up
     own = ((target.weight,) if target.is_integer else ()) + target.more_weights
     full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
     return format_ in own or full in own
@@ -34,7 +36,7 @@ def kept_table(target: Target, formats: Iterable[Format]) -> Format | None:
 
     Generated C knows one decoding of packed weights in a model; integers of so few bits have another.
     """
-    few = {f for f in formats if not isinstance(f, Real) and (looks_up(f) or bits_of(f) <= 4)}
+    few = {f for f in formats if not isinstance(f, Real) and bits_of(f) <= 4 and not looks_up_wide(f)}
     found = next(iter(few)) if len(few) == 1 else None
     return found if target.looks_up and found is not None and looks_up(found) else None
 
