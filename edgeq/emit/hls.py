@@ -104,8 +104,8 @@ def depths_of(design: Design) -> dict[str, int]:
     """The least depths, at least two, at which the design does not get stuck, by running it with streams that grow."""
     with tempfile.TemporaryDirectory(prefix="edgeq-hls-") as temporary:
         folder = Path(temporary) / "design"
-        texts_of = {name: text.encode() for name, text in sources(design, {}).items()}
-        write_files(folder, texts_of | header_files(design))
+        sketch = sources(design, {}) | {f"{design.prefix}_tables.h": hls_files.tables(design, is_sketch=True)}
+        write_files(folder, {name: text.encode() for name, text in sketch.items()} | header_files(design))
         zeros = [np.zeros(design.entering[port.value].count, np.int16) for port in design.inputs]
         frame = HostDesign(folder, design.prefix).run(zeros, _sizes(design), GROWING)
     left = [name for name, filling in frame.streams.items() if filling.left]

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 
 from edgeq.emit.hls_files import is_in_blocks
 from edgeq.emit.hls_stage import Design, Fold, Macs, Stage, Table
-from edgeq.emit.hls_units import adder_luts, dsps_of, product_luts
+from edgeq.emit.hls_units import adder_luts, decoder_luts, dsps_of, product_luts, slice_operand_bits
+from edgeq.formats import level_range
+from edgeq.ir.bounds import signed_bits
 
 BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 """Width and depth of what one block RAM of 18 Kibit can be."""
@@ -83,23 +85,18 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
 def macs_cost(macs: Macs, fold: Fold) -> tuple[int, int, int]:
     """LUTs, flip-flops and DSP slices of the units of a layer."""
     lanes, products = fold.pe * fold.simd, _product_width(macs)
-    dsp = dsps_of(macs.weight_bits, macs.input_bits) if uses_dsp(macs) else 0
+    operand = slice_operand_bits(macs.weight)
+    dsp = dsps_of(operand, macs.input_bits) if operand else 0
     tree = (fold.simd - 1) * adder_luts(products + 1)
-    product = 0 if dsp else product_luts(macs.weight, macs.input_bits)
+    product = decoder_luts(macs.weight) if dsp else product_luts(macs.weight, macs.input_bits)
     lut = WINDOW_LUTS + lanes * product + fold.pe * (tree + adder_luts(macs.sum_bits))
     ff = lanes * products + fold.pe * 2 * macs.sum_bits + 64
     return lut, ff, lanes * dsp
 
 
-def uses_dsp(macs: Macs) -> bool:
-    """Whether products are made in DSP slices: integers too wide for a few LUTs."""
-    from edgeq.formats import Int
-
-    return isinstance(macs.weight, Int) and macs.weight_bits > 4
-
-
 def _product_width(macs: Macs) -> int:
-    return min(macs.weight_bits + macs.input_bits, macs.sum_bits)
+    """Bits of a product with the largest level."""
+    return min(signed_bits(level_range(macs.weight)) + macs.input_bits, macs.sum_bits)
 
 
 def _table_shape(table: Table) -> tuple[int, int, bool]:

@@ -52,10 +52,14 @@ def _parameters(d: Design) -> str:
     return ", ".join(f"hls::stream<{word(port)} > &{port.symbol}" for _, port in _ports(d))
 
 
-def tables(d: Design) -> str:
-    """<prefix>_tables.h: weights and all other constants."""
+def tables(d: Design, *, is_sketch: bool = False) -> str:
+    """<prefix>_tables.h: weights and all other constants; in a sketch weights are 0, as what flows does not depend on them."""
     guard = f"{d.prefix.upper()}_TABLES_H"
-    found = "\n".join(_table(table, stage) for stage in d.stages for table in stage.tables)
+    found = "\n".join(
+        _table(table, stage, "" if is_sketch and table.content.ndim == 2 and stage.work.macs else _body(table))
+        for stage in d.stages
+        for table in stage.tables
+    )
     return f"""/* {d.title}: constants. */
 #ifndef {guard}
 #define {guard}
@@ -66,15 +70,17 @@ def tables(d: Design) -> str:
 """
 
 
-def _table(table: Table, stage: Stage) -> str:
+def _body(table: Table) -> str:
+    if table.content.ndim == 1:
+        return wrapped([str(entry) for entry in table.content.tolist()])
+    return "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in table.content.tolist())
+
+
+def _table(table: Table, stage: Stage, body: str) -> str:
     sizes = "".join(
         f"[{size}]"
         for size in (table.content.shape if table.type != "edgeq::interpolation" else table.content.shape[:1])
     )
-    if table.content.ndim == 1:
-        body = wrapped([str(entry) for entry in table.content.tolist()])
-    else:
-        body = "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in table.content.tolist())
     return f"/* of {comment(stage.value)} */\nstatic const {table.type} {table.name}{sizes} = {{\n{body}}};\n"
 
 

@@ -22,8 +22,8 @@ def is_own(target: Target, format_: Format) -> bool:
 
     A design for an FPGA has a type for every width and a unit for every table.
     """
-    if target.emitter == "hls" and fits_in_bytes(format_):
-        return True
+    if target.emitter == "hls":
+        return not isinstance(format_, Real)
     own = ((target.weight,) if target.is_integer else ()) + target.more_weights
     full = replace(format_, narrow=False) if isinstance(format_, Int) else format_
     return format_ in own or full in own
