@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from edgeq.emit.hls_files import is_in_blocks
-from edgeq.emit.hls_stage import Design, Fold, Macs, Stage, Table
+from edgeq.emit.hls_files import SMALL_BITS, depth_of, in_blocks, is_in_blocks
+from edgeq.emit.hls_stage import Design, Fold, Macs, Stage, Stream, Table
 from edgeq.emit.hls_units import adder_luts, decoder_luts, dsps_of, product_luts, slice_operand_bits
 from edgeq.formats import level_range
 from edgeq.ir.bounds import signed_bits
@@ -24,9 +24,6 @@ CONTROL_LUTS, CONTROL_FFS = 60, 60
 
 WINDOW_LUTS = 180
 """Addresses and borders of a window."""
-
-SMALL_BITS = 1024
-"""Memories of fewer bits are made of LUTs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
         macs_lut, macs_ff, macs_dsp = macs_cost(work.macs, work.fold)
         lut, ff, dsp = lut + macs_lut, ff + macs_ff, dsp + macs_dsp
     memories = [_table_shape(table) for table in stage.tables] + [(*shape, False) for shape in work.buffers]
-    memories += [(depths.get(stream.name, 2), stream.bits, False) for stream in stage.writes]
+    blocks += sum(fifo_blocks(stream, depths) for stream in stage.writes)
+    memories += [(depth, s.bits, True) for s in stage.writes if not in_blocks(s, depth := depth_of(s, depths))]
     for words, bits, is_small in memories:
         if is_small or words * bits <= SMALL_BITS:
             lut += bits * -(-words // 64)
@@ -80,6 +78,12 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
     return Cost(
         stage.name, stage.kind, stage.value, lut, ff, dsp, blocks, work.cycles, work.fold if work.macs else None
     )
+
+
+def fifo_blocks(stream: Stream, depths: Mapping[str, int]) -> int:
+    """Blocks of 18 Kibit of a stream; 0 if it is made of LUTs."""
+    depth = depth_of(stream, depths)
+    return block_rams(depth, stream.bits) if in_blocks(stream, depth) else 0
 
 
 def macs_cost(macs: Macs, fold: Fold) -> tuple[int, int, int]:

@@ -211,15 +211,15 @@ def _case(at: Whole, what: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["classifier", "depth", "detector"])
 @pytest.mark.parametrize("what", [*TARGETS, *TURNS])
+@pytest.mark.parametrize("network", ["classifier", "depth", "detector"])
 def test_zoo(network: str, what: str, tmp_path: Path) -> None:
     _case(whole(network), what, tmp_path)
 
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["resnet8", "resnet20"])
 @pytest.mark.parametrize("what", [*TARGETS, *TURNS])
+@pytest.mark.parametrize("network", ["resnet8", "resnet20"])
 def test_residual_networks(network: str, what: str, real: Path, tmp_path: Path) -> None:
     _case(whole(network, real), what, tmp_path)
