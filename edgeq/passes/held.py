@@ -22,8 +22,8 @@ def is_own(target: Target, format_: Format) -> bool:
 
     A design for an FPGA has a type for every width and a unit for every table.
     """
-    if target.emitter == "hls" and fits_in_bytes(format_):
-        return True
+    if target.emitter == "hls":
+        return not isinstance(format_, Real)
     if target.runtime == "onnxruntime" and target.is_integer and looks_up_wide(format_):
         return True  # single precision holds the levels, and a Gather looks them up
     own = ((target.weight,) if target.is_integer else ()) + target.more_weights
