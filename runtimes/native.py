@@ -69,7 +69,10 @@ class NativeRuntime(FolderRuntime):
         own = self.path.parent.absolute()
         sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
         hook = ["-include", str(folder / "edgeq_hook.h")]
-        compile_here([host_compiler("C"), *flags, *_instructions(self._document), *hook, "-o", str(library), *map(str, sources)], folder)
+        compile_here(
+            [host_compiler("C"), *flags, *_instructions(self._document), *hook, "-o", str(library), *map(str, sources)],
+            folder,
+        )
         return ctypes.CDLL(str(library))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

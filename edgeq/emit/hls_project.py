@@ -267,6 +267,4 @@ the design's {whole.bram18} block RAMs. One token less and the frame gets stuck,
 
 def _stage_row(c: Cost) -> str:
     fold = f"{c.fold.pe} x {c.fold.simd}" if c.fold else ""
-    return (
-        f"| `{c.name}` | `{_text(c.value)}` | {fold} | {c.cycles:,} | {c.lut:,} | {c.dsp} | {c.bram18} |\n"
-    )
+    return f"| `{c.name}` | `{_text(c.value)}` | {fold} | {c.cycles:,} | {c.lut:,} | {c.dsp} | {c.bram18} |\n"

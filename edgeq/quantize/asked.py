@@ -128,6 +128,14 @@ def holds_weight(target: Target, format_: Format) -> bool:
     return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
 
 
+def holds_activation(target: Target, format_: Int) -> bool:
+    """Whether artifacts of `target` keep values in so many bits: those of integers in all up to their own bytes."""
+    if target.runtime == "qonnx":
+        return format_.bits <= 8
+    own = target.narrow.bits
+    return target.is_integer and (format_.bits == own or format_.bits < own <= 8)
+
+
 def _has_half_table(format_: Format) -> bool:
     """Whether a table of at most 256 half-precision numbers holds the levels, up to a power of two."""
     if bits_of(format_) > 8 or not isinstance(format_, Int | Float | Codebook):
@@ -161,13 +169,9 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
-        if (
-            isinstance(asked.activation, Int)
-            and not few
-            and (structure is None or asked.activation.bits != target.narrow.bits)
-        ):
-            allowed = str(target.narrow) if structure else "real: this target computes on reals"
+        if isinstance(asked.activation, Int) and not holds_activation(target, asked.activation):
+            bytes_ = target.narrow.bits <= 8
+            allowed = f"{'up to ' * bytes_}{target.narrow}" if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import INT16, Format, Int
+from edgeq.formats import INT8, INT16, Format, Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
@@ -344,9 +344,10 @@ def _fixed(
     """The classes that hold the result of a kernel whose scale is prescribed."""
     found = {}
     for key, group in members.items():
-        ranges = [fixed_range(graph.producer[value], formats[key]) for value in group if value in integer]
+        whole = INT8 if bits_of(formats[key]) < 8 else formats[key]  # which no reader makes smaller
+        ranges = [fixed_range(graph.producer[value], whole) for value in group if value in integer]
         if known := [item for item in ranges if item is not None]:
-            found[key] = known[0]
+            found[key], formats[key] = known[0], whole
     return found
 
 
