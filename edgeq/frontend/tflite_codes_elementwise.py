@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import bits_of
+from edgeq.formats import bits_of, code_range
 from edgeq.frontend.tflite_build import Handler, Importer
 from edgeq.frontend.tflite_elementwise import (
     activation,
@@ -131,8 +131,8 @@ def _neg(i: Importer, op: FileOperator) -> None:
     """The kernel turns the codes around, whatever their scales."""
     type_, to = i.type(_operand(i, op)[0]), result_type(i, op)
     _check_keeps(type_, to)
-    if to.zero_point:
-        raise UnsupportedError("codes that are negated have zero point 0", value=to.zero_point)
+    if to.zero_point or code_range(to.format)[0] == 0:
+        raise UnsupportedError("codes that are negated are signed and have zero point 0", value=to.zero_point)
     _looked_up(i, op, o.Function("neg"))
 
 

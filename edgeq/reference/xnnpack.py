@@ -1,15 +1,17 @@
 """What XNNPACK computes, LiteRT's default kernels on a CPU, where it rounds otherwise than TFLite's reference kernels.
 
-    CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED, MUL of 8-bit codes    fp32rne
+    CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED, MUL, MEAN of 8-bit codes    fp32rne
+    QUANTIZE of reals                                                                        ties to even
 
-The ratio is s_a s_b / s_out in single precision, whose every step is rounded. Everything else is taken as the
-reference kernels have it: exact for sums, tables and what moves codes, within a code or two for means and
-interpolation.
+The ratio is s_a s_b / s_out, of a mean over n elements s_x / s_out / n, in single precision, whose every step is
+rounded. Everything else is taken as the reference kernels have it: exact for tables and what moves codes, within a
+code for sums, which XNNPACK weighs and rounds once, and for interpolation.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from edgeq.formats import bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.reference.arithmetic import quantize_multiplier
+from edgeq.reference.tflite import counted
 
 
 def as_xnnpack(graph: Graph) -> Graph:
@@ -25,25 +28,37 @@ def as_xnnpack(graph: Graph) -> Graph:
 
 
 def _rounded(op: o.Op, graph: Graph) -> o.Op:
-    accumulated = graph.producer.get(op.x) if isinstance(op, o.Requantize) else None
-    factors = _factors(accumulated)
-    if not isinstance(op, o.Requantize) or factors is None:
-        return op
-    types = [graph.types[value] for value in factors]
-    if any(bits_of(type_.format) != 8 for type_ in types):
+    match op:
+        case o.Quantize():
+            return replace(op, ties="even")
+        case o.Requantize():
+            return _in_single_precision(op, graph)
+        case _:
+            return op
+
+
+def _in_single_precision(op: o.Requantize, graph: Graph) -> o.Requantize:
+    accumulated = graph.producer.get(op.x)
+    operands = _operands(accumulated)
+    types = [graph.types[value] for value in operands]
+    if not types or any(bits_of(type_.format) != 8 for type_ in types):
         return op  # kernels of other widths are not XNNPACK's
-    scale, others = (np.asarray(type_.scale, dtype=np.float32) for type_ in types)
-    ratios = scale * others / np.float32(graph.types[op.out].scale[0])
+    scales = [np.asarray(type_.scale, dtype=np.float32) for type_ in types]
+    ratios = prod(scales[1:], start=scales[0]) / np.float32(graph.types[op.out].scale[0])
+    if isinstance(accumulated, o.Mean):
+        ratios = ratios * (np.float32(1) / np.float32(counted(accumulated, types[0].shape)))
     multiplier, shift = zip(*(quantize_multiplier(float(ratio)) for ratio in ratios), strict=True)
     return replace(op, rounding="fp32rne", multiplier=multiplier, shift=shift)
 
 
-def _factors(op: o.Op | None) -> tuple[o.Value, o.Value] | None:
-    """The operands of a product whose kernel is XNNPACK's; learned weights come second."""
+def _operands(op: o.Op | None) -> tuple[o.Value, ...]:
+    """What an accumulating kernel of XNNPACK's multiplies or averages; learned weights come second."""
     match op:
         case o.Conv() | o.ConvTranspose() | o.Linear():
             return op.x, op.weight
         case o.Mul():
             return op.a, op.b
+        case o.Mean():
+            return (op.x,)
         case _:
-            return None
+            return ()

@@ -121,9 +121,9 @@ def test_networks_on_codes(name: str) -> None:
 
 
 def test_default_kernels_round_products_as_xnnpack() -> None:
-    """Codes of convolutions, matrix products and MUL are equal; others are within a code, interpolated ones within two.
+    """Codes of quantized reals, products and means are equal; others are within a code, interpolated ones within two.
 
-    Of QUANTIZE and RESIZE_BILINEAR, which XNNPACK computes with few bits, one code in five is another.
+    Of QUANTIZE of codes and RESIZE_BILINEAR, which XNNPACK computes with few bits, one code in five is another.
     """
     target = find_target("tflite-int8")
     products: Counter[str] = Counter()
@@ -146,14 +146,14 @@ def test_default_kernels_round_products_as_xnnpack() -> None:
                 if isinstance(op, o.Requantize) and op.x in integers.producer
                 else ""
             )
-            if made in ("Conv", "ConvTranspose", "Linear", "Mul"):
+            if isinstance(op, o.Quantize) or made in ("Conv", "ConvTranspose", "Linear", "Mul", "Mean"):
                 assert np.array_equal(reference, found), (value, made)
                 products[made] += reference.size
             interpolated = isinstance(op, o.DivideCodes)
             assert np.abs(reference - found).max(initial=0) <= (2 if interpolated else 1), value
 
     check()
-    assert {"Conv", "Linear", "Mul"} <= products.keys() and products.total() > 10_000
+    assert {"Conv", "Linear", "Mul", "Mean", ""} <= products.keys() and products.total() > 10_000
     assert changed > 40
 
 

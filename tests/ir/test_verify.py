@@ -41,7 +41,9 @@ def small_net() -> Graph:
     pooled = editor.append(o.MaxPool(u, "pooled", (2, 2), (1, 1), (0, 0, 1, 1)), y_type)
     both = editor.append(o.Concat((pooled, y), "both", 1), replace(y_type, shape=(1, 6, 4, 4)))
     mean = editor.append(o.Mean(both, "mean", (2, 3)), Type((1, 6, 1, 1), INT32, (1.0,)))
-    return editor.graph([editor.append(o.Dequantize(mean, "real"), Type((1, 6, 1, 1)))])
+    real = editor.append(o.Dequantize(mean, "real"), Type((1, 6, 1, 1)))
+    added = editor.append(o.Reduce(both, "added", "sum", (1,)), Type((1, 1, 4, 4), INT32, (16.0,)))
+    return editor.graph([real, editor.append(o.Dequantize(added, "real.added"), Type((1, 1, 4, 4)))])
 
 
 def requantize(x: str, out: str, scales: tuple[float, ...], to: float, rounding: o.Rounding) -> o.Requantize:
@@ -95,6 +97,7 @@ ILLEGAL: dict[str, tuple[Change, str]] = {
     "an accumulator of another scale": (lambda g: with_type(g, "acc", scale=(0.25, 0.125, 0.0626)), r"Conv 'acc': 'acc' has scale .* but its operands give"),
     "an accumulator on another axis": (lambda g: with_type(with_type(g, "acc", axis=2, scale=(1.0,) * 4), "y"), r"Conv 'acc': 'acc' has scale .* on axis 2"),
     "an accumulator with a zero point": (lambda g: with_type(g, "acc", zero_point=1), r"must be an integer accumulator with zero point 0"),
+    "a sum in other units": (lambda g: with_type(g, "added", scale=(8.0,)), r"Reduce 'added': 'added' has scale 8"),
     "an accumulator of a minifloat": (lambda g: with_type(g, "mean", format=Float(4, 3)), r"Mean 'mean': 'mean' must be an integer accumulator"),
     "an accumulator too narrow": (lambda g: with_type(g, "acc", format=Int(12)), r"Conv 'acc': accumulator 'acc' needs 1[4-8] bits .* but is int12; use fewer bits or widen it"),
     "a bias of another scale": (lambda g: with_type(g, "b", scale=(0.25, 0.125, 0.5)), r"Conv 'acc': bias 'b' has scale"),
@@ -179,7 +182,7 @@ def test_a_level_that_the_rule_would_overflow(rounding: o.Rounding, bits: int, l
         o.Apply("x", "y", o.Function("relu")),
         o.GroupNorm("x", None, None, "y", 1, 1e-5),
         o.Binary("x", "x", "y", "maximum"),
-        o.Reduce("x", "y", "sum", (2,)),
+        o.Reduce("x", "y", "l2", (2,)),
         o.Resize("x", "y", (4, 4), (2.0, 2.0), "cubic"),
     ],
     ids=lambda op: type(op).__name__,
