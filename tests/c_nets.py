@@ -13,7 +13,7 @@ from edgeq.emit.artifact import Artifact
 from edgeq.emit.c import emit
 from edgeq.formats import Int
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Graph, with_constants
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -31,6 +31,22 @@ def folder_of(graph: Graph, target: Target, folder: Path) -> tuple[Graph, Artifa
     """`graph` (real) lowered for `target` and written as C."""
     integer = lowered(graph, target, inputs_of(graph))
     return integer, emit(integer, target, folder, "net", {}, {})
+
+
+def pruned(graph: Graph, seed: int, share: float = 0.4) -> Graph:
+    """A lowered graph whose layers have rows and columns of zeros, and sums far below every clamp."""
+    rng = np.random.default_rng(seed)
+    changed = {}
+    for op in graph.ops:
+        if isinstance(op, o.Conv | o.Linear) and op.weight in graph.constants:
+            weight = graph.constants[op.weight].copy()
+            weight[rng.random(len(weight)) < share] = 0
+            weight[:, rng.random(weight.shape[1]) < share / 2] = 0
+            changed[op.weight] = weight
+            if op.bias is not None and op.bias in graph.constants and isinstance(op, o.Conv):
+                bias = graph.constants[op.bias].astype(np.int32)
+                changed[op.bias] = np.where(rng.random(len(bias)) < share / 2, -(1 << 20), bias)
+    return with_constants(graph, changed)
 
 
 def extreme_inputs(graph: Graph, seed: int) -> list[dict[o.Value, Array]]:

@@ -34,7 +34,8 @@ def headers_of(instructions: Instructions) -> dict[str, str]:
     without |= set() if instructions == "portable" else {"edgeq_long.h"}  # of 16-bit codes
     without |= {"edgeq_dot_t4.h", "edgeq_unpack_t4.h", "edgeq_levels.h"}  # stand in for w4, unpack and long
     texts = kernel_files(sorted(named - without), instructions)
-    texts.pop("edgeq_plain_lanes.h", None)  # stands in for edgeq_lanes.h
+    for plain in ("edgeq_plain_lanes.h", "edgeq_plain_block.h"):  # stand in for what is theirs in vectors
+        texts.pop(plain, None)
     return {name: text.decode() for name, text in texts.items()}
 
 

@@ -24,6 +24,7 @@ CASES = [
     *((M4, name) for name in ("cortex-m4-int8", "cortex-m4-w4a8")),
     *((M55, name) for name in ("cortex-m55-int8", "cortex-m55-w4a8")),
     (RV64, "rv64gcv-int8"),
+    *((compiler, "x86-64-int8") for compiler in (("gcc",), ("gcc", "-mavx2"), ("clang-16", "-mavx2"))),
     (ARM64, "aarch64-int8"),
     (("clang-16", "--target=aarch64-none-elf", "-mcpu=cortex-a76"), "aarch64-int8"),
 ]

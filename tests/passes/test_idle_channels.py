@@ -16,26 +16,10 @@ from edgeq.ir.verify import verify
 from edgeq.passes.idle_channels import without_idle_channels
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.targets import find_target
-from tests.c_nets import every_value, extreme_inputs, small_network, target
+from tests.c_nets import every_value, extreme_inputs, pruned, small_network, target
 from tests.code_nets import code_nets
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
-
-
-def pruned(graph: Graph, seed: int, share: float = 0.4) -> Graph:
-    """A lowered graph whose layers have rows and columns of zeros, and sums far below every clamp."""
-    rng = np.random.default_rng(seed)
-    changed = {}
-    for op in graph.ops:
-        if isinstance(op, o.Conv | o.Linear) and op.weight in graph.constants:
-            weight = graph.constants[op.weight].copy()
-            weight[rng.random(len(weight)) < share] = 0
-            weight[:, rng.random(weight.shape[1]) < share / 2] = 0
-            changed[op.weight] = weight
-            if op.bias is not None and op.bias in graph.constants and isinstance(op, o.Conv):
-                bias = graph.constants[op.bias].astype(np.int32)
-                changed[op.bias] = np.where(rng.random(len(bias)) < share / 2, -(1 << 20), bias)
-    return with_constants(graph, changed)
 
 
 def compare(whole: Graph, reduced: Graph, inputs_from: Graph) -> set[int]:

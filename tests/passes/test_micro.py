@@ -12,6 +12,7 @@ from edgeq.formats import INT8
 from edgeq.frontend.tflite import import_tflite
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Type
+from edgeq.passes.idle_channels import without_idle_channels
 from edgeq.passes.micro import for_microcontrollers
 from edgeq.reference.interpret import run
 from edgeq.runtimes.native import NativeRuntime
@@ -55,3 +56,20 @@ def test_real_models_equal_the_reference_in_every_layer(name: str, real: Path, t
             np.testing.assert_array_equal(codes, seen[value], err_msg=value)
             distinct.update(codes.reshape(-1).tolist())
     assert len(distinct) > 200
+
+
+@pytest.mark.real
+def test_what_is_left_of_a_real_model_gives_the_same_outputs(real: Path) -> None:
+    """Visual wake words: most channels of its last layers are always zero."""
+    whole = for_microcontrollers(import_tflite(real / MODELS["vww"], name="vww")).graph
+    reduced = without_idle_channels(whole)
+    assert reduced.left_out > reduced.channels / 2
+    seen = set[int]()
+    for seed, low, high in ((0, -128, 127), (1, -20, 20), (2, 100, 127), (3, 127, 127)):
+        rng = np.random.default_rng(seed)
+        inputs = {v: rng.integers(low, high, whole.types[v].shape, endpoint=True) for v in whole.inputs}
+        wanted, found = run(whole, inputs), run(reduced.graph, inputs)
+        for value, codes in wanted.items():
+            np.testing.assert_array_equal(found[value].numpy(), codes.numpy())
+            seen.update(codes.reshape(-1).tolist())
+    assert len(seen) > 4
