@@ -33,7 +33,7 @@ from edgeq.passes.lower import lower
 from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.distance import Loss, distribution, logarithmic, squared_error, weighed
+from edgeq.quantize.distance import Loss, distribution, relative, squared_error, weighed
 from edgeq.quantize.frontier import Frontier, batches
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
@@ -214,7 +214,7 @@ def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
     one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
     if task == "classify" and one_row:
         return distribution
-    return logarithmic if task == "depth" else squared_error
+    return relative if task == "depth" else squared_error
 
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
