@@ -138,7 +138,7 @@ def test_the_loss_is_relative() -> None:
     assert float(squared_error([target], [target], [None])) == 0.0
 
 
-def test_depth_counts_shares_and_forgives_no_common_factor() -> None:
+def test_depth_is_judged_by_shares_and_without_forgiving_a_factor() -> None:
     depth = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + torch.tensor([0.5, 8.0]).view(
         2, 1, 1, 1
     )
