@@ -33,6 +33,7 @@ from edgeq.flow.export_notes import (
     costs,
     coverage_notes,
     data_notes,
+    idle_notes,
     lift_notes,
     next_commands,
     sizes,
@@ -67,6 +68,7 @@ from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.held import as_held
+from edgeq.passes.idle_channels import without_idle_channels
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
@@ -126,6 +128,10 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     lowered = as_held(lowered, target)
+    if target.emitter == "c":
+        reduced = without_idle_channels(lowered)
+        lowered = reduced.graph
+        report.notes += idle_notes(reduced)
     verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
