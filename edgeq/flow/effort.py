@@ -33,7 +33,7 @@ from edgeq.passes.lower import lower
 from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.distance import Loss, distribution, logarithmic, squared_error, weighed
+from edgeq.quantize.distance import Loss, distribution, relative, scale_invariant, squared_error, weighed
 from edgeq.quantize.frontier import Frontier, batches
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
@@ -162,7 +162,8 @@ def learned(
 @torch.no_grad()
 def output_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None) -> float:
     """How far the quantized network's outputs are from the float one's, as the task counts it; averaged over images."""
-    simulation, loss, total = Simulation.of(graph, plan, _device()), _loss(graph, calibration, task), 0.0
+    loss = relative if task == "depth" else _loss(graph, calibration, task)
+    simulation, total = Simulation.of(graph, plan, _device()), 0.0
     with exact_convolutions():
         frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
         for op in graph.ops:
@@ -214,7 +215,7 @@ def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
     one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
     if task == "classify" and one_row:
         return distribution
-    return logarithmic if task == "depth" else squared_error
+    return scale_invariant if task == "depth" else squared_error
 
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
