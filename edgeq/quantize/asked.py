@@ -20,14 +20,16 @@ from edgeq.formats import (
     Float,
     Format,
     Int,
+    Real,
     bits_of,
     fits_in_bytes,
+    is_table,
     level_table,
     looks_up_wide,
 )
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.held import is_own, kept_table
+from edgeq.passes.held import is_own, kept_table, table_type
 from edgeq.quantize.fitted import fitted_family, fitted_rules, rules_of, stand_in
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
@@ -163,12 +165,28 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
         few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
         if (
-            isinstance(asked.activation, Int)
+            asked.activation is not None
+            and not isinstance(asked.activation, Real)
             and not few
-            and (structure is None or asked.activation.bits != target.narrow.bits)
+            and not (structure is not None and holds_activation(target, asked.activation))
         ):
             allowed = str(target.narrow) if structure else "real: this target computes on reals"
-            _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
+            near = nearest_activation(target, asked.activation) if structure else None
+            _refuse(target, "activations", o.results(op)[0], asked.activation, allowed, near)
+
+
+def holds_activation(target: Target, format_: Format) -> bool:
+    """Whether operators of `target` read activations of this format: its own, or by generated C levels in a byte."""
+    if isinstance(format_, Int):
+        return format_.bits == target.narrow.bits
+    return target.emitter == "c" and target.narrow == INT8 and table_type(format_) is not None
+
+
+def nearest_activation(target: Target, format_: Format) -> Format:
+    """The format of activations that `target` reads which is most like `format_`."""
+    tables = (known for known in _KNOWN if is_table(known) and 0 in level_table(known))
+    held = [target.narrow, *(known for known in tables if holds_activation(target, known))]
+    return min(held, key=lambda known: _distance(known, format_))
 
 
 def weight_formats(target: Target) -> tuple[Format, ...]:
