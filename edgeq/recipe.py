@@ -117,7 +117,7 @@ def weight_format(name: str) -> Format:
     if isinstance(format_, KMeans | Nupes | Blocks):
         raise UsageError(
             "a family of formats is no format by itself", value=name,
-            next_step="kmeans4, nupes4 … are for --weights and --format; coreml-w4, onnx-mxfp4 … store blocks.",
+            next_step="Tables are fitted by --weights and --format; edgeq formats measures blocks, which coreml-w4 stores.",
         )  # fmt: skip
     if isinstance(format_, Real):
         raise UsageError(
