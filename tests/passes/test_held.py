@@ -173,6 +173,14 @@ def test_activations_in_tables(name: str) -> None:
     check_c(meant)
 
 
+@pytest.mark.parametrize("make", [small_network, small_transformer])
+def test_activations_in_tables_in_every_kernel(make: Callable[[], Graph]) -> None:
+    """Beside weights of wide levels; products of two activations stay integers."""
+    meant = formats_quantized(Asked("e3m2", "e2m3"), C, separate(make()))
+    assert sum(value.endswith(".narrow") for value in meant.types) >= 6
+    check_c(meant)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "format_", [Float(2, 2), Float(2, 4), NAMED["dense3"], Int(5, narrow=True)], ids=lambda f: str(f)[:12]
