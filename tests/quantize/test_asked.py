@@ -191,7 +191,20 @@ def test_what_a_target_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=w4a4", "a", "a=", "a=w1a8", "a=w4a17", "a=int8", "a=real/int8", "a=int8/dense3", "a=int8/kmeans4", "a=w99a4"]
+    "text",
+    [
+        "",
+        "=w4a4",
+        "a",
+        "a=",
+        "a=w1a8",
+        "a=w4a17",
+        "a=int8",
+        "a=real/int8",
+        "a=int8/dense3",
+        "a=int8/kmeans4",
+        "a=w99a4",
+    ],
 )
 def test_rules_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError):
