@@ -1,20 +1,27 @@
 """A small CNN as a design of edgeq and of hls4ml under the same fixed-point types: codes, and what each says of its size.
 
-Needs hls4ml and torch in the Python that runs it (hls4ml goes into an environment of its own):
-    PYTHONPATH=$PWD:<site-packages with torch> <environment of hls4ml>/bin/python scripts/bench_hls4ml.py FOLDER
+Needs hls4ml beside edgeq (its requirements clash with nothing if it is installed apart and without them):
+    pip install --no-deps --target H hls4ml h5py quantizers pydigitalwavetools
+    PYTHONPATH=$PWD:H python scripts/bench_hls4ml.py FOLDER
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hls4ml_sizes import multipliers, peer_costs
 
 from edgeq.emit.hls import emit
+from edgeq.emit.hls_boards import DEFAULT_BOARD
+from edgeq.emit.hls_build import build
+from edgeq.emit.hls_cost import Cost, design_cost, total
+from edgeq.emit.hls_fold import choose_folds
+from edgeq.emit.hls_stage import Design, Fold
 from edgeq.formats import code_range, decode
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
@@ -98,8 +105,17 @@ def with_codes(model: Small, graph: Graph) -> Small:
     return model
 
 
-def peer(model: Small, graph: Graph, folder: Path) -> Any:
-    """The design of hls4ml under the types of `graph`, compiled."""
+REUSE: tuple[Mapping[str, int], ...] = (
+    {}, {"first": 9, "second": 64, "scores": 60}, {"first": 27, "second": 128, "scores": 60}, {"first": 216, "second": 1536, "scores": 60},
+)  # fmt: skip
+"""Cycles that a multiplier of hls4ml is shared for, by layer: its own choice of 1, and up to one multiplier a layer."""
+
+CYCLES = (6_000, 12_000)
+"""Cycles a frame that designs of edgeq may take besides."""
+
+
+def peer(model: Small, graph: Graph, folder: Path, reuse: Mapping[str, int]) -> Any:
+    """The design of hls4ml under the types of `graph`, written."""
     import hls4ml
 
     config = hls4ml.utils.config_from_pytorch_model(
@@ -112,15 +128,50 @@ def peer(model: Small, graph: Graph, folder: Path) -> Any:
         if known is not None:
             precision["result"] = fixed(graph.types[known])
         layer["Precision"] = precision
+        if name in reuse:
+            layer |= {"ReuseFactor": reuse[name], "Strategy": "Resource"}
     made = hls4ml.converters.convert_from_pytorch_model(
         model, hls_config=config, output_dir=str(folder), backend="Vitis", io_type="io_stream"
     )
-    made.compile()
+    made.write()
     return made
 
 
+def row(name: str, at_once: int, costs: list[Cost]) -> str:
+    """One line of the table."""
+    cost = total(costs)
+    figures = (at_once, cost.cycles, cost.dsp, cost.lut, cost.ff, cost.bram18)
+    return f"| {name} | {' | '.join(f'{figure:,}' for figure in figures)} |"
+
+
+def own_rows(graph: Graph) -> list[str]:
+    """edgeq's designs, from the fastest that the default board holds to one product at a time."""
+    plain = build(graph, {}, "design", "small")
+    values = [stage.value for stage in plain.stages if stage.work.macs]
+    chosen = {"as fast as the board holds": choose_folds(graph, DEFAULT_BOARD)}
+    chosen |= {f"at most {most:,} cycles": choose_folds(graph, DEFAULT_BOARD, most) for most in CYCLES}
+    chosen["one product at a time"] = dict.fromkeys(values, Fold())
+    rows = []
+    for name, folds in chosen.items():
+        at_once = sum(fold.pe * fold.simd for fold in folds.values())
+        rows.append(row(f"edgeq, {name}", at_once, design_cost(build(graph, folds, "design", "small"), {})))
+    return rows
+
+
+def peer_rows(model: Small, graph: Graph, folder: Path, design: Design) -> list[str]:
+    """Designs of hls4ml by how long a multiplier is shared."""
+    rows = []
+    for k, reuse in enumerate(REUSE):
+        made = peer(model, graph, folder / f"hls4ml_{k}", reuse)
+        layers = {layer.name: layer for layer in made.get_layers() if layer.name in LAYERS}
+        told = ", ".join(str(layers[name].get_attr("reuse_factor")) for name in LAYERS)
+        at_once = sum(map(multipliers, layers.values()))
+        rows.append(row(f"hls4ml, reuse factors {told}", at_once, list(peer_costs(made, design))))
+    return rows
+
+
 def main() -> None:
-    """Print the share of equal codes and both estimates."""
+    """Print the share of equal outputs, and both designs by the same count."""
     folder = Path(sys.argv[1])
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -129,17 +180,18 @@ def main() -> None:
     model = Small().eval()
     graph = lowered(graph_of(model), images[:64])
     artifact = emit(graph, find_target("fpga-fx8"), folder / "edgeq", "small", {}, {})
-    runtime, theirs = HlsRuntime(artifact.primary), peer(with_codes(model, graph), graph, folder / "hls4ml")
-    equal, total, seen = 0, 0, set[float]()
+    runtime, theirs = HlsRuntime(artifact.primary), peer(with_codes(model, graph), graph, folder / "hls4ml", {})
+    theirs.compile()
+    equal, count, seen = 0, 0, set[float]()
     for image in images:
         own = runtime.run({"x": image})["scores"].reshape(-1)
         found = theirs.predict(image).reshape(-1)
-        equal, total = equal + int(np.sum(own == found)), total + own.size
+        equal, count = equal + int(np.sum(own == found)), count + own.size
         seen.update(own.tolist())
-    estimate = json.loads((folder / "edgeq" / "manifest.json").read_text())["hls"]["estimate"]
-    sizes = ", ".join(f"{estimate[name]:,} {name}" for name in ("lut", "ff", "dsp", "bram18", "cycles"))
-    print(f"edgeq estimates {sizes} a frame; hls4ml estimates nothing without the vendor's tools")
-    print(f"{equal} of {total} outputs are equal; {len(seen)} distinct ones")
+    print(f"{equal} of {count} outputs are equal; {len(seen)} distinct ones")
+    print("| design | products at once | cycles a frame | DSP | LUT | FF | BRAM |\n|---|---|---|---|---|---|---|")
+    design = build(graph, {}, "design", "small")
+    print("\n".join((*own_rows(graph), *peer_rows(model, graph, folder, design))))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgeq.emit.artifact import Artifact
-from edgeq.emit.hls import emit
+from edgeq.emit.artifact import Artifact, write_files
+from edgeq.emit.c_layout import from_memory, to_memory
+from edgeq.emit.hls import emit, header_files, sources
+from edgeq.emit.hls_build import build
+from edgeq.emit.hls_host import BOUNDED, Frame, HostDesign
+from edgeq.emit.hls_stage import Design, Fold
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Graph
+from edgeq.ir.graph import Array, Graph
 from edgeq.runtimes.csim import HlsRuntime
 from edgeq.targets import find_target
 from tests.c_nets import every_value, extreme_inputs
@@ -53,3 +60,48 @@ def assert_equal_everywhere(graph: Graph, name: str, seed: int, folder: Path) ->
     assert not frame.stuck and all(filling.peak <= filling.depth for filling in frame.streams.values())
     assert not any(filling.left for filling in frame.streams.values())
     return len(distinct)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A design of one input, compiled, that shows all its values; without its test bench and build files."""
+
+    graph: Graph
+    design: Design
+    host: HostDesign
+
+    def values(self, codes: NDArray[np.int64]) -> dict[str, Array]:
+        """Every value on a stream, for codes of the input."""
+        watched = dict(enumerate(self.design.made, start=1))
+        frame = self.host.run(self._entering(codes), self._sizes(), watched=frozenset(watched))
+        shapes, axes = self.design.shapes, self.design.axes
+        return {value: from_memory(frame.values[k], shapes[value], axes[value]) for k, value in watched.items()}
+
+    def of_reals(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The same for a real input, quantized by the reference."""
+        return self.values(self._codes(inputs))
+
+    def bounded(self, inputs: Mapping[str, Array]) -> Frame:
+        """One run with streams as deep as they are declared."""
+        return self.host.run(self._entering(self._codes(inputs)), self._sizes(), BOUNDED)
+
+    def _codes(self, inputs: Mapping[str, Array]) -> NDArray[np.int64]:
+        seen = every_value(self.graph, inputs)[self.design.inputs[0].value]
+        return np.asarray(seen, dtype=np.int64)
+
+    def _entering(self, codes: NDArray[np.int64]) -> list[NDArray[np.int16]]:
+        (port,) = self.design.inputs
+        return [np.asarray(to_memory(codes, port.axes), dtype=np.int16)]
+
+    def _sizes(self) -> list[int]:
+        return [self.design.leaving[port.value].count for port in self.design.outputs]
+
+
+def simulation(
+    integer: Graph, depths: Mapping[str, int], folder: Path, folds: Mapping[o.Value, Fold] | None = None
+) -> Simulation:
+    """The design of a lowered graph of one input with streams of `depths`, compiled."""
+    design = build(integer, folds or {}, "net", "net")
+    texts = {name: text.encode() for name, text in sources(design, depths).items()}
+    write_files(folder, texts | header_files(design))
+    return Simulation(integer, design, HostDesign(folder, "net"))

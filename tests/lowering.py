@@ -20,12 +20,14 @@ from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 
+PLAIN = Recipe("auto", ())
 
-def lowered(graph: Graph, target: Target, inputs: Mapping[o.Value, Array]) -> Graph:
+
+def lowered(graph: Graph, target: Target, inputs: Mapping[o.Value, Array], recipe: Recipe = PLAIN) -> Graph:
     """`graph` lowered for `target` with the ranges that its values have on `inputs`."""
     graph = decompose(graph, target.decomposed)
     graph = separate(graph) if target.separate_layers else graph
-    structure = analyse(graph, target, Recipe("auto", ()))
+    structure = analyse(graph, target, recipe)
     result = lower(graph, assign(structure, ranges_on(structure, target, inputs), target))
     verify(result)
     return result

@@ -27,6 +27,7 @@ from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
+from edgeq.emit.c_terms import has_wide_terms
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
@@ -84,7 +85,7 @@ def emit(
     write_files(folder, files)
     tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
     processor = target.name.rpartition("-")[0]
-    board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
+    board = f"{processor}-sim" if processor not in ("c", "x86-64") else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
     primary = folder / f"{p}_model.c"
     return Artifact(target.name, folder, digests(files), primary, tensors, found.bits, commands)
@@ -124,6 +125,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
         width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, tables,
+        has_wide_terms(found), target.instructions,
     )  # fmt: skip
     return source, placed, found
 
@@ -199,6 +201,7 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
     """What a runtime or a board must know of the folder."""
     return {
         "prefix": source.prefix,
+        "instructions": source.instructions,
         "inputs": [port.document() for port in source.inputs],
         "outputs": [port.document() for port in source.outputs],
         "layers": [

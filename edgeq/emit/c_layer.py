@@ -218,7 +218,9 @@ class LayerContext:
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
-        order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
+        # RISC-V vectors have sixteen elements side by side, AVX2 uses the portable kernel.
+        others: dict[Instructions, Instructions] = {"rvv": "mve", "avx2": "portable"}
+        order = others.get(self.instructions, self.instructions)
         return self._weights(packed(self._as_stored(rows)[None], 4, order, bits, self.table_of_weights))
 
     def channels_in_fours(self, numbers: Scaling) -> str:
@@ -238,7 +240,7 @@ class LayerContext:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def is_usual(self, numbers: Scaling) -> bool:
-        """Whether a layer with weights has the output that edgeq_usual gives."""
+        """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
         return output_fields(numbers) == [factor, -ends, ends - 1, 1]

@@ -11,16 +11,16 @@ import numpy as np
 from edgeq.formats import Format, IntArray, bits_of, encode, looks_up, looks_up_wide
 from edgeq.target import Instructions
 
-ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8}
+ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8, "avx2": 8}
 """Outputs of a matrix product that are computed together."""
 
-PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8}
+PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8, "avx2": 8}
 """Output channels of a convolution that are computed together."""
 
-PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, "neon": 2}
+PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, "neon": 2, "avx2": 2}
 """Pixels of a convolution with 8-bit weights that are computed together; with packed weights two."""
 
-CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon"})
+CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon", "avx2"})
 """Sets whose depthwise convolutions work on neighbouring channels at once."""
 
 LANES = 32
@@ -29,10 +29,11 @@ LANES = 32
 _RAGGED: frozenset[Instructions] = frozenset({"rvv"})
 """Sets whose last block is as long as it is, without padding."""
 
-_DEPTH: dict[Instructions, int] = {"portable": 1, "dsp": 4, "mve": 16, "rvv": 1, "neon": 4}
+_DEPTH: dict[Instructions, int] = {"portable": 1, "dsp": 4, "mve": 16, "rvv": 1, "neon": 4, "avx2": 2}
 """Elements of one output channel that lie side by side."""
 
-_LEAST_BITS: dict[Instructions, int] = {"portable": 2, "dsp": 4, "mve": 4, "rvv": 8, "neon": 8}
+_LEAST_BITS: dict[Instructions, int] = {"portable": 2, "dsp": 4, "mve": 4, "rvv": 8, "neon": 8, "avx2": 8}
+
 LONGEST_PACKED = 1 << 17
 """Sums over packed bytes stay below 2^31 up to this many products (each at most 2^14)."""
 

@@ -6,6 +6,7 @@ from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializer
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of
+from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
@@ -27,9 +28,10 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
     bits, is_long = this.bits(op, weight[0].size), this.care(weight, bias, op.out)
     residual, summed = this.kernel.residual, "NULL"
-    descriptor = ""
+    descriptor, usual = "", this.is_usual(numbers)
     if residual:
-        descriptor, summed = sum_descriptor(this)
+        descriptor, summed, usual_sum = sum_descriptor(this)
+        usual = usual and usual_sum
     fields: Fields = {
         "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
         "bits": bits,
@@ -54,24 +56,25 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
-        usual=this.is_usual(numbers),
+        usual=usual,
     )
 
 
-def sum_descriptor(this: LayerContext) -> tuple[str, str]:
-    """The descriptor of a residual and the expression that points to it."""
+def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
+    """The descriptor of a residual, the expression that points to it, and whether its output is the usual one."""
     residual = this.kernel.residual
     assert residual is not None and residual.other.table is not None
     op = residual.requantize
     numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
     name = f"sum_{this.number}"
+    own, other = (terms_of(this.program, table) for table in (residual.own, residual.other.table))
     fields: Fields = {
-        "own": this.bank.words(f"own_{this.number}", residual.own, "terms by code"),
-        "other": this.bank.words(f"other_{this.number}", residual.other.table, "terms by code"),
-        "channel": list(numbers.channels[0]),
+        "own": own.named(this.bank, f"own_{this.number}"),
+        "other": other.named(this.bank, f"other_{this.number}"),
+        "channel": [own.start + other.start, *numbers.channels[0][1:]],
         "output": output_fields(numbers),
     }
-    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}"
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
 
 
 def depthwise(this: LayerContext, op: o.Conv) -> Layer:

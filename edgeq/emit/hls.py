@@ -29,7 +29,6 @@ from edgeq.ir.graph import Graph
 from edgeq.target import Target
 
 HEADERS = Path(__file__).parents[1] / "runtimes" / "hls"
-LEAST_DEPTH = 2
 TOKEN_BITS = 64
 """Every value is compared as codes, accumulators too."""
 
@@ -95,7 +94,14 @@ def sources(design: Design, depths: Mapping[str, int]) -> dict[str, str]:
 
 def header_files(design: Design) -> dict[str, bytes]:
     """The functions that stages call, and what stands in for the vendor's headers on the host."""
-    needed = {"edgeq_stage.h", "edgeq_port.h", "edgeq_products.h", "edgeq_window.h", *(s.header for s in design.stages)}
+    needed = {
+        "edgeq_bench.h",
+        "edgeq_stage.h",
+        "edgeq_port.h",
+        "edgeq_products.h",
+        "edgeq_window.h",
+        *(s.header for s in design.stages),
+    }
     own = {name: (HEADERS / name).read_bytes() for name in sorted(needed)}
     return own | {f"host/{path.name}": path.read_bytes() for path in sorted((HEADERS / "host").glob("*.h"))}
 
@@ -104,14 +110,14 @@ def depths_of(design: Design) -> dict[str, int]:
     """The least depths, at least two, at which the design does not get stuck, by running it with streams that grow."""
     with tempfile.TemporaryDirectory(prefix="edgeq-hls-") as temporary:
         folder = Path(temporary) / "design"
-        texts_of = {name: text.encode() for name, text in sources(design, {}).items()}
-        write_files(folder, texts_of | header_files(design))
+        sketch = sources(design, {}) | {f"{design.prefix}_tables.h": hls_files.tables(design, is_sketch=True)}
+        write_files(folder, {name: text.encode() for name, text in sketch.items()} | header_files(design))
         zeros = [np.zeros(design.entering[port.value].count, np.int16) for port in design.inputs]
         frame = HostDesign(folder, design.prefix).run(zeros, _sizes(design), GROWING)
     left = [name for name, filling in frame.streams.items() if filling.left]
     if frame.stuck or left:
         raise UnsupportedError("streams that no depth suffices for", where=", ".join(left), value=frame.stuck or None)
-    return {name: max(LEAST_DEPTH, filling.depth) for name, filling in frame.streams.items()}
+    return {name: max(hls_files.LEAST_DEPTH, filling.depth) for name, filling in frame.streams.items()}
 
 
 def _sizes(design: Design) -> list[int]:

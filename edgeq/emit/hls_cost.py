@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from edgeq.emit.hls_files import is_in_blocks
-from edgeq.emit.hls_stage import Design, Fold, Macs, Stage, Table
-from edgeq.emit.hls_units import adder_luts, dsps_of, product_luts
+from edgeq.emit.hls_files import SMALL_BITS, depth_of, in_blocks, is_in_blocks
+from edgeq.emit.hls_stage import Design, Fold, Macs, Stage, Stream, Table
+from edgeq.emit.hls_units import adder_luts, decoder_luts, dsps_of, product_luts, slice_operand_bits
+from edgeq.formats import level_range
+from edgeq.ir.bounds import signed_bits
 
 BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 """Width and depth of what one block RAM of 18 Kibit can be."""
@@ -22,9 +24,6 @@ CONTROL_LUTS, CONTROL_FFS = 60, 60
 
 WINDOW_LUTS = 180
 """Addresses and borders of a window."""
-
-SMALL_BITS = 1024
-"""Memories of fewer bits are made of LUTs."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
         macs_lut, macs_ff, macs_dsp = macs_cost(work.macs, work.fold)
         lut, ff, dsp = lut + macs_lut, ff + macs_ff, dsp + macs_dsp
     memories = [_table_shape(table) for table in stage.tables] + [(*shape, False) for shape in work.buffers]
-    memories += [(depths.get(stream.name, 2), stream.bits, False) for stream in stage.writes]
+    blocks += sum(fifo_blocks(stream, depths) for stream in stage.writes)
+    memories += [(depth, s.bits, True) for s in stage.writes if not in_blocks(s, depth := depth_of(s, depths))]
     for words, bits, is_small in memories:
         if is_small or words * bits <= SMALL_BITS:
             lut += bits * -(-words // 64)
@@ -80,26 +80,27 @@ def stage_cost(stage: Stage, depths: Mapping[str, int]) -> Cost:
     )
 
 
+def fifo_blocks(stream: Stream, depths: Mapping[str, int]) -> int:
+    """Blocks of 18 Kibit of a stream; 0 if it is made of LUTs."""
+    depth = depth_of(stream, depths)
+    return block_rams(depth, stream.bits) if in_blocks(stream, depth) else 0
+
+
 def macs_cost(macs: Macs, fold: Fold) -> tuple[int, int, int]:
     """LUTs, flip-flops and DSP slices of the units of a layer."""
     lanes, products = fold.pe * fold.simd, _product_width(macs)
-    dsp = dsps_of(macs.weight_bits, macs.input_bits) if uses_dsp(macs) else 0
+    operand = slice_operand_bits(macs.weight)
+    dsp = dsps_of(operand, macs.input_bits) if operand else 0
     tree = (fold.simd - 1) * adder_luts(products + 1)
-    product = 0 if dsp else product_luts(macs.weight, macs.input_bits)
+    product = decoder_luts(macs.weight) if dsp else product_luts(macs.weight, macs.input_bits)
     lut = WINDOW_LUTS + lanes * product + fold.pe * (tree + adder_luts(macs.sum_bits))
     ff = lanes * products + fold.pe * 2 * macs.sum_bits + 64
     return lut, ff, lanes * dsp
 
 
-def uses_dsp(macs: Macs) -> bool:
-    """Whether products are made in DSP slices: integers too wide for a few LUTs."""
-    from edgeq.formats import Int
-
-    return isinstance(macs.weight, Int) and macs.weight_bits > 4
-
-
 def _product_width(macs: Macs) -> int:
-    return min(macs.weight_bits + macs.input_bits, macs.sum_bits)
+    """Bits of a product with the largest level."""
+    return min(signed_bits(level_range(macs.weight)) + macs.input_bits, macs.sum_bits)
 
 
 def _table_shape(table: Table) -> tuple[int, int, bool]:

@@ -11,6 +11,12 @@ from edgeq.emit.hls_stage import Design, HlsPort, Stage, Stream, Table
 LUT_TABLE_BITS = 4096
 """Tables of fewer bits stay out of block RAM, where each would take a block of 18 Kibit."""
 
+SMALL_BITS = 1024
+"""Other memories of up to so many bits are made of LUTs."""
+
+LEAST_DEPTH = 2
+"""Tokens that every stream holds."""
+
 Depths = Mapping[str, int]
 
 
@@ -52,10 +58,14 @@ def _parameters(d: Design) -> str:
     return ", ".join(f"hls::stream<{word(port)} > &{port.symbol}" for _, port in _ports(d))
 
 
-def tables(d: Design) -> str:
-    """<prefix>_tables.h: weights and all other constants."""
+def tables(d: Design, *, is_sketch: bool = False) -> str:
+    """<prefix>_tables.h: weights and all other constants; in a sketch weights are 0, as what flows does not depend on them."""
     guard = f"{d.prefix.upper()}_TABLES_H"
-    found = "\n".join(_table(table, stage) for stage in d.stages for table in stage.tables)
+    found = "\n".join(
+        _table(table, stage, "" if is_sketch and table.content.ndim == 2 and stage.work.macs else _body(table))
+        for stage in d.stages
+        for table in stage.tables
+    )
     return f"""/* {d.title}: constants. */
 #ifndef {guard}
 #define {guard}
@@ -66,15 +76,17 @@ def tables(d: Design) -> str:
 """
 
 
-def _table(table: Table, stage: Stage) -> str:
+def _body(table: Table) -> str:
+    if table.content.ndim == 1:
+        return wrapped([str(entry) for entry in table.content.tolist()])
+    return "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in table.content.tolist())
+
+
+def _table(table: Table, stage: Stage, body: str) -> str:
     sizes = "".join(
         f"[{size}]"
         for size in (table.content.shape if table.type != "edgeq::interpolation" else table.content.shape[:1])
     )
-    if table.content.ndim == 1:
-        body = wrapped([str(entry) for entry in table.content.tolist()])
-    else:
-        body = "".join(f"    {{{', '.join(map(str, row))}}},\n" for row in table.content.tolist())
     return f"/* of {comment(stage.value)} */\nstatic const {table.type} {table.name}{sizes} = {{\n{body}}};\n"
 
 
@@ -168,18 +180,35 @@ def _top(d: Design, depths: Depths) -> str:
 """
 
 
+def depth_of(stream: Stream, depths: Depths) -> int:
+    """Tokens that a stream holds."""
+    return depths.get(stream.name, LEAST_DEPTH)
+
+
+def in_blocks(stream: Stream, depth: int) -> bool:
+    """Whether a stream of `depth` lies in block RAM."""
+    return depth * stream.bits > SMALL_BITS
+
+
 def _declared(stream: Stream, depths: Depths) -> str:
-    depth = depths.get(stream.name, 2)
-    return f'    hls::stream<{stream.type}, {depth}> {stream.name}("{stream.name}");\n#pragma HLS stream variable={stream.name} depth={depth}\n'
+    """A stream; a deep one is told to lie in block RAM, as tools would make some of shift registers."""
+    depth = depth_of(stream, depths)
+    place = f"#pragma HLS bind_storage variable={stream.name} type=fifo impl=bram\n"
+    return (
+        f'    hls::stream<{stream.type}, {depth}> {stream.name}("{stream.name}");\n'
+        f"#pragma HLS stream variable={stream.name} depth={depth}\n{place if in_blocks(stream, depth) else ''}"
+    )
 
 
 def _ends(d: Design) -> str:
-    """Which functions write and read each stream, for the search of cycles on the host."""
+    """Which functions write and read each stream, and its tokens in a frame, for the search of cycles on the host."""
     writers = {stream.name: stage.name for stage in d.stages for stream in stage.writes}
     readers = {stream.name: stage.name for stage in d.stages for stream in stage.reads}
     writers |= {d.entering[port.value].name: port.symbol for port in d.inputs}
     readers |= {d.leaving[port.value].name: port.symbol for port in d.outputs}
-    return "".join(f'    EDGEQ_ENDS({s.name}, "{writers[s.name]}", "{readers[s.name]}");\n' for s in d.streams)
+    return "".join(
+        f'    EDGEQ_ENDS({s.name}, "{writers[s.name]}", "{readers[s.name]}", {s.count});\n' for s in d.streams
+    )
 
 
 def _call(name: str, call: str) -> str:

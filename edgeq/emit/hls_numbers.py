@@ -6,17 +6,21 @@ both, so that a power of two leaves q = 1 and a shift. Channels of different t a
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Codebook, Float, Format, Int, level_range
+from edgeq.formats import Codebook, Fixed, Float, Format, Int, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, signed_bits
 
 LARGEST_WIDTH = 120
 """Bits of the widest product that the host's integers hold with room for rounding."""
+
+MOST_ADDERS = 4
+"""Tables whose multiples take more are looked up and multiplied: POST has four, powers of two none."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,52 @@ def product_type(weight: Format, x: Interval) -> tuple[str, str]:
     """The C++ type that multiplies codes of `weight` with levels of `x`, and its definition ("" if it is in a header)."""
     bits = product_bits(weight, x)
     match weight:
-        case Int():
+        case Int() | Fixed():
             return "edgeq::integer_product", ""
         case Float():
             template = f"{weight.exponent}, {weight.mantissa}, {str(weight.signed).lower()}, {bits}"
             return f"edgeq::minifloat_product<{template}>", ""
         case Codebook():
-            name = f"{weight.name}{weight.bits}_product_{bits}"
-            return name, shifted_products(name, weight.table, bits)
+            name = f"{weight.name}{weight.bits}_{_short_digest(weight.table)}_product_{bits}"
+            text = shifted_products if is_multiplier_free(weight) else decoded_products
+            return name, text(name, weight.table, bits)
         case _:
             raise UnsupportedError("a design holds no weights of this format", value=weight)
+
+
+def _short_digest(table: Sequence[int]) -> str:
+    """Tables of one name and width (k-means) differ from weight to weight; eight digits tell them apart."""
+    return f"{zlib.crc32(repr(tuple(table)).encode()):08x}"
+
+
+def is_multiplier_free(weight: Codebook) -> bool:
+    """Whether products with its levels are few sums of shifts.
+
+    >>> is_multiplier_free(Codebook("pot", (-4, -2, -1, 0, 1, 2, 4))), is_multiplier_free(Codebook("t", tuple(range(99))))
+    (True, False)
+    """
+    odd = {odd_part(abs(level)) for level in weight.table if level} - {1}
+    return len(odd) <= MOST_ADDERS and len(adders(weight.table)) <= MOST_ADDERS
+
+
+def decoded_bits(weight: Codebook) -> int:
+    """Bits of the levels of a table, signed."""
+    return signed_bits(level_range(weight))
+
+
+def decoded_products(name: str, table: Sequence[int], bits: int) -> str:
+    """A struct that looks the level up and multiplies."""
+    width = signed_bits((min(table), max(table)))
+    return f"""/* Codes of the levels {", ".join(map(str, table))}: the level is looked up, then multiplied. */
+struct {name} {{
+    template <class W, class X> static ap_int<{bits}> of(const W &code, const X &x)
+    {{
+        static const ap_int<{width}> levels[{len(table)}] = {{{", ".join(map(str, table))}}};
+#pragma HLS bind_storage variable=levels type=rom_np impl=lutram
+        return levels[code.to_int()] * x;
+    }}
+}};
+"""
 
 
 def shifted_products(name: str, table: Sequence[int], bits: int) -> str:
@@ -161,8 +201,8 @@ def _multiple(level: int) -> str:
 def weight_type(weight: Format) -> tuple[str, int]:
     """The C++ type of a weight's code, and its bits."""
     match weight:
-        case Int():
-            return f"ap_int<{weight.bits}>", weight.bits
+        case Int() | Fixed():
+            return f"ap_{'' if weight.signed else 'u'}int<{weight.bits}>", weight.bits
         case Float() | Codebook():
             return f"ap_uint<{weight.bits}>", weight.bits
         case _:

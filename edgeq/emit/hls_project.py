@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from edgeq.emit.c_bank import wrapped
 from edgeq.emit.c_layer import comment
 from edgeq.emit.hls_boards import FpgaBoard
-from edgeq.emit.hls_cost import Cost, total
-from edgeq.emit.hls_files import word
+from edgeq.emit.hls_cost import Cost, fifo_blocks, total
+from edgeq.emit.hls_files import LEAST_DEPTH, word
 from edgeq.emit.hls_golden import SEED, Golden
 from edgeq.emit.hls_stage import Design, HlsPort
 
@@ -58,55 +58,39 @@ def test_bench(d: Design) -> str:
  */
 #include "{d.prefix}.h"
 #include "{d.prefix}_golden.h"
-#include <cstdio>
+#include "edgeq_bench.h"
 
 static bool failed;
 
-static unsigned crc32(unsigned crc, const long long *words, size_t count)
-{{
-    crc = ~crc;
-    for (size_t k = 0; k < count; k++) {{
-        for (int byte = 0; byte < 8; byte++) {{
-            crc ^= (unsigned)(words[k] >> (8 * byte)) & 255u;
-            for (int bit = 0; bit < 8; bit++) {{
-                crc = (crc >> 1) ^ ((crc & 1u) ? 0xEDB88320u : 0u);
-            }}
-        }}
-    }}
-    return ~crc;
-}}
-
-#ifdef EDGEQ_HOST
-static void layer_done(int number, const long long *tokens, size_t count)
-{{
-    if (!failed && crc32(0, tokens, count) != golden_layers[number - 1]) {{
-        std::printf("the first value that differs: %s (%d of %d)\\n", golden_names[number - 1], number, GOLDEN_LAYERS);
-        failed = true;
-    }}
-}}
-#endif
-
-static unsigned next(unsigned &x)
-{{
-    x = x * 1664525u + 1013904223u;
-    return x >> 24;
-}}
-
+{_LAYER_DONE}
 static void frame()
 {{
     unsigned x = GOLDEN_SEED;
 {declared}{fills}    {d.prefix}({arguments});
 #ifdef EDGEQ_HOST
-    if (edgeq_host::scheduler().stuck) {{
-        std::printf("stuck:\\n%s", edgeq_host::scheduler().cycle.c_str());
+    if (edgeq_bench::is_stuck()) {{
         failed = true;
         return;
     }}
 #endif
 {checks}}}
 
-int main()
-{{
+{_MAIN}"""
+
+
+_LAYER_DONE = """#ifdef EDGEQ_HOST
+static void layer_done(int number, const long long *tokens, size_t count)
+{
+    if (!failed && edgeq_bench::crc32(tokens, count) != golden_layers[number - 1]) {
+        std::printf("the first value that differs: %s (%d of %d)\\n", golden_names[number - 1], number, GOLDEN_LAYERS);
+        failed = true;
+    }
+}
+#endif
+"""
+
+_MAIN = """int main()
+{
 #ifdef EDGEQ_HOST
     edgeq_host::watching() = layer_done;
 #endif
@@ -114,16 +98,11 @@ int main()
 #ifdef EDGEQ_HOST
     edgeq_host::scheduler().bounded = true;
     frame();
-    for (const edgeq_host::filling &f : edgeq_host::fillings()) {{
-        if (f.depth > 2 || f.left) {{
-            std::printf("%s: depth %zu, at most %zu tokens, %zu left\\n", f.name.c_str(), f.depth, f.peak, f.left);
-        }}
-        failed |= f.left != 0;
-    }}
+    failed |= edgeq_bench::has_left();
 #endif
     std::printf("%s: %d values\\n", failed ? "FAILED" : "passed", GOLDEN_LAYERS);
     return failed;
-}}
+}
 """
 
 
@@ -132,7 +111,7 @@ def _fill(d: Design, port: HlsPort) -> str:
     spare = max(8 - stream.bits, 0)
     return f"""    for (int k = 0; k < {stream.count}; k++) {{
         {word(port)} token;
-        const int code = (int)next(x);
+        const int code = (int)edgeq_bench::next(x);
         token.data = (code < 128 ? code : code - 256) >> {spare};
         token.last = k == {stream.count - 1};
         {port.symbol}.write(token);
@@ -147,7 +126,7 @@ def _check(d: Design, number: int, port: HlsPort) -> str:
         for (int k = 0; k < {count}; k++) {{
             codes[k] = {port.symbol}.read().data.to_int();
         }}
-        if (crc32(0, codes, {count}) != golden_outputs[{number}]) {{
+        if (edgeq_bench::crc32(codes, {count}) != golden_outputs[{number}]) {{
             std::printf("{port.symbol} differs; its first code is %d\\n", (int)codes[0]);
             failed = true;
         }}
@@ -169,6 +148,7 @@ set_top {p}
 add_files {p}.cpp
 add_files -tb {p}_tb.cpp
 add_files -tb {p}_golden.h
+add_files -tb edgeq_bench.h
 open_solution -reset solution -flow_target vivado
 set_part {board.part}
 create_clock -period {1000 / board.clock_mhz:g} -name default
@@ -215,22 +195,6 @@ def readme(d: Design, depths: Mapping[str, int], board: FpgaBoard, costs: Sequen
     """README.md: how to test and build the design, what it takes, what every stage is."""
     whole = total(costs)
     milliseconds = whole.cycles / board.clock_mhz / 1000
-    held = {"LUT": board.lut, "FF": board.ff, "DSP": board.dsp, "BRAM (18 Kibit)": board.bram18}
-    used = "".join(
-        f"| {name} | {count:,} | {held[name]:,} | {count / held[name]:.0%} |\n"
-        for name, count in zip(held, (whole.lut, whole.ff, whole.dsp, whole.bram18), strict=True)
-    )
-    ports = "".join(
-        f"| {kind} `{port.name}` | `{port.symbol}` | {'x'.join(str(port.shape[a]) for a in port.axes)} | {port.scale:.6g} |\n"
-        for kind, found in (("input", d.inputs), ("output", d.outputs))
-        for port in found
-    )
-    stages = "".join(
-        f"| `{c.name}` | `{_text(c.value)}` | {f'{c.fold.pe} x {c.fold.simd}' if c.fold else ''} | {c.cycles:,} | {c.lut:,} |"
-        f" {c.dsp} | {c.bram18} |\n"
-        for c in costs
-    )
-    deep = "".join(f"| `{s.name}` | {s.bits} | {depths[s.name]:,} |\n" for s in d.streams if depths[s.name] > 2)
     return f"""# {d.title}
 
 A dataflow design of integers in C++ for Vitis HLS: one function per operator, joined by streams. Written by edgeq, which
@@ -251,26 +215,56 @@ channel. The last word of a frame has TLAST.
 
 | | port | codes | scale |
 |---|---|---|---|
-{ports}
+{_port_rows(d)}
 ## Estimate for {board.name} at {board.clock_mhz} MHz
 
 A frame every {whole.cycles:,} cycles ({milliseconds:.3g} ms). From formulas, not from synthesis.
 
 | | estimated | {board.name} | share |
 |---|---|---|---|
-{used}
+{_resource_rows(whole, board)}
 ## Streams
 
-Other streams hold two tokens. These hold what a branch must keep while another one is computed; one token less and the
-frame gets stuck, which `make test` would show.
-
-| stream | bits | depth |
-|---|---|---|
-{deep}
+{_streams(d, depths, whole)}
 ## Stages
 
 `PE x SIMD`: output channels at once, and inputs of each.
 
 | function | value | PE x SIMD | cycles | LUT | DSP | BRAM |
 |---|---|---|---|---|---|---|
-{stages}"""
+{"".join(map(_stage_row, costs))}"""
+
+
+def _port_rows(d: Design) -> str:
+    return "".join(
+        f"| {kind} `{port.name}` | `{port.symbol}` | {'x'.join(str(port.shape[a]) for a in port.axes)} | {port.scale:.6g} |\n"
+        for kind, found in (("input", d.inputs), ("output", d.outputs))
+        for port in found
+    )
+
+
+def _resource_rows(whole: Cost, board: FpgaBoard) -> str:
+    names = {"LUT": "lut", "FF": "ff", "DSP": "dsp", "BRAM (18 Kibit)": "bram18"}
+    return "".join(
+        f"| {name} | {count:,} | {held:,} | {count / held:.0%} |\n"
+        for name, field in names.items()
+        for count, held in [(getattr(whole, field), getattr(board, field))]
+    )
+
+
+def _streams(d: Design, depths: Mapping[str, int], whole: Cost) -> str:
+    """The deep streams, which make up most of the memory of networks with long branches."""
+    deep = [stream for stream in d.streams if depths[stream.name] > LEAST_DEPTH]
+    blocks = {stream.name: fifo_blocks(stream, depths) for stream in deep}
+    rows = "".join(f"| `{s.name}` | {s.bits} | {depths[s.name]:,} | {blocks[s.name]} |\n" for s in deep)
+    return f"""Streams hold two tokens but these, which hold what a branch must keep while another one is computed: {sum(blocks.values())} of
+the design's {whole.bram18} block RAMs. One token less and the frame gets stuck, which `make test` would show.
+
+| stream | bits | depth | BRAM |
+|---|---|---|---|
+{rows}"""
+
+
+def _stage_row(c: Cost) -> str:
+    fold = f"{c.fold.pe} x {c.fold.simd}" if c.fold else ""
+    return f"| `{c.name}` | `{_text(c.value)}` | {fold} | {c.cycles:,} | {c.lut:,} | {c.dsp} | {c.bram18} |\n"

@@ -7,8 +7,8 @@ puts these figures beside synthesized ones (runtimes/hls/UNITS.md).
 
 from __future__ import annotations
 
-from edgeq.emit.hls_numbers import adders
-from edgeq.formats import Codebook, Float, Format, Int, bits_of
+from edgeq.emit.hls_numbers import adders, decoded_bits, is_multiplier_free
+from edgeq.formats import Codebook, Fixed, Float, Format, Int, bits_of
 
 
 def adder_luts(bits: int) -> int:
@@ -29,7 +29,7 @@ def dsps_of(a: int, b: int) -> int:
 def product_luts(weight: Format, level_bits: int) -> int:
     """LUTs of a product of a weight's code and a level of `level_bits`, without DSP slices."""
     match weight:
-        case Int():
+        case Int() | Fixed():
             return multiplier_luts(bits_of(weight), level_bits)
         case Float():
             shifts = (1 << weight.exponent) - 1
@@ -37,9 +37,29 @@ def product_luts(weight: Format, level_bits: int) -> int:
             sign = product if weight.signed else 0
             return multiplier_luts(weight.mantissa + 1, level_bits) + choice_luts(shifts, product) + sign
         case Codebook():
-            return _shifts(weight, level_bits)
+            if is_multiplier_free(weight):
+                return _shifts(weight, level_bits)
+            return decoder_luts(weight) + multiplier_luts(decoded_bits(weight), level_bits)
         case _:
             raise TypeError(f"no unit for {weight}")
+
+
+def decoder_luts(weight: Format) -> int:
+    """LUTs of the table that makes levels of codes, where products need one."""
+    if not isinstance(weight, Codebook) or is_multiplier_free(weight):
+        return 0
+    return decoded_bits(weight) * -(-len(weight.table) // 64)
+
+
+def slice_operand_bits(weight: Format) -> int:
+    """Bits of what a DSP slice multiplies for a weight; 0 where few LUTs do."""
+    match weight:
+        case Int() | Fixed() if bits_of(weight) > 4:
+            return bits_of(weight)
+        case Codebook() if not is_multiplier_free(weight) and decoded_bits(weight) > 4:
+            return decoded_bits(weight)
+        case _:
+            return 0
 
 
 def multiplier_luts(a: int, b: int) -> int:

@@ -10,7 +10,7 @@ from edgeq.emit.hls_context import Builder, interval, power_above
 from edgeq.emit.hls_moves import gathered
 from edgeq.emit.hls_numbers import product_type, weight_type
 from edgeq.emit.hls_stage import Fold, Macs, Stream, Table, Work
-from edgeq.formats import IntArray, bits_of
+from edgeq.formats import Float, Format, IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import signed_bits
 from edgeq.ir.graph import Graph
@@ -111,13 +111,22 @@ def _geometry(shape: Shape) -> dict[str, int | str]:
 
 def _rows(graph: Graph, op: Weighted) -> IntArray:
     """Codes [outputs, inputs of a group, rows, columns] of the convolution that the layer is."""
-    weight = np.asarray(graph.constants[op.weight], dtype=np.int64)
+    weight = _finite(graph.types[op.weight].format, np.asarray(graph.constants[op.weight], dtype=np.int64))
     if isinstance(op, o.Linear):
         return weight[:, :, None, None]
     if isinstance(op, o.Conv):
         return weight
     grouped = weight.reshape(op.groups, -1, *weight.shape[1:])
     return grouped.swapaxes(1, 2).reshape(-1, grouped.shape[1], *weight.shape[2:])[:, :, ::-1, ::-1]
+
+
+def _finite(format_: Format, codes: IntArray) -> IntArray:
+    """Codes of infinity and NaN elsewhere have the level of the largest number here, and become its code."""
+    if not isinstance(format_, Float) or not format_.specials:
+        return codes
+    sign = 1 << (format_.bits - int(format_.signed))
+    largest = sign - 1 - format_.specials
+    return np.asarray(codes & sign | np.minimum(codes & (sign - 1), largest))
 
 
 def _weights(this: Builder, op: Weighted, fold: Fold, macs: Macs) -> Table:

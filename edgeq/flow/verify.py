@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.emit.artifact import GRAPH_FILE, MANIFEST, Artifact
+from edgeq.emit.hls import TOKEN_BITS
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.flow.artifacts import emitter_of, open_runtime
 from edgeq.flow.check import EXIT_AGREEMENT
@@ -33,6 +34,8 @@ from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.readback import read_stored
 from edgeq.readback.compare import Comparison, compare
+from edgeq.readback.design import compare_design
+from edgeq.readback.hls import read_design
 from edgeq.reference.interpret import Interpreter
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.target import Agreement, Target
@@ -120,6 +123,9 @@ def _exported(path: Path, run: Path, target: Target) -> Subject:
     graph = load(run / GRAPH_FILE)
     if digest(graph) != _manifest(run).get("graph_sha256"):
         raise UsageError("the graph is not the one that the manifest names", where=run)
+    if target.emitter == "hls":  # whose manifest says what there is
+        tensors = {value: value for value in read_design(path).layers}
+        return Subject(path, graph, tensors, TOKEN_BITS, target.agreement)
     emitted = _emitted(graph, target)
     return Subject(path, graph, emitted.tensors, emitted.code_bits, target.agreement)
 
@@ -149,7 +155,7 @@ def _foreign(path: Path) -> Subject:
 
 
 def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: Progress) -> None:
-    found = compare(subject.stored or subject.graph, read_stored(subject.path), subject.tensors, subject.code_bits)
+    found = _compared(subject)
     _report_numbers(report, found)
     try:
         given = list(islice(_inputs(request, subject), request.images))
@@ -161,6 +167,12 @@ def _prove(report: Report, request: VerifyRequest, subject: Subject, progress: P
         if not found.differences:
             raise
         report.notes.append(f"the runtime refuses the file: {error}")
+
+
+def _compared(subject: Subject) -> Comparison:
+    if subject.path.suffix == ".cpp":
+        return compare_design(subject.graph, read_design(subject.path))
+    return compare(subject.stored or subject.graph, read_stored(subject.path), subject.tensors, subject.code_bits)
 
 
 def _report_numbers(report: Report, found: Comparison) -> None:

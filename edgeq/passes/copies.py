@@ -8,8 +8,6 @@ always is such a copy, so that only tables of functions ever give them.
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph
@@ -17,7 +15,8 @@ from edgeq.quantize.structure import is_weighted, moves_codes, table_read
 from edgeq.recipe import Recipe
 
 FEWER_THAN = 8
-_LIMIT = float(np.finfo(np.float32).max)
+_LIMIT = 2.0**64
+"""Beyond every value of a network; divided by the smallest scale it is still a float32."""
 
 
 def with_narrow_copies(graph: Graph, recipe: Recipe) -> Graph:

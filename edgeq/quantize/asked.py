@@ -16,11 +16,11 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import (
     INT8,
     INT8_NARROW,
+    REAL,
     Codebook,
     Float,
     Format,
     Int,
-    Real,
     bits_of,
     fits_in_bytes,
     is_table,
@@ -130,6 +130,16 @@ def holds_weight(target: Target, format_: Format) -> bool:
     return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
 
 
+def holds_activation(target: Target, format_: Format) -> bool:
+    """Whether artifacts of `target` keep values so: in integers of all bits up to their own bytes, generated C in tables."""
+    if is_table(format_):
+        return target.emitter == "c" and target.narrow == INT8 and table_type(format_) is not None
+    if target.runtime == "qonnx":
+        return bits_of(format_) <= 8
+    own = target.narrow.bits
+    return target.is_integer and (bits_of(format_) == own or bits_of(format_) < own <= 8)
+
+
 def _has_half_table(format_: Format) -> bool:
     """Whether a table of at most 256 half-precision numbers holds the levels, up to a power of two."""
     if bits_of(format_) > 8 or not isinstance(format_, Int | Float | Codebook):
@@ -163,30 +173,22 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
-        if (
-            asked.activation is not None
-            and not isinstance(asked.activation, Real)
-            and not few
-            and not (structure is not None and holds_activation(target, asked.activation))
-        ):
-            allowed = str(target.narrow) if structure else "real: this target computes on reals"
-            near = nearest_activation(target, asked.activation) if structure else None
-            _refuse(target, "activations", o.results(op)[0], asked.activation, allowed, near)
-
-
-def holds_activation(target: Target, format_: Format) -> bool:
-    """Whether operators of `target` read activations of this format: its own, or by generated C levels in a byte."""
-    if isinstance(format_, Int):
-        return format_.bits == target.narrow.bits
-    return target.emitter == "c" and target.narrow == INT8 and table_type(format_) is not None
+        if asked.activation in (None, REAL) or holds_activation(target, asked.activation):
+            continue
+        bytes_ = target.narrow.bits <= 8
+        allowed = f"{'up to ' * bytes_}{target.narrow}" if structure else "real: this target computes on reals"
+        near = nearest_activation(target, asked.activation) if structure else None
+        _refuse(target, "activations", o.results(op)[0], asked.activation, allowed, near)
 
 
 def nearest_activation(target: Target, format_: Format) -> Format:
     """The format of activations that `target` reads which is most like `format_`."""
-    tables = (known for known in _KNOWN if is_table(known) and 0 in level_table(known))
-    held = [target.narrow, *(known for known in tables if holds_activation(target, known))]
-    return min(held, key=lambda known: _distance(known, format_))
+    known = (
+        *(Int(bits) for bits in range(2, 17)),
+        *(table for table in _KNOWN if is_table(table) and 0 in level_table(table)),
+    )
+    held = (each for each in known if holds_activation(target, each))
+    return min(held, key=lambda each: _distance(each, format_), default=target.narrow)
 
 
 def weight_formats(target: Target) -> tuple[Format, ...]:

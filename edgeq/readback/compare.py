@@ -6,7 +6,7 @@ computed values are found by the names of their tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,19 +48,24 @@ def compare(graph: Graph, stored: Stored, tensors: Mapping[o.Value, str], code_b
 
     `tensors` names the tensor of each value; values of codes of up to `code_bits` bits must be quantized in the file.
     """
+    return compare_pairs(graph, (*_activations(graph, stored, tensors, code_bits), *_parameters(graph, stored)))
+
+
+Pair = tuple[str, object, object]
+Pairs = list[Pair]
+
+
+def compare_pairs(graph: Graph, found_of: Iterable[tuple[str, Pairs]]) -> Comparison:
+    """What differs of (what, as it should be, as it was found), given for one value or constant of `graph` after another."""
     found: list[Difference] = []
     counts = [0, 0]
-    for where, pairs in (*_activations(graph, stored, tensors, code_bits), *_parameters(graph, stored)):
+    for where, pairs in found_of:
         counts[0] += 1
         for what, expected, actual in pairs:
             counts[1] += expected.size if isinstance(expected, np.ndarray) else 1
             found += _differences(where, what, expected, actual)
     order = {value: k for k, op in enumerate(graph.ops) for value in o.results(op)}
     return Comparison(counts[0], counts[1], tuple(sorted(found, key=lambda d: order.get(d.where, -1))))
-
-
-Pair = tuple[str, object, object]
-Pairs = list[Pair]
 
 
 def _differences(where: str, what: str, expected: object, actual: object) -> Iterator[Difference]:
@@ -78,8 +83,8 @@ def _differences(where: str, what: str, expected: object, actual: object) -> Ite
         yield Difference(
             where,
             f"{what} {first} of {wanted.size} ({wrong.size} differ)",
-            str(wanted[first].item()),
-            str(found[first].item()),
+            str(wanted.tolist()[first]),
+            str(found.tolist()[first]),
         )
 
 

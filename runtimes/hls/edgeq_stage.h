@@ -13,12 +13,12 @@
 #ifdef EDGEQ_HOST
 #include "edgeq_host.h"
 #define EDGEQ_STAGE(name, ...) edgeq_host::scheduler().add(name, [&] { __VA_ARGS__; })
-#define EDGEQ_ENDS(stream, from, to) stream.state.joins(from, to)
+#define EDGEQ_ENDS(stream, from, to, tokens) stream.state.joins(from, to, tokens)
 #define EDGEQ_DONE(number, stream) edgeq_host::watch(number, stream)
 #define EDGEQ_RUN() edgeq_host::finish()
 #else
 #define EDGEQ_STAGE(name, ...) __VA_ARGS__
-#define EDGEQ_ENDS(stream, from, to)
+#define EDGEQ_ENDS(stream, from, to, tokens)
 #define EDGEQ_DONE(number, stream)
 #define EDGEQ_RUN()
 #endif

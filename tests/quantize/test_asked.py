@@ -101,11 +101,11 @@ def test_readers_that_disagree_share_the_widest() -> None:
         ("tflite-int8", Asked("fp8_e4m3"), "int2, int3.*nearest that it holds is int8"),
         ("tflite-int8", Asked("dense4"), "int2, int3.*nearest that it holds is post4"),
         ("onnx-int8", Asked("int12"), "int2, int3.*nearest that it holds is int8"),
-        ("tflite-int8", Asked(activations="int16"), "int8"),
+        ("tflite-int8", Asked(activations="int16"), "up to int8"),
         ("coreml-w8", Asked("post4"), "int8"),
         ("coreml-w4", Asked("fp8_e5m2"), "int2, int3.*nearest that it holds is fp8_e4m3"),
         ("rpi-w8a16", Asked(activations="int8"), "int16"),
-        ("onnx-int8", Asked("int4", "int4"), "uint8"),
+        ("onnx-int8", Asked("int4", "int16"), "up to uint8"),
         ("coreml-w4", Asked(activations="int8"), "real"),
         ("jetson-fp32", Asked("int8"), "none"),
     ],
@@ -145,7 +145,7 @@ def test_every_format_is_held_or_refused_in_one_line(target: Target) -> None:
             assert near is not None or "allowed: none" in text
             if near is not None:
                 with_formats(Recipe("minmax"), Asked(near[1]), residual(), target)
-    assert refused > 0
+    assert refused > 0 or target.emitter == "hls"  # a design has a unit for everything
 
 
 def test_activations_of_layers_in_tables() -> None:
@@ -155,7 +155,7 @@ def test_activations_of_layers_in_tables() -> None:
     assert found == {"stem.relu.narrow": "ue2m4", "left.relu.narrow": "ue2m4"}
     assert structure.formats[structure.key["stem.relu"]] == Int(16)
     assert never_negative(structure.graph, "stem.relu") and not never_negative(structure.graph, "x")
-    for target, near in (("c-int8", "e2m3"), ("tflite-int8", "int8"), ("fpga-int4", "int8")):
+    for target, near in (("c-int8", "e2m3"), ("tflite-int8", "int6"), ("fpga-int4", "int6")):
         with pytest.raises(UnsupportedError, match=f"activations.*got e3m2.*nearest that it holds is {near}"):
             structured(Asked("int8", "e3m2"), find_target(target))
 

@@ -4,8 +4,9 @@
  * - bounded: every function is a fiber, a stream holds `capacity` tokens, and who finds it full or empty waits. Whether
  *   such a network gets stuck depends on the capacities alone, not on who runs when (a process network with blocking reads
  *   and writes), so one run that ends proves the depths for every timing. A run that is stuck names the cycle of waits;
- *   with `growing` it enlarges the full stream of the narrowest tokens in the cycle by one and goes on, which finds depths
- *   that suffice and of which none can be one less alone.
+ *   with `growing` it enlarges by one the full stream in the cycle whose whole frame has the fewest bits, and goes on: what
+ *   a branch must keep lies where it takes the least memory (behind a convolution that has fewer results than operands). The
+ *   depths that are found suffice, and of none can be one less alone.
  */
 #ifndef EDGEQ_HOST_HLS_STREAM_H
 #define EDGEQ_HOST_HLS_STREAM_H
@@ -28,13 +29,14 @@ struct fiber;
 /* What the scheduler knows of a stream. */
 struct channel {
     std::string name;
-    size_t capacity = 0, count = 0, peak = 0, bits = 0;
+    size_t capacity = 0, count = 0, peak = 0, bits = 0, tokens = 1; /* tokens: of a frame */
     std::string writer_name, reader_name;
     fiber *reader = nullptr, *writer = nullptr;
 
     /* Which functions write and read it: nobody may have done so yet when a cycle of waits is sought. */
-    void joins(const char *from, const char *to)
+    void joins(const char *from, const char *to, size_t of_frame)
     {
+        tokens = of_frame;
         writer_name = from;
         reader_name = to;
     }
@@ -174,7 +176,7 @@ private:
         channel *cheapest = nullptr;
         for (size_t k = first; k < path.size(); k++) {
             channel *c = path[k]->waits_for;
-            if (!path[k]->wants_to_read && (!cheapest || c->bits < cheapest->bits)) {
+            if (!path[k]->wants_to_read && (!cheapest || c->bits * c->tokens < cheapest->bits * cheapest->tokens)) {
                 cheapest = c;
             }
         }
