@@ -132,9 +132,12 @@ def _batch_normalization(b: Builder, n: Node) -> o.Value:
 
 
 def _standardized(b: Builder, n: Node) -> o.Value:
-    """Normalization in training mode, which standardizes the weights of convolutions (Qiao et al., 2019); not values."""
+    """Normalization in training mode, which standardizes the weights of convolutions (Qiao et al., 2019); not values.
+
+    With another momentum than 1, ONNX Runtime mixes running statistics in, against the specification.
+    """
     x = n.operand(0)
-    if b.array(x) is None or b.shape(x)[0] != 1:
+    if b.array(x) is None or b.shape(x)[0] != 1 or n.real("momentum", 0.9) != 1.0:
         raise UnsupportedError("batch normalization in training mode", next_step="Export in eval mode.")
     return _instance_normalization(b, n)
 

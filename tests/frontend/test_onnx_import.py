@@ -43,7 +43,7 @@ REWRITES = {
     ),
     "weights standardized by a normalization in training mode": (
         """(float[2,3,6,6] x) => (float[2,5,4,4] y) {
-            n, running_m, running_v = BatchNormalization<training_mode = 1, epsilon = 1.0e-4>(r, s, z, z, s)
+            n, running_m, running_v = BatchNormalization<training_mode = 1, momentum = 1.0, epsilon = 1.0e-4>(r, s, z, z, s)
             w = Reshape(n, shape)
             y = Conv(x, w)
         }""",
