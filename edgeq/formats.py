@@ -13,7 +13,7 @@ Because levels are integers, a dot product of levels is exact integer arithmetic
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -213,6 +213,22 @@ def level_table(format: Format) -> IntArray:
             return np.asarray(format.table, dtype=np.int64)
         case Int() | Fixed() | Real():
             raise UsageError("this format has no level table", value=format, allowed="minifloat or codebook")
+
+
+def unsigned(format: Format) -> Format:
+    """The format of as many bits for numbers that are not negative; of a codebook there is none.
+
+    >>> str(unsigned(Float(2, 1))), str(unsigned(Int(4, narrow=True)))
+    ('ue2m2', 'uint4')
+    """
+    if isinstance(format, Float):
+        return replace(format, mantissa=format.mantissa + 1, signed=False, specials=0)
+    return Int(format.bits, signed=False) if isinstance(format, Int) else format
+
+
+def is_table(format: Format) -> bool:
+    """Whether codes look levels up, so that neighbouring codes need not be neighbouring levels."""
+    return isinstance(format, Float | Codebook)
 
 
 def code_range(format: Format) -> tuple[int, int]:

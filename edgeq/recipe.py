@@ -14,7 +14,7 @@ from glob import escape
 
 from edgeq.catalogue import Blocks, KMeans, Nupes, find_choice
 from edgeq.errors import UsageError
-from edgeq.formats import REAL, Format, Int, Real, parse_format
+from edgeq.formats import REAL, Codebook, Float, Format, Int, Real, bits_of, level_table
 
 _SHORT = re.compile(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?")
 _ALLOWED = "w4a8, w4, a8, int4/int8, post4/int16, e2m1/int8, real"
@@ -117,7 +117,7 @@ def weight_format(name: str) -> Format:
     if isinstance(format_, KMeans | Nupes | Blocks):
         raise UsageError(
             "a family of formats is no format by itself", value=name,
-            next_step="kmeans4, nupes4 … are for --weights and --format; coreml-w4, onnx-mxfp4 … store blocks.",
+            next_step="Tables are fitted by --weights and --format; edgeq formats measures blocks, which coreml-w4 stores.",
         )  # fmt: skip
     if isinstance(format_, Real):
         raise UsageError(
@@ -130,9 +130,14 @@ def weight_format(name: str) -> Format:
     return format_
 
 
-def activation_format(name: str) -> Int:
-    """The activation format called `name`: integers of 2 to 16 bits, signed as the target has them. Raises UsageError."""
-    format_ = parse_format(name)
-    if not isinstance(format_, Int) or not 2 <= format_.bits <= 16:
-        raise UsageError("no such activation format", value=name, allowed="int2 to int16")
-    return Int(format_.bits)
+def activation_format(name: str) -> Int | Float | Codebook:
+    """The activation format called `name`: integers of 2 to 16 bits, signed as the target has them, or a table.
+
+    Tables (minifloats, POST, powers of two) hold zero and take at most eight bits. Raises UsageError.
+    """
+    format_ = find_choice(name)
+    if isinstance(format_, Int) and 2 <= format_.bits <= 16:
+        return Int(format_.bits)
+    if isinstance(format_, Float | Codebook) and bits_of(format_) <= 8 and 0 in level_table(format_):
+        return format_
+    raise UsageError("no such activation format", value=name, allowed="int2 to int16, e2m1 … e4m3, post4, pot4")

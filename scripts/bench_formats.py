@@ -19,8 +19,6 @@ from edgeq.formats import Codebook, Fixed, Float, Int, Real
 
 BREVITAS = "brevitas gptq"
 LEVELS, MORE_BITS = (-128, 127), 8
-ERRORS = ("absrel", "rmse")
-"""Metrics of which less is better."""
 
 # Weights in a format and activations in integers: what quantize_model of Brevitas' own examples does, which takes one
 # kind for both, with its maps of quantizers. First and last layers keep eight bits, as edgeq's do.
@@ -100,27 +98,30 @@ def mac_cost(choice: Choice) -> int | None:
 
 @dataclass(frozen=True)
 class Line:
-    """One format of one model: `loss` is less where the metric is better."""
+    """One format of one model: bits of a weight, LUTs (None where the model knows none), and who measured it."""
 
     name: str
     bits: float
     luts: int | None
-    loss: float
     row: ba.Row
     peer: ba.Row | None
 
+    @property
+    def noise(self) -> float:
+        """Decibels of noise over signal at the outputs: less is better."""
+        return -self.row.metrics.get("sqnr", 0.0)
+
 
 def lines(rows: list[ba.Row], metric: str) -> list[Line]:
-    """edgeq's rows with Brevitas' of the same cell, by bits, then from the best on."""
+    """edgeq's rows with Brevitas' of the same cell, by bits, then from the best on; those of other activations last."""
     peers = {row.cell: row for row in rows if row.tool == BREVITAS and metric in row.metrics}
-    sign = 1 if metric in ERRORS else -1
     found = []
     for row in (row for row in rows if row.tool == ba.EDGEQ and metric in row.metrics):
-        name = row.cell.split("/")[0]
-        choice = find_choice(name)
-        bits, loss = bits_per_weight(choice), sign * row.metrics[metric]
-        found.append(Line(name, bits, mac_cost(choice), loss, row, peers.get(row.cell)))
-    return sorted(found, key=lambda line: (line.bits, -line.row.metrics.get("sqnr", 0.0)))
+        name, activations = row.cell.split("/")
+        usual, choice = activations == "int8", find_choice(name)
+        luts = mac_cost(choice) if usual else None
+        found.append(Line(name if usual else row.cell, bits_per_weight(choice), luts, row, peers.get(row.cell)))
+    return sorted(found, key=lambda line: ("/" in line.name, line.bits, line.noise))
 
 
 def front(points: list[tuple[float, float]]) -> list[bool]:
@@ -132,29 +133,49 @@ def front(points: list[tuple[float, float]]) -> list[bool]:
     return [not any(c <= cost and v <= loss and (c, v) != (cost, loss) for c, v in points) for cost, loss in points]
 
 
+def hull(points: list[tuple[float, float]]) -> list[bool]:
+    """Of each (cost, loss) whether no mixture of two others, some layers in one and some in the other, beats it.
+
+    >>> hull([(1, 5), (2, 4.5), (3, 1), (4, 2)])
+    [True, False, True, False]
+    """
+
+    def beaten(cost: float, loss: float) -> bool:
+        pairs = ((a, b) for a in points for b in points if a[0] < cost < b[0])
+        return any(a[1] + (b[1] - a[1]) * (cost - a[0]) / (b[0] - a[0]) < loss for a, b in pairs)
+
+    return [known and not beaten(*point) for known, point in zip(front(points), points, strict=True)]
+
+
+def marks(found: list[Line]) -> dict[str, str]:
+    """By name: `b` where nothing of as few bits has as high an SQNR, `L` of as few LUTs, `H` nor any mixture."""
+    usual = [line for line in found if "/" not in line.name]
+    costed = [(line, (float(line.luts), line.noise)) for line in usual if line.luts is not None]
+    points = [point for _, point in costed]
+    by_bits = front([(line.bits, line.noise) for line in usual])
+    text = {line.name: "b" if best else "" for line, best in zip(usual, by_bits, strict=True)}
+    for (line, _), best, mixed in zip(costed, front(points), hull(points), strict=True):
+        text[line.name] += ("L" if best else "") + ("H" if mixed else "")
+    return text
+
+
 def markdown(path: Path, model: str) -> str:
-    """The rows of one model by bits; `b` and `L` where nothing of as few bits, or LUTs, has as high an SQNR."""
+    """The rows of one model, with their `marks`."""
     metric = next(subject.metric for subject in ba.SUBJECTS if subject.name == model)
     rows = [row for row in ba.read_rows(path) if row.model == model and row.problem is None]
     found = lines(rows, metric)
     if not found:
         return f"{model}: nothing measured"
-    noise = [-line.row.metrics.get("sqnr", 0.0) for line in found]
-    by_bits = front([(line.bits, loss) for line, loss in zip(found, noise, strict=True)])
-    costs = [float("inf") if line.luts is None else float(line.luts) for line in found]
-    by_luts = front(list(zip(costs, noise, strict=True)))
-    first = found[0].row
+    first, marked = found[0].row, marks(found)
     text = [f"### {model}: {metric}, float {first.fp32[metric]:.4f}, {first.images} images", ""]
     text += [f"| bits | LUTs | weights | {metric} | SQNR dB | front | Brevitas {metric} | SQNR dB |"]
     text += ["|---:|---:|---|---:|---:|---|---:|---:|"]
-    for line, bit, lut, cost in zip(found, by_bits, by_luts, costs, strict=True):
-        mark = ("b" if bit else "") + ("L" if lut and cost < float("inf") else "")
+    for line in found:
         effort = "" if line.row.effort == "balanced" else f" ({line.row.effort})"
-        other = _figures(line.peer, metric) if line.peer else " | "
         luts = "" if line.luts is None else line.luts
-        text.append(
-            f"| {line.bits:g} | {luts} | {line.name}{effort} | {_figures(line.row, metric)} | {mark} | {other} |"
-        )
+        start = f"| {line.bits:g} | {luts} | {line.name}{effort} | {_figures(line.row, metric)} |"
+        other = _figures(line.peer, metric) if line.peer else " | "
+        text.append(f"{start} {marked.get(line.name, '')} | {other} |")
     return "\n".join(text)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from edgeq.formats import code_range
+from edgeq.formats import code_range, is_table, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.verify import verify
@@ -44,7 +44,10 @@ def ranges_on(structure: Structure, target: Target, inputs: Mapping[o.Value, Arr
             low_code, high_code = code_range(structure.formats[key])
             low = min(0.0, *(float(value.min()) for value in values))
             high = max(1e-3, *(float(value.max()) for value in values))
-            if target.symmetric:
+            if is_table(structure.formats[key]):
+                top = level_range(structure.formats[key])[1]
+                ranges[key] = float(np.float32(max(-low, high) / top)), 0
+            elif target.symmetric:
                 headroom = 2 if high_code > 127 else 1  # wide values must not saturate: files print them as reals
                 ranges[key] = float(np.float32(headroom * max(-low, high) / high_code)), 0
             else:

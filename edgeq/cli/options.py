@@ -85,7 +85,7 @@ def format_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option("--weights", metavar="FORMAT", help="Format of all weights: int4, post4, e2m1 ... [target's]."),
-            click.option("--activations", metavar="FORMAT", help="Format of what weighted operators read: int8, int4 ... [target's]."),
+            click.option("--activations", metavar="FORMAT", help="Format of what weighted operators read: int8, int4, e2m3 ... [target's]."),
             click.option("--format", "rules", multiple=True, metavar="GLOB=FORMATS",
                          help="Formats of operators by their result's name: w4a8, post4/int8 or real; the first match wins."),
             click.option("--keep-real", multiple=True, metavar="GLOB", help="Keep operators in float by their result's name."),

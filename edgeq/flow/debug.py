@@ -32,7 +32,7 @@ from edgeq.flow.ranges import (
     quantize,
     watched_values,
 )
-from edgeq.formats import INT16, Int
+from edgeq.formats import INT16, Int, level_range
 from edgeq.frontend.model import open_model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
@@ -269,7 +269,5 @@ def _ranges(run: _Run, graph: Graph, found: Quantization) -> list[Range]:
 
 def _range(key: Value, statistics: Statistics, found: Quantization, estimator: str) -> Range:
     type_ = found.plan.types[found.plan.structure.members[key][0]]
-    assert isinstance(type_.format, Int), type_
-    ends = ((code - type_.zero_point) * type_.scale[0] for code in (type_.format.low, type_.format.high))
-    low, high = ends
+    low, high = (level * type_.scale[0] for level in level_range(type_.format, type_.zero_point))
     return Range(key, str(type_.format), estimator, statistics, low, high)

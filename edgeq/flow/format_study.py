@@ -8,7 +8,7 @@ are what is recommended.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from edgeq.flow.format_rows import FormatStudy, Measured
 from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
 from edgeq.flow.page_formats import formats_page
 from edgeq.flow.ranges import inputs_of
-from edgeq.formats import Float, FloatArray, Format, Int, Rounding, bits_of, round_level
+from edgeq.formats import Float, FloatArray, Format, Int, Rounding, bits_of, round_level, unsigned
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
@@ -174,18 +174,6 @@ def value_rows(layer: str, sample: FloatArray, formats: Sequence[Format], roundi
         type_ = weight_type(sample.astype(np.float32), own, None, clip="squared_error", where=layer)
         db = sqnr_db(sample, in_format(sample, type_, rounding))
         yield Measured(layer, "activation", sample.size, own, float(bits_of(own)), db)
-
-
-def unsigned(format_: Format) -> Format:
-    """The format of as many bits for numbers that are not negative.
-
-    >>> str(unsigned(Float(2, 1))), str(unsigned(Int(4, narrow=True)))
-    ('ue2m2', 'uint4')
-    """
-    if isinstance(format_, Float):
-        return replace(format_, mantissa=format_.mantissa + 1, signed=False, specials=0)
-    assert isinstance(format_, Int)
-    return Int(format_.bits, signed=False)
 
 
 # --- recommendation -------------------------------------------------------------------------------------------------

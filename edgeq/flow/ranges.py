@@ -22,7 +22,7 @@ from edgeq.calibrate.robust import MEAN, Risk
 from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
 from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.formats import Int
+from edgeq.formats import Format, Int, bits_of, is_table, level_range
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
@@ -172,8 +172,17 @@ def choose_ranges(
     if estimator == AUTO:
         parts = {name: class_statistics(structure, part) for name, part in observed.items()}
         chosen = _by_output_noise(structure, sites, per_class, calibration, progress, parts)
-        return fixed + chosen
-    return fixed + ranges_by_estimator(sites, per_class, target, estimator)
+    else:
+        chosen = ranges_by_estimator(sites, per_class, target, estimator)
+    return fixed + [in_table(item, sites[item.key].format, structure.formats[item.key]) for item in chosen]
+
+
+def in_table(chosen: ChosenRange, stand_in: Int, format: Format) -> ChosenRange:
+    """The range found for integers of as many bits, for the levels of a table; itself where the format is no table."""
+    if not is_table(format):
+        return chosen
+    scale = float(np.float32(chosen.scale * stand_in.high / level_range(format)[1]))
+    return replace(chosen, scale=scale, zero_point=0, format=str(format))
 
 
 def ranges_by_estimator(
@@ -198,6 +207,9 @@ def ranges_by_estimator(
 def site_of(structure: Structure, key: Value, target: Target) -> Site:
     """What the grid of a class must hold."""
     format = structure.formats[key]
+    if is_table(format):  # the range is sought for integers of as many bits
+        stand_in = Int(bits_of(format), signed=level_range(format)[0] < 0, narrow=True)
+        return Site(replace(stand_in, narrow=stand_in.signed), True, None)
     assert isinstance(format, Int), format
     return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
 

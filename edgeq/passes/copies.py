@@ -2,7 +2,8 @@
 
 Four bits are enough for what is multiplied and far too few for a residual stream, whose errors add up. A value that
 weighted operators read in fewer than eight bits and other operators read as well gets a copy for the former, through
-a clip that never clips; on codes that is a table or a requantization.
+a clip that never clips; on codes that is a table or a requantization. What is read as codes of a table (a minifloat)
+always is such a copy, so that only tables of functions ever give them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph
-from edgeq.quantize.structure import is_weighted, moves_codes
+from edgeq.quantize.structure import is_weighted, moves_codes, table_read
 from edgeq.recipe import Recipe
 
 FEWER_THAN = 8
@@ -42,7 +43,8 @@ def with_narrow_copies(graph: Graph, recipe: Recipe) -> Graph:
 
 def _is_narrow_reader(op: o.Op, recipe: Recipe) -> bool:
     asked = recipe.formats_of(o.results(op)[0]) if is_weighted(op) else None
-    return asked is not None and isinstance(asked.activation, Int) and asked.activation.bits < FEWER_THAN
+    few = asked is not None and isinstance(asked.activation, Int) and asked.activation.bits < FEWER_THAN
+    return few or table_read(op, recipe) is not None
 
 
 def _to_copy(graph: Graph, recipe: Recipe) -> set[o.Value]:
@@ -50,12 +52,14 @@ def _to_copy(graph: Graph, recipe: Recipe) -> set[o.Value]:
     source = _sources(graph)
     wide = {source.get(value, value) for value in graph.outputs}
     narrow: set[o.Value] = set()
+    tables: set[o.Value] = set()
     for op in graph.ops:
         if _is_narrow_reader(op, recipe):
-            narrow.update(value for value in o.operands(op) if value not in graph.constants)
+            read = [value for value in o.operands(op) if value not in graph.constants]
+            (narrow if table_read(op, recipe) is None else tables).update(read)
         elif not (is_weighted(op) or moves_codes(op)):
             wide.update(source.get(value, value) for value in o.operands(op))
-    return {value for value in narrow if source.get(value, value) in wide}
+    return tables | {value for value in narrow if source.get(value, value) in wide}
 
 
 def _sources(graph: Graph) -> dict[o.Value, o.Value]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgeq.formats import (
+    INT8,
     INT8_NARROW,
     Format,
     Int,
@@ -22,6 +23,8 @@ from edgeq.formats import (
     code_range,
     decode,
     fits_in_bytes,
+    is_table,
+    level_range,
     looks_up,
     looks_up_wide,
 )  # fmt: skip
@@ -59,7 +62,7 @@ def kept_table(target: Target, formats: Iterable[Format]) -> Format | None:
 def as_held(graph: Graph, target: Target) -> Graph:
     """The lowered `graph` with weights and values that files of `target` do not have as bytes of the same levels.
 
-    Levels beyond ±127 are left as they are.
+    Levels beyond ±127 are left as they are. So are activations of table formats: their levels are the codes of INT8.
     """
     if target.emitter == "graph" or not target.is_integer:
         return graph
@@ -72,7 +75,23 @@ def as_held(graph: Graph, target: Target) -> Graph:
         own = is_own(target, type_.format) or type_.format == table
         if type_.scale and not own and fits_in_bytes(type_.format):
             types[weight], constants[weight] = _in_bytes(type_, graph.constants[weight])
+    for op in graph.ops:
+        if isinstance(op, o.Lookup) and (held := table_type(types[op.out].format)):
+            levels = decode(types[op.out].format, constants[op.table])
+            types[op.out] = replace(types[op.out], format=held[0], zero_point=held[1])
+            types[op.table] = replace(types[op.table], format=held[0], zero_point=held[1])
+            constants[op.table] = (levels + held[1]).astype(np.int8)
     return replace(graph, types=types, constants=constants)
+
+
+def table_type(format_: Format) -> tuple[Int, int] | None:
+    """The integers of 8 bits, and their zero point, that stand for the levels of a table format; None if none do."""
+    if not is_table(format_):
+        return None
+    low, high = level_range(format_)
+    if fits_in_bytes(format_):
+        return INT8, 0
+    return (INT8, INT8.low) if low >= 0 and high <= INT8.high - INT8.low else None
 
 
 def _in_bytes(type_: Type, codes: Array) -> tuple[Type, Array]:

@@ -11,7 +11,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.formats import INT16, INT32, INT64, UINT16, FloatArray, Format, Int, bits_of, code_range, decode, encode
+from edgeq.formats import (
+    INT16,
+    INT32,
+    INT64,
+    UINT16,
+    FloatArray,
+    Format,
+    Int,
+    bits_of,
+    code_range,
+    decode,
+    encode,
+    is_table,
+)
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import (
     EXPONENTIAL_ONE,
@@ -281,7 +294,7 @@ class _Lowering:
             low, high = tflite.clamp_codes(op.function, to)
             self.codes[op.out] = tflite.recode(self.editor, x, to, op.out, low, high)
             return
-        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8:  # whose table would be large
+        if op.function.name in CLAMPS and _bits(self.type(x).format) > 8 and not is_table(to.format):  # a large table
             self.codes[op.out] = self._requantize(x, to, op.out, *clamp_codes(op.function, to))
             return
         rule = tflite_tables.tabulate if self.tflite else tabulate

@@ -16,18 +16,20 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import (
     INT8,
     INT8_NARROW,
+    REAL,
     Codebook,
     Float,
     Format,
     Int,
     bits_of,
     fits_in_bytes,
+    is_table,
     level_table,
     looks_up_wide,
 )
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.held import is_own, kept_table
+from edgeq.passes.held import is_own, kept_table, table_type
 from edgeq.quantize.fitted import fitted_family, fitted_rules, rules_of, stand_in
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
@@ -128,12 +130,14 @@ def holds_weight(target: Target, format_: Format) -> bool:
     return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
 
 
-def holds_activation(target: Target, format_: Int) -> bool:
-    """Whether artifacts of `target` keep values in so many bits: those of integers in all up to their own bytes."""
+def holds_activation(target: Target, format_: Format) -> bool:
+    """Whether artifacts of `target` keep values so: in integers of all bits up to their own bytes, generated C in tables."""
+    if is_table(format_):
+        return target.emitter == "c" and target.narrow == INT8 and table_type(format_) is not None
     if target.runtime == "qonnx":
-        return format_.bits <= 8
+        return bits_of(format_) <= 8
     own = target.narrow.bits
-    return target.is_integer and (format_.bits == own or format_.bits < own <= 8)
+    return target.is_integer and (bits_of(format_) == own or bits_of(format_) < own <= 8)
 
 
 def _has_half_table(format_: Format) -> bool:
@@ -169,10 +173,22 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        if isinstance(asked.activation, Int) and not holds_activation(target, asked.activation):
-            bytes_ = target.narrow.bits <= 8
-            allowed = f"{'up to ' * bytes_}{target.narrow}" if structure else "real: this target computes on reals"
-            _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
+        if asked.activation in (None, REAL) or holds_activation(target, asked.activation):
+            continue
+        bytes_ = target.narrow.bits <= 8
+        allowed = f"{'up to ' * bytes_}{target.narrow}" if structure else "real: this target computes on reals"
+        near = nearest_activation(target, asked.activation) if structure else None
+        _refuse(target, "activations", o.results(op)[0], asked.activation, allowed, near)
+
+
+def nearest_activation(target: Target, format_: Format) -> Format:
+    """The format of activations that `target` reads which is most like `format_`."""
+    known = (
+        *(Int(bits) for bits in range(2, 17)),
+        *(table for table in _KNOWN if is_table(table) and 0 in level_table(table)),
+    )
+    held = (each for each in known if holds_activation(target, each))
+    return min(held, key=lambda each: _distance(each, format_), default=target.narrow)
 
 
 def weight_formats(target: Target) -> tuple[Format, ...]:

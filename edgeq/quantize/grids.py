@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeq.errors import UsageError
-from edgeq.formats import Fixed, Int, bits_of
+from edgeq.formats import Fixed, Int
 from edgeq.ir.graph import Type
 from edgeq.quantize.fake import Grid, fake_quantize, round_to
 
@@ -53,7 +53,7 @@ class Strategy:
             return BinaryGrid(type_, elements)
         if self.adaptive and channels:
             return AdaptiveGrid(type_, elements, channels)
-        moves = self.offsets and bits_of(type_.format) <= 8
+        moves = self.offsets and isinstance(type_.format, Int) and type_.format.bits <= 8
         return OffsetGrid(type_, elements) if moves else Grid(type_, elements)
 
     def weight_grid(self, type_: Type, elements: int) -> Grid:

@@ -17,6 +17,7 @@ from torch import Tensor
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type, trimmed
+from edgeq.quantize.fake import fake_quantize
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure, weight_of
@@ -51,9 +52,10 @@ def rounded(x: Tensor, format: Int, scale: float, zero_point: int) -> Tensor:
 
 
 def rounding_error(x: Tensor, type_: Type) -> Tensor:
-    """Q(x) - x for the grid of `type_` (integer, one scale)."""
-    assert isinstance(type_.format, Int), type_
+    """Q(x) - x for the grid of `type_` (one scale)."""
     (scale,) = type_.scale
+    if not isinstance(type_.format, Int):
+        return fake_quantize(x, torch.tensor(scale, dtype=x.dtype, device=x.device), type_.format) - x
     return rounded(x, type_.format, scale, type_.zero_point).sub_(x)
 
 

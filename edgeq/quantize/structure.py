@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import INT8, INT16, Format, Int, bits_of
+from edgeq.formats import INT8, INT16, Format, Int, bits_of, is_table, unsigned
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
@@ -264,13 +264,15 @@ def _streams(graph: Graph, integer: frozenset[o.Value]) -> frozenset[o.Value]:
     return frozenset(found)
 
 
-def _held(graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value]) -> frozenset[o.Value]:
+def _held(
+    graph: Graph, target: Target, integer: frozenset[o.Value], streams: frozenset[o.Value], tables: frozenset[o.Value]
+) -> frozenset[o.Value]:
     held: set[o.Value] = set()
     for op in reversed(graph.ops):
         result = o.results(op)[0]
         reader = graph.sole_consumer(result)
-        if result not in integer or not accumulates(op) or reader is None:
-            continue
+        if result not in integer or not accumulates(op) or reader is None or o.results(reader)[0] in tables:
+            continue  # codes of a table come from codes alone
         if target.kernels == "tflite" and (isinstance(op, o.Softmax) or keeps_type(op)):
             continue  # its result is codes at once, or has its operand's scale, which the reader's need not have
         joins = isinstance(op, o.Linear) and isinstance(reader, o.Add) and _joins_stream(reader, streams, held)
@@ -304,8 +306,8 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
     integer = _integer_results(graph, target, recipe)
     streams = _streams(graph, integer)
-    held = _held(graph, target, integer, streams)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
+    held = _held(graph, target, integer, streams, _read_in_tables(integer_ops, recipe))
     quantized: dict[o.Value, None] = {}
     for op in integer_ops:
         quantized.update(dict.fromkeys(_activations(op)))
@@ -325,9 +327,11 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     for value in values:
         members.setdefault(classes.find(value), []).append(value)
     bits = _bits_of_readers(integer_ops, classes, outputs, target, recipe)
+    tables = _tables_of_readers(integer_ops, classes, graph, recipe)
     formats: dict[o.Value, Format] = {
         key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
     }
+    formats |= {key: table for key, table in tables.items() if key in members}
     fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
     if target.kernels == "exact":
         sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
@@ -403,6 +407,58 @@ def _bits_of_readers(
             for key in map(classes.find, _activations(op)):
                 bits[key] = max(bits.get(key, 0), count)
     return bits
+
+
+def _read_in_tables(integer_ops: list[o.Op], recipe: Recipe) -> frozenset[o.Value]:
+    """What weighted operators take as codes of a table."""
+    found = set[o.Value]()
+    for op in integer_ops:
+        if table_read(op, recipe) is not None:
+            found.update(_activations(op))
+    return frozenset(found)
+
+
+def table_read(op: o.Op, recipe: Recipe) -> Format | None:
+    """The table format in whose codes `op` reads its operand, if a rule says so; products of two activations never do."""
+    asked = recipe.formats_of(o.results(op)[0]) if weight_of(op) else None
+    return asked.activation if asked is not None and asked.activation and is_table(asked.activation) else None
+
+
+def _tables_of_readers(
+    integer_ops: list[o.Op], classes: _Classes, graph: Graph, recipe: Recipe
+) -> dict[o.Value, Format]:
+    """The table format of every class of copies (edgeq/passes/copies.py) that all readers take in one; of what is never
+    negative its unsigned form."""
+    asked: dict[o.Value, set[Format | None]] = {}
+    for op in integer_ops:
+        if isinstance(op, _WEIGHTED):
+            for value in _activations(op):
+                asked.setdefault(classes.find(value), set()).add(table_read(op, recipe))
+                if not isinstance(graph.producer.get(value), o.Apply):
+                    asked[classes.find(value)].add(None)  # no copy, so rounded by a requantization
+    found: dict[o.Value, Format] = {}
+    for key, (first, *others) in asked.items():
+        if first is not None and not others:
+            found[key] = unsigned(first) if never_negative(graph, key) else first
+    return found
+
+
+def never_negative(graph: Graph, value: o.Value) -> bool:
+    """Whether the operators behind a value say that it is at least zero: a ReLU, whatever only moves, picks or averages it."""
+    maker = graph.producer.get(value)
+    match maker:
+        case o.Apply(function=o.Function(name="relu" | "sigmoid" | "exp" | "hardsigmoid")) | o.Softmax():
+            return True
+        case o.Apply(function=o.Function(name="clip") as clip):
+            return clip.a >= 0 or never_negative(graph, maker.x)
+        case o.MaxPool() | o.AveragePool() | o.Mean() | o.Resize():
+            return never_negative(graph, maker.x)
+        case o.Add():
+            return never_negative(graph, maker.a) and never_negative(graph, maker.b)
+        case None:
+            return False
+        case _:
+            return moves_codes(maker) and never_negative(graph, o.operands(maker)[0])
 
 
 def _weight_format(op: o.Op, target: Target, recipe: Recipe) -> Format:

@@ -139,8 +139,8 @@ def test_what_cannot_be_done(options: dict[str, object], error: type[Exception],
 
 
 def test_a_target_limits_the_recommendation() -> None:
-    found = study_formats(FormatsRequest("zoo:classifier", (), ("e3m2", "int4", "e2m3"), "c-int8", 6.0))
+    found = study_formats(FormatsRequest("zoo:classifier", (), ("e3m2", "int4", "e2m3"), "tflite-int8", 6.0))
     assert {row.name for row in found.recommended} <= {"int4", "e2m3"}
-    free = study_formats(FormatsRequest("zoo:classifier", (), ("e3m2",), "c-int8", 6.0))
+    free = study_formats(FormatsRequest("zoo:classifier", (), ("e3m2",), "tflite-int8", 6.0))
     assert free.recommended == () and "holds none" in free.notes[0]
     assert named_choice("post4") == NAMED["post4"]

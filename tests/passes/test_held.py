@@ -16,19 +16,21 @@ from edgeq.emit import hls
 from edgeq.emit.c import emit
 from edgeq.errors import UnsupportedError
 from edgeq.flow.artifacts import open_runtime
-from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, fits_in_bytes
+from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, decode, fits_in_bytes
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.held import as_held, kept_table
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
+from edgeq.quantize.asked import Asked
 from edgeq.quantize.assign import assign
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.targets import find_target
 from tests.c_nets import every_value, extreme_inputs, small_network, small_transformer
+from tests.format_nets import quantized as formats_quantized
 from tests.format_nets import residual
 from tests.lowering import ranges_on
 from tests.onnx_agreement import compare_locally as compare_onnx
@@ -151,9 +153,32 @@ def check_c(meant: Graph) -> None:
             wanted, found = every_value(meant, inputs), runtime.run(inputs)
             assert found.keys() >= set(meant.outputs)
             for value, codes in found.items():
-                np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+                own, kept = meant.types[value], held.types[value]
+                levels = [
+                    decode(type_.format, array, type_.zero_point)
+                    for type_, array in ((own, wanted[value]), (kept, codes))
+                ]
+                np.testing.assert_array_equal(*levels, err_msg=value)
                 distinct.update(codes.reshape(-1).tolist())
     assert len(distinct) > 150
+
+
+@pytest.mark.parametrize("name", ["e2m1", "e2m4", "post4", "pot4"])
+def test_activations_in_tables(name: str) -> None:
+    """What layers read as minifloats (unsigned behind a ReLU) or powers: C holds their levels, byte by byte the same."""
+    meant = formats_quantized(Asked("post4", name, ("right=e2m3/int8",)), C)
+    found = {str(type_.format).split(":")[0] for value, type_ in meant.types.items() if value.endswith(".narrow")}
+    table = {"e2m1": {"e2m1", "ue2m2"}, "e2m4": {"e2m4", "ue2m5"}}.get(name, {name})
+    assert found & table
+    check_c(meant)
+
+
+@pytest.mark.parametrize("make", [small_network, small_transformer])
+def test_activations_in_tables_in_every_kernel(make: Callable[[], Graph]) -> None:
+    """Beside weights of wide levels; products of two activations stay integers."""
+    meant = formats_quantized(Asked("e3m2", "e2m3"), C, separate(make()))
+    assert sum(value.endswith(".narrow") for value in meant.types) >= 6
+    check_c(meant)
 
 
 @pytest.mark.slow
