@@ -94,7 +94,14 @@ def sources(design: Design, depths: Mapping[str, int]) -> dict[str, str]:
 
 def header_files(design: Design) -> dict[str, bytes]:
     """The functions that stages call, and what stands in for the vendor's headers on the host."""
-    needed = {"edgeq_bench.h", "edgeq_stage.h", "edgeq_port.h", "edgeq_products.h", "edgeq_window.h", *(s.header for s in design.stages)}
+    needed = {
+        "edgeq_bench.h",
+        "edgeq_stage.h",
+        "edgeq_port.h",
+        "edgeq_products.h",
+        "edgeq_window.h",
+        *(s.header for s in design.stages),
+    }
     own = {name: (HEADERS / name).read_bytes() for name in sorted(needed)}
     return own | {f"host/{path.name}": path.read_bytes() for path in sorted((HEADERS / "host").glob("*.h"))}
 

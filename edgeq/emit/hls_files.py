@@ -206,7 +206,9 @@ def _ends(d: Design) -> str:
     readers = {stream.name: stage.name for stage in d.stages for stream in stage.reads}
     writers |= {d.entering[port.value].name: port.symbol for port in d.inputs}
     readers |= {d.leaving[port.value].name: port.symbol for port in d.outputs}
-    return "".join(f'    EDGEQ_ENDS({s.name}, "{writers[s.name]}", "{readers[s.name]}", {s.count});\n' for s in d.streams)
+    return "".join(
+        f'    EDGEQ_ENDS({s.name}, "{writers[s.name]}", "{readers[s.name]}", {s.count});\n' for s in d.streams
+    )
 
 
 def _call(name: str, call: str) -> str:

@@ -108,11 +108,11 @@ _MAIN = """int main()
 
 def _fill(d: Design, port: HlsPort) -> str:
     stream = d.entering[port.value]
-    spare = max(8 - stream.bits, 0)
+    spare, code = max(8 - stream.bits, 0), "code < 128 ? code : code - 256" if stream.is_signed else "code"
     return f"""    for (int k = 0; k < {stream.count}; k++) {{
         {word(port)} token;
         const int code = (int)edgeq_bench::next(x);
-        token.data = (code < 128 ? code : code - 256) >> {spare};
+        token.data = ({code}) >> {spare};
         token.last = k == {stream.count - 1};
         {port.symbol}.write(token);
     }}
@@ -267,6 +267,4 @@ the design's {whole.bram18} block RAMs. One token less and the frame gets stuck,
 
 def _stage_row(c: Cost) -> str:
     fold = f"{c.fold.pe} x {c.fold.simd}" if c.fold else ""
-    return (
-        f"| `{c.name}` | `{_text(c.value)}` | {fold} | {c.cycles:,} | {c.lut:,} | {c.dsp} | {c.bram18} |\n"
-    )
+    return f"| `{c.name}` | `{_text(c.value)}` | {fold} | {c.cycles:,} | {c.lut:,} | {c.dsp} | {c.bram18} |\n"

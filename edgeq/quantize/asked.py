@@ -145,7 +145,7 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        few = target.runtime == "qonnx" and isinstance(asked.activation, Int) and asked.activation.bits <= 8
+        few = target.runtime in ("qonnx", "hls") and isinstance(asked.activation, Int) and asked.activation.bits <= 8
         if (
             isinstance(asked.activation, Int)
             and not few

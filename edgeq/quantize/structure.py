@@ -28,6 +28,9 @@ _EXP = o.Function("exp")
 CLAMPS = ("relu", "clip")
 """Functions that the clamp of a requantization computes."""
 
+POSITIVE = ("relu", "sigmoid", "hardsigmoid", "softplus", "exp", "sqrt", "abs")
+"""Functions without negative results; clip may be one."""
+
 
 def is_weighted(op: o.Op) -> bool:
     """Whether `op` is a convolution or matrix product."""
@@ -321,6 +324,9 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     formats: dict[o.Value, Format] = {
         key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
     }
+    if target.unsigned:
+        formats |= {key: replace(f, signed=False) for key, f in formats.items()
+                    if isinstance(f, Int) and f.signed and all(_is_positive(value, graph) for value in members[key])}  # fmt: skip
     fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
     if target.kernels == "exact":
         sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
@@ -329,6 +335,24 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     return Structure(
         graph, integer, {key: tuple(group) for key, group in members.items()}, formats, held, fixed, weights
     )
+
+
+def _is_positive(value: o.Value, graph: Graph) -> bool:
+    """Whether a value is never negative, whatever the input: by a function, or computed from such values without signs."""
+    op = graph.producer.get(value)
+    match op:
+        case o.Apply():
+            return op.function.name in POSITIVE or (op.function.name == "clip" and op.function.a >= 0)
+        case o.AveragePool() | o.Mean():
+            return _is_positive(op.x, graph)
+        case o.Add():
+            return _is_positive(op.a, graph) and _is_positive(op.b, graph)
+        case o.Concat():
+            return all(_is_positive(x, graph) for x in op.xs)
+        case None:
+            return False
+        case _:
+            return moves_codes(op) and _is_positive(_activations(op)[0], graph)
 
 
 def _fixed(
