@@ -40,7 +40,7 @@ from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Target
 from edgeq.targets import find_target
 from tests.c_nets import every_value
-from tests.hls_nets import TARGETS, simulation
+from tests.hls_nets import TARGETS, simulation, with_signs
 from tests.lowering import PLAIN, lowered
 from tests.quantized import Net, inputs_of
 
@@ -157,20 +157,27 @@ def assert_equal_three_times(at: Whole, target: Target, recipe: Recipe, folder: 
         wanted = every_value(integer, {port: image})
         _assert_values(design.of_reals({port: image}), wanted, seen)
         if written is not None:
-            _assert_values(written.run({port: image}), wanted, {})
+            _assert_values(_with_zero_points(written.run({port: image}), integer), wanted, {})
     frame = design.bounded({port: at.image})
     assert not frame.stuck and not any(filling.left for filling in frame.streams.values())
     _assert_not_vacuous(integer, seen)
 
 
 def _written_c(integer: Graph, folder: Path) -> NativeRuntime | None:
-    held = as_held(integer, find_target("c-int8"))
+    held = with_signs(as_held(integer, find_target("c-int8")))
     weights = (held.types[op.weight].format for op in held.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear))
     if not all(map(fits_in_bytes, weights)):
         return None
     artifact = c_emitter.emit(held, find_target("c-int8"), folder, "net", {}, {})
     assert len(artifact.tensors) > 5
     return NativeRuntime(artifact.primary, artifact.tensors.values())
+
+
+def _with_zero_points(found: Mapping[str, Array], integer: Graph) -> dict[str, Array]:
+    """Codes of C, which have signs, as those of `integer`."""
+    formats = {value: integer.types[value].format for value in found}
+    moved = {v: 1 << (f.bits - 1) for v, f in formats.items() if isinstance(f, Int) and not f.signed}
+    return {v: codes.astype(np.int64) + moved[v] if v in moved else codes for v, codes in found.items()}
 
 
 def _assert_values(found: Mapping[str, Array], wanted: Mapping[str, Array], seen: dict[o.Value, set[int]]) -> None:
