@@ -110,7 +110,9 @@ def simulation(
 
 def with_signs(graph: Graph) -> Graph:
     """`graph` with signed codes in place of unsigned ones: u - 2^(bits - 1) with that zero point, the same level."""
-    moved = {v: 1 << (f.bits - 1) for v, t in graph.types.items() if isinstance(f := t.format, Int) and _is_moved(f)}
+    tables = {op.table for op in graph.ops if isinstance(op, o.Lookup | o.Softmax) and op.table is not None}
+    codes = {v: t.format for v, t in graph.types.items() if v not in tables}
+    moved = {v: 1 << (f.bits - 1) for v, f in codes.items() if isinstance(f, Int) and _is_moved(f)}
     types = {v: _with_sign(type_, moved[v]) if v in moved else type_ for v, type_ in graph.types.items()}
     constants = {v: array.astype(np.int64) - moved.get(v, 0) for v, array in graph.constants.items()}
     for op in graph.ops:

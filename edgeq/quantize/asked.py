@@ -29,6 +29,9 @@ _KNOWN: tuple[Format, ...] = (
 )
 """What refusals may name instead."""
 
+_FEW_BITS = ("qonnx", "hls")
+"""Runtimes whose activations may have fewer than eight bits."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -112,6 +115,11 @@ def holds_weight(target: Target, format_: Format) -> bool:
     return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
 
 
+def holds_activation(target: Target, format_: Int) -> bool:
+    """Whether weighted operators in files of `target` read codes of so many bits."""
+    return format_.bits == target.narrow.bits or (target.runtime in _FEW_BITS and format_.bits <= 8)
+
+
 def _has_half_table(format_: Format) -> bool:
     """Whether a table of at most 256 half-precision numbers holds the levels, up to a power of two."""
     if bits_of(format_) > 8 or not isinstance(format_, Int | Float | Codebook):
@@ -145,13 +153,9 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        few = target.runtime in ("qonnx", "hls") and isinstance(asked.activation, Int) and asked.activation.bits <= 8
-        if (
-            isinstance(asked.activation, Int)
-            and not few
-            and (structure is None or asked.activation.bits != target.narrow.bits)
-        ):
-            allowed = str(target.narrow) if structure else "real: this target computes on reals"
+        if isinstance(asked.activation, Int) and not (structure and holds_activation(target, asked.activation)):
+            integers = "int2 to int8" if target.runtime in _FEW_BITS else str(target.narrow)
+            allowed = integers if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 
 
