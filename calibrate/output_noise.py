@@ -94,8 +94,8 @@ def _noise_of(
     found = []
     for grid in grids:
         coarse = rounded(x, format, *grid)
-        errors = (_behind(function, coarse) - exact for function, _, exact in reached)
-        found.append(sum(power_by_channel(slope, error) for (_, slope, _), error in zip(reached, errors, strict=True)))
+        errors = ((slope, _behind(function, coarse) - exact) for function, slope, exact in reached)
+        found.append(sum(power_by_channel(slope, error) for slope, error in errors))
     return np.array(found)
 
 

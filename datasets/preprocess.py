@@ -235,6 +235,8 @@ PRESETS: dict[str, Preprocess] = {
     # Keras' MobileNetV2 on images of 227 pixels: the central 224, not resized (top-1 0.786 against 0.769 resized).
     "tf": Preprocess(size=(224, 224), resize="crop", crop=224 / 227, scale=1 / 127.5, mean=(1.0,)),
     "cifar": Preprocess(size=(32, 32), resize="stretch", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
+    # MLPerf Tiny's image classification takes pixels as they are.
+    "cifar-pixels": Preprocess(size=(32, 32), resize="stretch", scale=1.0),
     # The published CIFAR-10 ResNets were trained with ImageNet's statistics.
     "cifar-resnet": Preprocess(size=(32, 32), resize="stretch", mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
 }

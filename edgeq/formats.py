@@ -256,6 +256,22 @@ def looks_up(format: Format) -> bool:
     return isinstance(format, Float | Codebook) and format.bits <= 4 and fits_in_bytes(format)
 
 
+LARGEST_WIDE_LEVEL = 1 << 24
+"""A product of such a level and a byte fits in 32 bits."""
+
+
+def looks_up_wide(format: Format) -> bool:
+    """Whether codes of at most eight bits look levels up that do not lie in ±127, yet fit in 32 bits times a byte.
+
+    >>> looks_up_wide(Float(3, 2)), looks_up_wide(POST4), looks_up_wide(Float(4, 3)), looks_up_wide(Float(5, 2))
+    (True, False, True, False)
+    """
+    if not isinstance(format, Float | Codebook) or format.bits > 8 or fits_in_bytes(format):
+        return False
+    low, high = level_range(format)
+    return max(-low, high) <= LARGEST_WIDE_LEVEL
+
+
 def decode(format: Format, codes: npt.ArrayLike, zero_point: int = 0) -> IntArray:
     """Levels of `codes` (any shape), exact."""
     codes = np.asarray(codes, dtype=np.int64)

@@ -116,8 +116,8 @@ def weight_format(name: str) -> Format:
     format_ = find_choice(name)
     if isinstance(format_, KMeans | Nupes | Blocks):
         raise UsageError(
-            "a recipe names one format, not a family that is fitted to each weight", value=name,
-            next_step="edgeq formats measures it; targets such as coreml-kmeans4 and coreml-w4 store weights so.",
+            "a family of formats is no format by itself", value=name,
+            next_step="kmeans4, nupes4 … are for --weights and --format; coreml-w4, onnx-mxfp4 … store blocks.",
         )  # fmt: skip
     if isinstance(format_, Real):
         raise UsageError(

@@ -19,7 +19,7 @@ Runtime = Literal["tensorrt", "onnxruntime", "litert", "coreml", "native", "hls"
 Precision = Literal["fp32", "fp16", "int8"]
 Kernels = Literal["exact", "tflite"]
 Ports = Literal["real", "codes"]
-Instructions = Literal["portable", "dsp", "mve", "rvv", "neon"]
+Instructions = Literal["portable", "dsp", "mve", "rvv", "neon", "avx2"]
 
 
 @dataclass(frozen=True)

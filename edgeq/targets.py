@@ -350,6 +350,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     c_target("rv64gcv-int8", "RISC-V RV64GCV (vectors of 128 bits or more)", "rvv"),
     c_target("aarch64-int8", "ARM aarch64 with dot products (Cortex-A55, A76 and later)", "neon"),
+    c_target("x86-64-int8", "x86-64 with AVX2 (2013 and later)", "avx2"),
     fpga_target(
         "fpga-fx8",
         "fixed point: scales are powers of two, so that shifts alone requantize",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.emit.c_files import HOST_FLAGS
 from edgeq.emit.c_layout import from_memory, to_memory
 from edgeq.emit.host_compiler import compile_here, host_compiler
 from edgeq.errors import UsageError
@@ -27,6 +28,14 @@ extern void (*edgeq_watch)(int32_t number, const int8_t *codes, int32_t count);
 """
 _HOOK_DEFINITION = '#include "edgeq_hook.h"\nvoid (*edgeq_watch)(int32_t, const int8_t *, int32_t);\n'
 _Watch = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_int8), ctypes.c_int32)
+
+
+def _instructions(document: Mapping[str, Any]) -> list[str]:
+    """What tells the compiler that this machine has the instructions that a folder's kernels are written for."""
+    cpu = Path("/proc/cpuinfo")
+    own = document.get("instructions", "")
+    known = own in HOST_FLAGS and cpu.exists() and own in cpu.read_text()
+    return [HOST_FLAGS[own]] if known else []
 
 
 class NativeRuntime(FolderRuntime):
@@ -60,7 +69,10 @@ class NativeRuntime(FolderRuntime):
         own = self.path.parent.absolute()
         sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
         hook = ["-include", str(folder / "edgeq_hook.h")]
-        compile_here([host_compiler("C"), *flags, *hook, "-o", str(library), *map(str, sources)], folder)
+        compile_here(
+            [host_compiler("C"), *flags, *_instructions(self._document), *hook, "-o", str(library), *map(str, sources)],
+            folder,
+        )
         return ctypes.CDLL(str(library))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

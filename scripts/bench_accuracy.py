@@ -66,6 +66,7 @@ CIFAR = ("small/cifar10_train_jpg.zip", "small/cifar10_test_jpg.zip", "top1")
 COCO = ("coco/images/train2017", "coco/data.yaml", "map50-95")
 SUBJECTS: tuple[Subject, ...] = (
     Subject("resnet20", "models/resnet20-12fca82f.th", *CIFAR, "edgeq:resnet20", "cifar"),
+    Subject("resnet8", "mlperf_tiny/ic/pretrainedResnet.tflite", *CIFAR, preprocess="cifar-pixels"),
     Subject(
         "vit_tiny", "models/vit_tiny_cifar10.safetensors", *CIFAR,
         "timm:vit_tiny_patch16_224,img_size=32,patch_size=4,depth=9,num_classes=10", "cifar",

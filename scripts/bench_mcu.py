@@ -35,6 +35,9 @@ CORES = (
     ("c-int8", "aarch64-sim"),
 )
 
+MACS = {"ic": 12_501_632, "vww": 7_489_664, "kws": 2_656_768, "ad": 264_192}
+"""Multiplications of the models as they stand; generated C leaves out those of idle channels."""
+
 LIMITS = {
     "rv32imc-sim": (2.0, "mul and add"),
     "rv32imcb-sim": (2.0, "mul and add"),
@@ -130,7 +133,7 @@ def main(arguments: list[str]) -> int:
         return 2
     root = Path(arguments[0]) if arguments else Path(str(default)) / "mlperf_tiny"
     table = Table(
-        "core", "model", "runtime", "instructions", "per MAC", "of peer", "code B", "constants B", "of peer", "arena B",
+        "core", "model", "runtime", "instructions", "per MAC", "MACs", "of peer", "code B", "constants B", "of peer", "arena B",
         "of peer", "stack B",
     )  # fmt: skip
     kinds = Table("kernels", "kind of layer, all models", "instructions per MAC", "multiply limit", "times the limit")
@@ -142,14 +145,15 @@ def main(arguments: list[str]) -> int:
             code = max(code, exit_code)
             every += layers
             table.add_row(
-                board, name, f"edgeq, {target}", f"{found['instructions']:,.0f}", f"{found['instructions_per_mac']:.3f}", "",
+                board, name, f"edgeq, {target}", f"{found['instructions']:,.0f}", f"{found['instructions'] / MACS[name]:.3f}",
+                f"{found['macs']:,.0f}", "",
                 f"{found['code_bytes']:,.0f}", f"{found['constant_bytes']:,.0f}", "", f"{found['arena_bytes']:,.0f}", "",
                 f"{found['stack_bytes']:,.0f}",
             )  # fmt: skip
             for peer in PEERS.get(board, []):
                 count, arena, constants = peer.instructions[name], peer.arena.get(name), (root / file).stat().st_size
                 table.add_row(
-                    "", "", peer.name, f"{count:,.0f}", f"{count / found['macs']:.3f}",
+                    "", "", peer.name, f"{count:,.0f}", f"{count / MACS[name]:.3f}", f"{MACS[name]:,}",
                     f"{found['instructions'] / count:.3f}", f"{peer.code:,}", f"{constants:,}",
                     f"{found['flash_bytes'] / (peer.code + constants):.3f}", f"{arena:,}" if arena else "",
                     f"{found['arena_bytes'] / arena:.3f}" if arena else "", "",

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_text import model
-from tests.tflite_nets import float_net, integer_net, layout_net
+from tests.tflite_nets import float_net, functions_net, integer_net, layout_net
 
 _CONVOLUTIONS = """(float[1,3,8,8] x) => (float[1,5] y, float[1,4,4,4] z) {
     a = Conv<strides = [2,2], pads = [1,1,1,1]>(x, w, c)  f = own.Twice(a)
@@ -76,7 +76,7 @@ def tflite_seeds() -> list[bytes]:
     """Networks, and files shaped like published attacks: eight bytes, offsets that point nowhere or at themselves."""
     networks = [
         float_net(), float_net("float16"), float_net("int8"), layout_net(), integer_net(), integer_net("int16"),
-        integer_net(weight="int4"),
+        integer_net(weight="int4"), functions_net(),
     ]  # fmt: skip
     attacks = [
         b"\x08\x00\x00\x00TFL3",

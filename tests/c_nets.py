@@ -20,7 +20,7 @@ from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 
-C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8", "rv64gcv-int8", "aarch64-int8")
+C_TARGETS = ("c-int8", "cortex-m4-int8", "cortex-m55-int8", "rv64gcv-int8", "aarch64-int8", "x86-64-int8")
 PACKED_TARGETS = ("c-w4a8", "cortex-m4-w4a8", "cortex-m55-w4a8")
 
 

@@ -117,9 +117,9 @@ def pack4(codes: Numbers) -> bytes:
     return bytes((flat[0::2] | flat[1::2] << 4).astype(np.uint8))
 
 
-def litert(content: bytes | Path, inputs: Sequence[Numbers]) -> list[Numbers]:
-    """Outputs of LiteRT's reference kernels, in the file's own layout."""
-    run = _interpreter(content)
+def litert(content: bytes | Path, inputs: Sequence[Numbers], *, default: bool = False) -> list[Numbers]:
+    """Outputs of LiteRT's reference kernels, or its `default` ones, in the file's own layout."""
+    run = _interpreter(content, default=default)
     for detail, array in zip(run.get_input_details(), inputs, strict=True):
         run.set_tensor(detail["index"], array)
     run.invoke()
@@ -138,12 +138,11 @@ def litert_tensors(content: bytes | Path, x: Numbers) -> dict[str, Numbers]:
     return found
 
 
-def _interpreter(content: bytes | Path, *, watched: bool = False) -> Any:
+def _interpreter(content: bytes | Path, *, watched: bool = False, default: bool = False) -> Any:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     source = {"model_path": str(content)} if isinstance(content, Path) else {"model_content": content}
-    run = Interpreter(
-        **source, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, experimental_preserve_all_tensors=watched
-    )
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if default else OpResolverType.BUILTIN_REF
+    run = Interpreter(**source, experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=watched)
     run.allocate_tensors()
     return run

@@ -115,5 +115,34 @@ def integer_net(element: str = "int8", seed: int = 0, weight: str = "int8") -> b
     return f.content([x], [s])
 
 
+def functions_net() -> bytes:
+    """Functions and reductions on codes that converters write for decomposed layers; [1,4,5,6] -> [1,4,5,6], [1,4,5]."""
+    f, rng, shape = File(), np.random.default_rng(4), (1, 4, 5, 6)
+
+    def value(scale: float, zero: int, *sizes: int) -> int:
+        return f.tensor(sizes or shape, "int8", scale=scale, zero_point=zero)
+
+    def constant(*sizes: int) -> int:
+        return f.constant(rng.integers(-128, 128, sizes).astype(np.int8), scale=0.03, zero_point=-7)
+
+    x, a, b, c, d, e, r, y = (
+        value(scale, zero)
+        for scale, zero in (
+            (0.05, 3), (0.04, 5), (0.03, -128), (0.02, -128), (0.1, 9), (0.02, -90), (0.05, 0), (1 / 128, 0),
+        )
+    )  # fmt: skip
+    total, best = value(0.4, -128, 1, 4, 5, 1), f.tensor((1, 4, 5), "int32")
+    f.op("PRELU", [x, constant(1, 1, 6)], [a])
+    f.op("ABS", [a], [b])
+    f.op("SQRT", [b], [c])
+    f.op("SQUARED_DIFFERENCE", [a, constant(1, 1, 1, 6)], [d])
+    f.op("EXP", [c], [e])
+    f.op("SUM", [b, ints(f, 3)], [total], "ReducerOptions", keepDims=True)
+    f.op("DIV", [d, total], [r], "DivOptions")
+    f.op("L2_NORMALIZATION", [r], [y], "L2NormOptions")
+    f.op("ARG_MAX", [e, ints(f, 3)], [best], "ArgMaxOptions", outputType=2, version=2)
+    return f.content([x], [y, best])
+
+
 def _zero(f: File, index: int) -> int:
     return int(f.tensors[index].quantization.zeroPoint[0])

@@ -120,7 +120,7 @@ def budget_options(command: Command) -> Command:
             click.option("--max-latency-ms", type=click.FloatRange(0), help="Allocate bits by layer: at most this by --latency-table."),
             click.option("--latency-table", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Milliseconds by layer and formats (JSON)."),
             click.option("--choices", multiple=True, metavar="FORMATS", help="Formats to choose from: w4a8 (repeatable) [all that the target holds]."),
-            click.option("--sensitivity", type=click.Choice(["noise", "measured", "hessian", "fisher", "error", "bits"]), default="noise", show_default=True, help="What few bits cost."),
+            click.option("--sensitivity", type=click.Choice(["noise", "measured", "hessian", "fisher", "lrp", "error", "bits"]), default="noise", show_default=True, help="What few bits cost."),
             click.option("--search", type=click.Choice(["ilp", "greedy", "bisect", "closed"]), default="ilp", show_default=True, help="How bits are allocated."),
         )
     ):  # fmt: skip

@@ -18,15 +18,16 @@ import torch
 from edgeq.emit import c_files, c_project
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
 from edgeq.emit.c_bank import Bank
-from edgeq.emit.c_files import Golden, Port, Source
+from edgeq.emit.c_files import Golden, Levels, Port, Source
 from edgeq.emit.c_golden import golden_codes
-from edgeq.emit.c_layer import comment
+from edgeq.emit.c_layer import comment, wide_tables
 from edgeq.emit.c_layers import print_work
 from edgeq.emit.c_layout import to_memory
 from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture
+from edgeq.emit.c_terms import has_wide_terms
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
@@ -39,6 +40,7 @@ from edgeq.target import Instructions, Target
 KERNELS = Path(__file__).parents[1] / "runtimes" / "c"
 INCLUDED_FIRST = (
     "edgeq_dot_w4.h", "edgeq_dot_t4.h", "edgeq_dot_w2.h", "edgeq_unpack.h", "edgeq_unpack_t4.h", "edgeq_long.h",
+    "edgeq_levels.h",
 )  # fmt: skip
 """What kernels look for when they are included, so that a model that has no use for it has no code for it."""
 
@@ -83,7 +85,7 @@ def emit(
     write_files(folder, files)
     tensors = {kernel.out: kernel.out for _, kernel in placed.kernels}
     processor = target.name.rpartition("-")[0]
-    board = f"{processor}-sim" if processor != "c" else "rv64gcv-sim"
+    board = f"{processor}-sim" if processor not in ("c", "x86-64") else "rv64gcv-sim"
     commands = [f"make -C {folder} test", f"edgeq bench {folder} --board {board} --layers"]
     primary = folder / f"{p}_model.c"
     return Artifact(target.name, folder, digests(files), primary, tensors, found.bits, commands)
@@ -109,6 +111,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     prefix = identifier(stem)
     bank = Bank(prefix)
     levels = _levels(graph, bank)
+    tables = _wide_levels(graph, bank, target)
     layers = [print_work(found, placed, bank, target.instructions, place) for place in range(len(placed.kernels))]
     needed = dict.fromkeys(h for layer in layers for h in layer.headers)
     headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
@@ -121,7 +124,8 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
-        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, tables,
+        has_wide_terms(found), target.instructions,
     )  # fmt: skip
     return source, placed, found
 
@@ -136,6 +140,23 @@ def _levels(graph: Graph, bank: Bank) -> str:
     if len(tables) > 1 or any(isinstance(f, Int) and f.bits <= 4 for f in formats):
         raise UnsupportedError("weights of few bits in several formats", value=", ".join(map(str, formats)))
     return bank.codes("levels", level_table(tables[0]), "levels of weights by code")
+
+
+def _wide_levels(graph: Graph, bank: Bank, target: Target) -> Levels | None:
+    """The tables of weights whose levels exceed a byte. Raises UnsupportedError where no kernel reads them."""
+    tables = wide_tables(graph)
+    if not tables:
+        return None
+    if target.instructions != "portable":
+        raise UnsupportedError(
+            f"{target.name} has no kernels for weights of such levels", value=", ".join(map(str, tables)),
+            next_step="c-int8 has.",
+        )  # fmt: skip
+    names = [
+        bank.words(f"levels_{k}", level_table(format_), f"levels of {format_}"[:60]) for k, format_ in enumerate(tables)
+    ]
+    largest = max(int(np.abs(level_table(format_)).max()) for format_ in tables)
+    return Levels(tuple(names), ((1 << 31) - 1) // (largest << 7))
 
 
 def _ports(found: Program, placed: Placed, ports: tuple[tuple[str, str], ...], kind: str) -> list[Port]:
@@ -180,6 +201,7 @@ def _document(source: Source, placed: Placed, found: Program, metadata: Mapping[
     """What a runtime or a board must know of the folder."""
     return {
         "prefix": source.prefix,
+        "instructions": source.instructions,
         "inputs": [port.document() for port in source.inputs],
         "outputs": [port.document() for port in source.outputs],
         "layers": [

@@ -13,9 +13,11 @@ import numpy as np
 from edgeq.emit.c_numbers import Channel
 from edgeq.ir.graph import Array
 
-Kind = Literal["int8_t", "int16_t", "uint16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
-_BYTES: dict[Kind, int] = {"int8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12}
-_DTYPES: dict[Kind, str] = {"int8_t": "<i1", "int16_t": "<i2", "uint16_t": "<u2"}
+Kind = Literal["int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
+_BYTES: dict[Kind, int] = {
+    "int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12,
+}  # fmt: skip
+_DTYPES: dict[Kind, str] = {"int8_t": "<i1", "uint8_t": "<u1", "int16_t": "<i2", "uint16_t": "<u2"}
 _LINE = 112
 
 
@@ -58,6 +60,10 @@ class Bank:
     def codes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes."""
         return self._add(name, "int8_t", array.reshape(-1, 1).tolist(), comment)
+
+    def bytes(self, name: str, array: Array, comment: str) -> str:
+        """An array of bytes without sign."""
+        return self._add(name, "uint8_t", array.reshape(-1, 1).tolist(), comment)
 
     def halves(self, name: str, array: Array, comment: str) -> str:
         """An array of 16-bit integers."""

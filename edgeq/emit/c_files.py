@@ -9,6 +9,10 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, comment
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
+from edgeq.target import Instructions
+
+HOST_FLAGS: dict[Instructions, str] = {"avx2": "-mavx2"}
+"""Kernels for the processors that compilers run on themselves; those for others are cross-compiled."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,25 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Tables of levels of more than a byte, by name; of `step` products of them with codes the sum fits in 32 bits."""
+
+    names: tuple[str, ...]
+    step: int
+
+    @property
+    def text(self) -> str:
+        """What edgeq_levels.h wants to be defined."""
+        listed = ", ".join(self.names)
+        return f"""#define EDGEQ_LEVEL_STEP {self.step} /* products that 32 bits hold the sum of */
+#define EDGEQ_TABLES edgeq_tables
+static const int32_t *const edgeq_tables[] = {{{listed}}};
+"""
+
+
+@dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `levels` names the table of packed weights, if they have one. `extents` are (offset, size) of each layer's result, in codes.
+    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -90,11 +111,19 @@ class Source:
     headers: Sequence[str]
     pixels: Sequence[tuple[str, int]]
     levels: str
+    wide: Levels | None
+    wide_terms: bool
+    instructions: Instructions
 
     @property
     def code(self) -> str:
         """The type of a code in C."""
         return f"int{self.code_bits}_t"
+
+    @property
+    def flags(self) -> str:
+        """What the compiler of this machine must be told to use the kernels' instructions."""
+        return HOST_FLAGS.get(self.instructions, "")
 
     @property
     def codes_member(self) -> str:
@@ -190,9 +219,14 @@ def model_source(s: Source) -> str:
     calls = "\n".join(_calls(n, layer, s.extents[n - 1], s.code_bits) for n, layer in enumerate(s.layers, start=1))
     choice = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
     choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
+    if s.wide_terms:
+        choice += (
+            "#define EDGEQ_WIDE_TERMS /* some codes are rounded twice before they are summed: see edgeq_terms.h */\n\n"
+        )
     if all(layer.usual for layer in s.layers):
         choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
     levels = f"#define EDGEQ_LEVELS {s.levels} /* of weights of 4 bits, by code */\n" if s.levels else ""
+    levels += s.wide.text if s.wide else ""
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */
 {choice}#include "{s.prefix}_model.h"
 #include "{s.prefix}_weights.h"

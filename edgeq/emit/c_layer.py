@@ -10,13 +10,13 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
-from edgeq.emit.c_pack import in_order, packed, padded_to, stored_bits
+from edgeq.emit.c_pack import in_order, packed, padded_to, weight_bits, wide_codes
 from edgeq.emit.c_place import Placed
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Format, IntArray, bits_of, decode, looks_up
+from edgeq.formats import Format, IntArray, decode, looks_up, looks_up_wide
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
-from edgeq.ir.graph import Type
+from edgeq.ir.graph import Graph, Type
 from edgeq.passes.kernels import Kernel, Program, Term
 from edgeq.target import Instructions
 
@@ -108,7 +108,8 @@ class LayerContext:
         """The numbers of the requantization, one channel per bias."""
         op = self.kernel.settling
         assert isinstance(op, o.Requantize)
-        rule = scaling if self.program.bits == 8 else long_scaling
+        is_long = self.program.bits > 8 or (self.wide_table is not None and not self.kernel.joining)
+        rule = long_scaling if is_long else scaling
         return rule(op, self.types[op.out].zero_point, biases, self.kernel.sums)
 
     def rescaling(self, op: o.Requantize) -> Channel:
@@ -162,6 +163,12 @@ class LayerContext:
         sums = weight.reshape(len(weight), -1).sum(1)
         return weight, [b - self.zero(op.x) * int(w) for b, w in zip(bias, sums, strict=True)]
 
+    def care(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> int:
+        """The field `is_long` of a layer: one more than the index of its table of wide levels, or whether it `is_long`."""
+        if self.wide_table is not None:
+            return wide_tables(self.program.graph).index(self.wide_table) + 1
+        return int(self.is_long(weight, folded, where))
+
     def is_long(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> bool:
         """Whether sums need more care: over 16-bit codes they may exceed 32 bits, in any order; over 8-bit codes two
         products with weights of -128 exceed 16. Raises UnsupportedError if sums over 8-bit codes may exceed 32 bits.
@@ -184,25 +191,37 @@ class LayerContext:
         """Bits that a weight of `op` takes in memory, in sums of `longest` products of codes."""
         if self.program.bits > 8:
             return 8
-        format_ = self.types[op.weight].format
-        return stored_bits(4 if looks_up(format_) else bits_of(format_), longest, self.instructions)
+        return weight_bits(self.types[op.weight].format, longest, self.instructions)
 
     @property
     def table_of_weights(self) -> Format | None:
         """The format of the layer's weights, where it is a table that is looked up."""
-        weighted = [op for op in self.kernel.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)]
-        found = next((self.types[op.weight].format for op in weighted), None)
+        found = self._weight_format
         return found if found is not None and looks_up(found) else None
+
+    @property
+    def wide_table(self) -> Format | None:
+        """The format of the layer's weights, where it is a table of levels of more than a byte."""
+        found = self._weight_format
+        return found if found is not None and looks_up_wide(found) else None
+
+    @property
+    def _weight_format(self) -> Format | None:
+        weighted = [op for op in self.kernel.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)]
+        return next((self.types[op.weight].format for op in weighted), None)
 
     def packed(self, rows: IntArray, groups: int, block: int, bits: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
+        rows = self._as_stored(rows)
         codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits, self.table_of_weights)
         return self._weights(codes)
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
-        order: Instructions = "mve" if self.instructions == "rvv" else self.instructions  # sixteen side by side
-        return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights))
+        # RISC-V vectors have sixteen elements side by side, AVX2 uses the portable kernel.
+        others: dict[Instructions, Instructions] = {"rvv": "mve", "avx2": "portable"}
+        order = others.get(self.instructions, self.instructions)
+        return self._weights(packed(self._as_stored(rows)[None], 4, order, bits, self.table_of_weights))
 
     def channels_in_fours(self, numbers: Scaling) -> str:
         """Channels, padded to a multiple of four."""
@@ -211,13 +230,17 @@ class LayerContext:
 
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them."""
-        return self._weights(in_order(weight, bits, self.table_of_weights))
+        return self._weights(in_order(self._as_stored(weight), bits, self.table_of_weights))
+
+    def _as_stored(self, levels: IntArray) -> IntArray:
+        """Levels, or their codes where they exceed a byte."""
+        return levels if self.wide_table is None else wide_codes(levels, self.wide_table)
 
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
     def is_usual(self, numbers: Scaling) -> bool:
-        """Whether a layer with weights has the output that edgeq_usual gives."""
+        """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
         return output_fields(numbers) == [factor, -ends, ends - 1, 1]
@@ -226,6 +249,8 @@ class LayerContext:
         """The finished layer; `note` says what it is."""
         if self.table_of_weights is not None:
             headers = headers.replace("edgeq_dot_w4.h", "edgeq_dot_t4.h").replace("unpack.h", "unpack_t4.h")
+        if self.wide_table is not None:
+            headers = f"edgeq_levels.h {headers}"
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)
@@ -241,6 +266,12 @@ class LayerContext:
         names = "in_h in_w in_c out_h out_w kernel_h kernel_w stride_h stride_w pad_top pad_left dilation_h dilation_w"
         numbers = (in_h, in_w, in_c, out_h, out_w, *kernel, *stride, *padding[:2], *dilation)
         return dict(zip(names.split(), numbers, strict=True))
+
+
+def wide_tables(graph: Graph) -> tuple[Format, ...]:
+    """The formats of weights whose levels exceed a byte, in the order in which layers come."""
+    weights = (op.weight for op in graph.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear))
+    return tuple(dict.fromkeys(f for f in (graph.types[weight].format for weight in weights) if looks_up_wide(f)))
 
 
 def comment(text: str) -> str:

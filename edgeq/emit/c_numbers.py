@@ -77,7 +77,12 @@ def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums:
     channels = []
     for bias, (multiplier, e) in zip(biases, pairs, strict=True):
         q = min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1) << 16 if op.rounding == "single15" else multiplier
-        if (largest * q >> (31 - e)) >= 1 << 62 or not -WORD <= bias < WORD or largest >= 1 << 60:
+        if not -WORD <= bias < WORD:
+            raise UnsupportedError(
+                "a bias, with what the zero point adds to it, exceeds 32 bits", where=op.out,
+                next_step="Give this layer weights of smaller levels.",
+            )  # fmt: skip
+        if (largest * q >> (31 - e)) >= 1 << 62 or largest >= 1 << 60:
             raise UnsupportedError("a scale ratio is too large for 64-bit requantization", where=op.out, value=e)
         channels.append((bias, q, zero_point, 31 - e))
     return Scaling(tuple(channels), 1, op.low, op.high)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.formats import Format, IntArray, encode
+from edgeq.formats import Format, IntArray, bits_of, encode, looks_up, looks_up_wide
 from edgeq.target import Instructions
 
-ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8}
+ROW_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 4, "mve": 4, "rvv": 32, "neon": 8, "avx2": 8}
 """Outputs of a matrix product that are computed together."""
 
-PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8}
+PIXEL_BLOCK: dict[Instructions, int] = {"portable": 4, "dsp": 2, "mve": 4, "rvv": 32, "neon": 8, "avx2": 8}
 """Output channels of a convolution that are computed together."""
 
-PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, "neon": 2}
+PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, "neon": 2, "avx2": 2}
 """Pixels of a convolution with 8-bit weights that are computed together; with packed weights two."""
 
-CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon"})
+CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon", "avx2"})
 """Sets whose depthwise convolutions work on neighbouring channels at once."""
 
 LANES = 32
@@ -29,10 +29,11 @@ LANES = 32
 _RAGGED: frozenset[Instructions] = frozenset({"rvv"})
 """Sets whose last block is as long as it is, without padding."""
 
-_DEPTH: dict[Instructions, int] = {"portable": 1, "dsp": 4, "mve": 16, "rvv": 1, "neon": 4}
+_DEPTH: dict[Instructions, int] = {"portable": 1, "dsp": 4, "mve": 16, "rvv": 1, "neon": 4, "avx2": 2}
 """Elements of one output channel that lie side by side."""
 
-_LEAST_BITS: dict[Instructions, int] = {"portable": 2, "dsp": 4, "mve": 4, "rvv": 8, "neon": 8}
+_LEAST_BITS: dict[Instructions, int] = {"portable": 2, "dsp": 4, "mve": 4, "rvv": 8, "neon": 8, "avx2": 8}
+
 LONGEST_PACKED = 1 << 17
 """Sums over packed bytes stay below 2^31 up to this many products (each at most 2^14)."""
 
@@ -42,6 +43,19 @@ def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
     if longest >= LONGEST_PACKED:
         return 8
     return next(width for width in (2, 4, 8) if width >= max(bits, _LEAST_BITS[instructions]))
+
+
+def weight_bits(format_: Format, longest: int, instructions: Instructions) -> int:
+    """Bits that a weight of this format takes, in sums of `longest` products; whole bytes if its levels exceed one."""
+    if looks_up_wide(format_):
+        return 8
+    return stored_bits(4 if looks_up(format_) else bits_of(format_), longest, instructions)
+
+
+def wide_codes(levels: IntArray, table: Format) -> IntArray:
+    """The codes of `levels` in `table`, as signed bytes."""
+    found: IntArray = (encode(table, levels) + 128) % 256 - 128
+    return found
 
 
 def pixel_groups(pixels: int, most: int) -> list[int]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, sizes_text
 from edgeq.emit.c_layout import image, nest, places, to_memory
+from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
@@ -48,15 +49,17 @@ def binary(this: LayerContext, op: o.Add | o.Sub | o.Mul, function: str) -> Laye
         )
     loops = [(1, (0, 0))] * (3 - len(loops)) + loops
     fields: Fields = {}
+    bias = 0
     if this.kernel.terms and this.program.bits > 8:
         fields["a_ratio"], fields["b_ratio"] = map(this.ratio, this.kernel.terms)
     elif this.kernel.terms:
-        for side, term in zip("ab", this.kernel.terms, strict=True):
-            assert term.table is not None
-            fields[f"{side}_table"] = this.bank.words(f"{side}_{this.number}", term.table, "terms by code")
+        terms = [terms_of(this.program, term.table) for term in this.kernel.terms if term.table is not None]
+        bias = sum(term.start for term in terms)
+        for side, term in zip("ab", terms, strict=True):
+            fields[f"{side}_terms"] = term.named(this.bank, f"{side}_{this.number}")
     else:
         fields |= {"a_zero": this.zero(a), "b_zero": this.zero(b)}
-    fields |= this.shared(this.scaling([0]))
+    fields |= this.shared(this.scaling([bias]))
     fields |= {"size": [count for count, _ in loops]}
     fields |= {f"{side}_stride": [s[k] for _, s in loops] for k, side in enumerate("ab")}
     call = f"{function}(&{this.name}, {this.read(a)}, {this.read(b)}, {this.written()})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.emit.c_layout import image
-from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, stored_bits
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, weight_bits
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
@@ -123,7 +123,7 @@ def _window_ends(
 
 def _pixels_at_once(op: o.Conv | o.Linear, program: Program, instructions: Instructions) -> int:
     weight = program.type(op.weight)
-    bits = 8 if program.bits > 8 else stored_bits(bits_of(weight.format), int(np.prod(weight.shape[1:])), instructions)
+    bits = 8 if program.bits > 8 else weight_bits(weight.format, int(np.prod(weight.shape[1:])), instructions)
     return PIXELS[instructions] if bits == 8 else 2
 
 

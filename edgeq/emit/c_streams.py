@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
-from edgeq.emit.c_numbers import scaling
+from edgeq.emit.c_numbers import long_scaling, scaling
 from edgeq.emit.c_weighted import SUMS
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32
@@ -80,9 +80,10 @@ def _described(name: str, fields: Fields) -> str:
 def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tuple[str, str], fields: Fields) -> Layer:
     layer = joining.layer
     weight, bias = this.folded(layer)
-    this.is_long(weight, bias, layer.out)
+    is_long = this.care(weight, bias, layer.out)
     assert this.types[joining.requantize.out].format == INT32
-    numbers = scaling(joining.requantize, 0, bias, this.kernel.inner)
+    rule = scaling if this.wide_table is None else long_scaling
+    numbers = rule(joining.requantize, 0, bias, this.kernel.inner)
     bits = this.bits(layer, weight.shape[1])
     inner: Fields = {
         "weights": this.packed_in_fours(weight, bits),
@@ -92,6 +93,7 @@ def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tup
         "rows": this.types[layer.x].size // weight.shape[1],
         "inputs": weight.shape[1],
         "outputs": len(weight),
+        "is_long": is_long,
     }
     name = f"joining_{this.number}"
     descriptors += f"static const edgeq_join_layer {name} = {{\n{initializers(inner)}}};\n"

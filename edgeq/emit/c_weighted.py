@@ -6,6 +6,7 @@ from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializer
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of
+from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
@@ -15,7 +16,7 @@ SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}
 UNPACKING = {8: "", 4: "edgeq_unpack.h", 2: "edgeq_unpack.h"}
 
 
-def _long(this: LayerContext, is_long: bool) -> str:
+def _long(this: LayerContext, is_long: int) -> str:
     return "edgeq_long.h" if is_long and this.program.bits > 8 else ""
 
 
@@ -25,11 +26,12 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     outputs = len(weight)
     numbers = this.scaling(bias)
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
-    bits, is_long = this.bits(op, weight[0].size), this.is_long(weight, bias, op.out)
+    bits, is_long = this.bits(op, weight[0].size), this.care(weight, bias, op.out)
     residual, summed = this.kernel.residual, "NULL"
-    descriptor = ""
+    descriptor, usual = "", this.is_usual(numbers)
     if residual:
-        descriptor, summed = sum_descriptor(this)
+        descriptor, summed, usual_sum = sum_descriptor(this)
+        usual = usual and usual_sum
     fields: Fields = {
         "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
         "bits": bits,
@@ -41,7 +43,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         "out_c": outputs,
         "groups": op.groups,
         "zero": this.zero(op.x),
-        "is_long": int(is_long),
+        "is_long": is_long,
         "direct": int(this.step in this.placed.direct),
         "reverse": int(this.step in this.placed.memory.reverse),
     }
@@ -54,30 +56,32 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
-        usual=this.is_usual(numbers),
+        usual=usual,
     )
 
 
-def sum_descriptor(this: LayerContext) -> tuple[str, str]:
-    """The descriptor of a residual and the expression that points to it."""
+def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
+    """The descriptor of a residual, the expression that points to it, and whether its output is the usual one."""
     residual = this.kernel.residual
     assert residual is not None and residual.other.table is not None
     op = residual.requantize
     numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
     name = f"sum_{this.number}"
+    own, other = (terms_of(this.program, table) for table in (residual.own, residual.other.table))
     fields: Fields = {
-        "own": this.bank.words(f"own_{this.number}", residual.own, "terms by code"),
-        "other": this.bank.words(f"other_{this.number}", residual.other.table, "terms by code"),
-        "channel": list(numbers.channels[0]),
+        "own": own.named(this.bank, f"own_{this.number}"),
+        "other": other.named(this.bank, f"other_{this.number}"),
+        "channel": [own.start + other.start, *numbers.channels[0][1:]],
         "output": output_fields(numbers),
     }
-    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}"
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
 
 
 def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     """A convolution whose input channels each have outputs of their own."""
     weight, bias = this.folded(op)
-    if this.is_long(weight, bias, op.out):
+    is_long = this.care(weight, bias, op.out)
+    if is_long and this.wide_table is None:
         raise UnsupportedError("a sum over codes of a depthwise convolution may exceed 32 bits", where=op.out)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
@@ -95,6 +99,7 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
         "plane_h": plane[0],
         "plane_w": plane[1],
         "zero": this.zero(op.x),
+        "is_long": is_long,
     }
     call = f"edgeq_depthwise(&{this.name}, {this.read(op.x)}, {this.written()}, {this.scratch()})"
     described = this.described("edgeq_depthwise_layer", fields)
@@ -142,6 +147,7 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
         "out_c": len(weight),
         "groups": op.groups,
         "zero": this.zero(op.x),
+        "is_long": 0 if this.wide_table is None else this.care(weight, bias, op.out),
     }
     call = f"edgeq_conv_transpose(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_conv_transpose_layer", fields)
@@ -154,7 +160,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     """A matrix product with constant weights; of several rows, a pointwise convolution over them."""
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
-    bits, is_long = this.bits(op, weight.shape[1]), this.is_long(weight, bias, op.out)
+    bits, is_long = this.bits(op, weight.shape[1]), this.care(weight, bias, op.out)
     if this.types[op.x].size > weight.shape[1]:
         return _rows(this, op, weight, numbers, bits, is_long)
     block = ROW_BLOCK[this.instructions]
@@ -167,7 +173,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         "rows": this.types[op.x].size // weight.shape[1],
         "inputs": weight.shape[1],
         "outputs": len(weight),
-        "is_long": int(is_long),
+        "is_long": is_long,
     }
     call = f"edgeq_linear(&{this.name}, {this.read(op.x)}, {this.written()})"
     described = this.described("edgeq_linear_layer", fields)
@@ -180,7 +186,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     )
 
 
-def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, bits: int, is_long: bool) -> Layer:
+def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, bits: int, is_long: int) -> Layer:
     """Rows of a matrix product two at a time, as pixels of a column."""
     rows, block = this.types[op.x].size // weight.shape[1], PIXEL_BLOCK[this.instructions]
     fields: Fields = {
@@ -197,7 +203,7 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
         "out_w": 1,
         "out_c": len(weight),
         **dict.fromkeys(("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "groups"), 1),
-        "is_long": int(is_long),
+        "is_long": is_long,
         "direct": 1,
     }
     call = f"edgeq_conv(&{this.name}, {this.read(op.x)}, NULL, {this.written()}, {this.scratch()})"

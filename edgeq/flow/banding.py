@@ -6,8 +6,9 @@ those stay whose noise at the outputs falls by enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from glob import escape
+from itertools import chain
 
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import choose_by_output_noise
@@ -89,28 +90,39 @@ def _worthwhile(
     samples: list[Inputs],
 ) -> dict[o.Value, Bands]:
     """Those of `wanted` that lower the noise enough, with the ranges that would be chosen."""
-    before = _noise(graph, recipe, target, calibration, samples)
-    after = _noise(
-        in_bands(graph, wanted), _with_bands(recipe, [known[value] for value in wanted]), target, calibration, samples
-    )
-    kept = {}
-    for value, bands in wanted.items():
-        inside = known[value].inside
-        whole = sum(before.get(name, 0.0) for name in inside)
-        parts = (f"{name}.band{index}" for name in inside for index in range(len(bands)))
-        apart = sum(after.get(name, 0.0) for name in (*parts, *(f"{end}.bands" for end in known[value].ends)))
-        if whole - apart >= LEAST_NOISE and whole >= LEAST_FACTOR * apart:
-            kept[value] = bands
-    return kept
+    inside = {value: known[value].inside for value in wanted}
+    parts = {
+        value: [f"{name}.band{index}" for name in names for index in range(len(wanted[value]))]
+        + [f"{end}.bands" for end in known[value].ends]
+        for value, names in inside.items()
+    }
+
+    def noise(graph: Graph, recipe: Recipe, places: Mapping[o.Value, Sequence[o.Value]]) -> dict[o.Value, float]:
+        found = _noise(graph, recipe, target, calibration, samples, frozenset(chain(*places.values())))
+        return {value: sum(found.get(name, 0.0) for name in names) for value, names in places.items()}
+
+    whole = noise(graph, recipe, inside)
+    apart = noise(in_bands(graph, wanted), _with_bands(recipe, [known[value] for value in wanted]), parts)
+    return {
+        value: bands
+        for value, bands in wanted.items()
+        if whole[value] - apart[value] >= LEAST_NOISE and whole[value] >= LEAST_FACTOR * apart[value]
+    }
 
 
 def _noise(
-    graph: Graph, recipe: Recipe, target: Target, calibration: CalibrationSet, samples: list[Inputs]
+    graph: Graph,
+    recipe: Recipe,
+    target: Target,
+    calibration: CalibrationSet,
+    samples: list[Inputs],
+    classes: frozenset[o.Value],
 ) -> dict[o.Value, float]:
-    """By class the noise at the outputs that its rounding causes, with the best of the candidate ranges."""
+    """Of those of `classes` that have a narrow range, the noise that their rounding causes with the best candidate."""
     structure = analyse(graph, target, recipe)
-    found = class_statistics(structure, observe(graph, samples, watched_values(structure)))
-    sites = {key: site_of(structure, key, target) for key in found if key not in structure.fixed}
+    watched = {value for value in watched_values(structure) if structure.key[value] in classes}
+    found = class_statistics(structure, observe(graph, samples, watched))
+    sites = {key: site_of(structure, key, target) for key in found}
     narrow = {key: site for key, site in sites.items() if site.format.bits <= _NARROW_BITS}
     objective = objective_of(structure, calibration.weigh)
     chosen = choose_by_output_noise(structure, objective, narrow, found, samples)

@@ -2,8 +2,8 @@
 
     fast       ranges and bias correction; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced, then gradient descent on the whole network; also with channels moved where that helps and descent
-               on every unit before; what does better on images held out is taken
+    best       balanced, and beside it with gradient descent on the whole network, and with channels moved where that
+               helps and descent on every unit before: the one that does best on images held out is taken
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -33,7 +33,7 @@ from edgeq.passes.lower import lower
 from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.distance import Loss, distribution, scale_invariant, squared_error, weighed
+from edgeq.quantize.distance import Loss, distribution, logarithmic, squared_error, weighed
 from edgeq.quantize.frontier import Frontier, batches
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
@@ -180,6 +180,8 @@ def _usual(plan: Plan) -> Effort:
 
 
 def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, settings: Settings, seed: int) -> Path:
+    """Where units are kept, which are the same whatever is learned of the whole behind them."""
+    settings = replace(settings, whole_steps=0, whole_rate=0.0)
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=calibration.preprocess.to_dict(),
@@ -212,7 +214,7 @@ def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
     one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
     if task == "classify" and one_row:
         return distribution
-    return scale_invariant if task == "depth" else squared_error
+    return logarithmic if task == "depth" else squared_error
 
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:

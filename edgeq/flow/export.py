@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgeq.calibrate import cache
-from edgeq.datasets.dataset import Dataset, Task
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
 from edgeq.flow.allocation import IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
-from edgeq.flow.banding import banded
 from edgeq.flow.calib_mode import ModeTrial, apply_mode, shift_notes
 from edgeq.flow.check import (
     FP32,
@@ -30,11 +28,12 @@ from edgeq.flow.check import (
     runtime_run,
 )
 from edgeq.flow.codes import export_codes, is_quantized
-from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
+from edgeq.flow.contest import Candidate, Job, candidates_of, quantized, winner_of
 from edgeq.flow.export_notes import (
     costs,
     coverage_notes,
     data_notes,
+    idle_notes,
     lift_notes,
     next_commands,
     sizes,
@@ -42,7 +41,6 @@ from edgeq.flow.export_notes import (
 )
 from edgeq.flow.inputs import (
     CalibrationSet,
-    InputRule,
     calibration_set,
     choose_preprocess,
     evaluation_set,
@@ -56,12 +54,12 @@ from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.memory_budget import apply_export_budget
 from edgeq.flow.processes import is_first
-from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, quantize, store_weights
+from edgeq.flow.ranges import ChosenRange, inputs_of, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, TrainingRun
-from edgeq.frontend.model import Model, open_model
+from edgeq.frontend.model import open_model
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
@@ -70,37 +68,17 @@ from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.held import as_held
+from edgeq.passes.idle_channels import without_idle_channels
 from edgeq.passes.lower import lower
 from edgeq.passes.separate import separate
 from edgeq.passes.simplify import simplify
 from edgeq.progress import Progress, silent
 from edgeq.quantize.asked import with_formats
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report
 from edgeq.target import Target
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model on its way to one target: what was asked, the float graph `whole`, how images enter, and labelled ones."""
-
-    request: ExportRequest
-    target: Target
-    model: Model
-    whole: Graph
-    head: SplitHead | None
-    rule: InputRule
-    task: Task | None
-    data: Dataset | None
-    progress: Progress
-
-    @property
-    def use_cache(self) -> bool:
-        """Whether statistics and learned weights may come from earlier runs."""
-        return not self.request.no_cache
 
 
 def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
@@ -134,11 +112,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
     if calibration is not None:
         recipe = _allocated(job, graph, recipe, calibration, report)
-        prepared = _prepared(job, graph, recipe, calibration, report.notes)
-        recipe, lowered = prepared[0].recipe, prepared[0].graph
+        candidates = candidates_of(job, graph, recipe, calibration, report.notes)
+        recipe, lowered = candidates[0].recipe, candidates[0].graph
     if target.is_integer:
         assert calibration is not None  # check_options
-        graph, found = _chosen(job, prepared, calibration, report.notes)
+        graph, found = winner_of(job, candidates, calibration, report.notes)
         lowered, chosen, report.layers = lower(graph, found.plan), found.chosen, found.layers()
         report.notes += lift_notes(found.lifts) + shift_notes(found.shifts)
         if request.training is not None:
@@ -150,6 +128,10 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
     lowered = as_held(lowered, target)
+    if target.emitter == "c":
+        reduced = without_idle_channels(lowered)
+        lowered = reduced.graph
+        report.notes += idle_notes(reduced)
     verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
@@ -189,62 +171,6 @@ def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationS
     return recipe
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A network that is ready for quantization, a digest for its statistics, and how it is learned if not as usual."""
-
-    graph: Graph
-    recipe: Recipe
-    source: str
-    settings: Settings | None = None
-
-
-def _prepared(
-    job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
-) -> tuple[_Prepared, ...]:
-    """What computes the same and is easier to quantize; for `best` two ways, of which the first only adds to `balanced`."""
-    effort, target, plain = job.request.effort, job.target, graph
-    if target.is_integer and effort != "fast":
-        graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
-
-    def item(graph: Graph, settings: Settings | None = None) -> _Prepared:
-        source = job.model.digest if graph is plain else digest(graph)
-        return _Prepared(with_narrow_copies(graph, recipe), recipe, source, settings)
-
-    if effort != "best" or not target.is_integer:
-        return (item(graph),)
-    moved = migrated(graph, target, calibration, notes, job.progress)
-    return item(graph, replace(SETTINGS["best"], steps=0)), item(moved, SETTINGS["best"])
-
-
-def _chosen(
-    job: Job, prepared: tuple[_Prepared, ...], calibration: CalibrationSet, notes: list[str]
-) -> tuple[Graph, Quantization]:
-    """The quantized network; of several the one that does best on images held out from all of them."""
-    first = prepared[0]
-    seen, held = calibration.parted()
-    if len(prepared) == 1 or not held.images:
-        return first.graph, _quantized(job, first, calibration)
-    trials = [_quantized(job, item, seen) for item in prepared]
-    losses = [output_loss(item.graph, trial.plan, held, job.task) for item, trial in zip(prepared, trials, strict=True)]
-    told = f"without gradient descent on units {losses[0]:.3g}, with it {losses[1]:.3g}"
-    notes.append(f"loss on {len(held.images)} images held out: {told}")
-    best = losses.index(min(losses))
-    return prepared[best].graph, trials[best] if best else _quantized(job, first, calibration)
-
-
-def _quantized(job: Job, item: _Prepared, calibration: CalibrationSet) -> Quantization:
-    """Ranges and biases, and what its effort learns on top; training starts from the real weights instead."""
-    target, progress = job.target, job.progress
-    found = quantize(item.graph, target, item.recipe, calibration, item.source, progress, use_cache=job.use_cache)
-    if job.request.training is not None:
-        return found
-    return learned(
-        item.graph, found, target, calibration, job.request.effort, job.task, progress, settings=item.settings,
-        seed=job.request.seed, use_cache=job.use_cache,
-    )  # fmt: skip
-
-
 def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, report: Report) -> Trained:
     """The graph and its plan after training on --train-data; a run of the same content goes on where it was."""
     request = job.request
@@ -276,8 +202,8 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
 
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
-        item = _Prepared(split, recipe, job.model.digest)
-        lowered = lower(split, _quantized(job, item, calibration).plan)
+        item = Candidate(split, recipe, job.model.digest)
+        lowered = lower(split, quantized(job, item, None, calibration).plan)
         run = interpreter_run(lowered)
         if job.head is not None:
             run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])

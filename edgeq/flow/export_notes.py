@@ -8,6 +8,7 @@ from edgeq.flow.inputs import CalibrationSet, overlapping_images
 from edgeq.flow.request import ExportRequest
 from edgeq.ir.cost import constant_bytes, parameters, total_macs
 from edgeq.ir.graph import Graph
+from edgeq.passes.idle_channels import Reduced
 from edgeq.quantize.coverage import coverage
 from edgeq.quantize.lift import Lift
 from edgeq.recipe import Recipe
@@ -52,6 +53,15 @@ def lift_notes(lifts: list[Lift]) -> list[str]:
     return [
         f"kept in float, {noise:.0%} of the noise for {work:.1%} of the work: {names} (--float-share 0 turns it off)"
     ]
+
+
+def idle_notes(reduced: Reduced) -> list[str]:
+    """How many channels are not computed."""
+    if not reduced.left_out:
+        return []
+    what = f"{reduced.left_out} of {reduced.channels} channels of its layers"
+    work = f"{total_macs(reduced.graph):,} multiplications are left"
+    return [f"{what} hold one code whatever the input, or are read by nobody, and are left out: {work}"]
 
 
 def stored_notes(calibration: CalibrationSet | None) -> list[str]:

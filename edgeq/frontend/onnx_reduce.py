@@ -123,12 +123,20 @@ def _top_k(b: Builder, n: Node) -> tuple[o.Value, ...]:
 
 def _batch_normalization(b: Builder, n: Node) -> o.Value:
     if n.integer("training_mode", 0) or n.uses_output(1):
-        raise UnsupportedError("batch normalization in training mode", next_step="Export in eval mode.")
+        return _standardized(b, n)
     x, gamma, beta, mean, variance = (n.operand(k) for k in range(5))
     deviation = b.apply(b.emit(o.Add(variance, b.constant(np.float32(n.real("epsilon", 1e-5))), "")), "sqrt")
     scale = b.emit(o.Binary(gamma, deviation, "", "div"))
     shift = b.emit(o.Sub(beta, b.emit(o.Mul(mean, scale, "")), ""))
     return b.emit(o.ChannelAffine(x, scale, shift, ""))
+
+
+def _standardized(b: Builder, n: Node) -> o.Value:
+    """Normalization in training mode, which standardizes the weights of convolutions (Qiao et al., 2019); not values."""
+    x = n.operand(0)
+    if b.array(x) is None or b.shape(x)[0] != 1:
+        raise UnsupportedError("batch normalization in training mode", next_step="Export in eval mode.")
+    return _instance_normalization(b, n)
 
 
 def _instance_normalization(b: Builder, n: Node) -> o.Value:

@@ -38,7 +38,8 @@ class Importer:
         self.columns: dict[str, Numbers] = {}
         """For the weights whose columns were put in another order: which column of the file each one is."""
         self.on_codes = False
-        """Whether constants of codes are wanted as such, rather than as the reals they stand for."""
+        """Whether codes are wanted as such, rather than as the reals they stand for."""
+        self._reals: dict[o.Value, o.Value] = {}
         self._constants: dict[tuple[int, bool, bool], o.Value] = {}
         self.builder = Builder(name, dict(self._port(index) for index in file.inputs))
         self.producer: dict[o.Value, o.Op] = {}
@@ -102,6 +103,21 @@ class Importer:
 
     def plain(self, tensor: FileTensor) -> o.Value:
         """The value of `tensor` in the file's own axes."""
+        return self._wanted(self._plain(tensor))
+
+    def first(self, tensor: FileTensor) -> o.Value:
+        """The value of `tensor`, of rank 4, with the channels on axis 1."""
+        return self._wanted(self._first(tensor))
+
+    def _wanted(self, value: o.Value) -> o.Value:
+        """`value`, or the reals that it stands for where those are wanted and it is codes."""
+        if self.on_codes or not self.type(value).scale:
+            return value
+        if value not in self._reals:
+            self._reals[value] = self.emit(o.Dequantize(value, ""), Type(()))
+        return self._reals[value]
+
+    def _plain(self, tensor: FileTensor) -> o.Value:
         index = tensor.index
         if tensor.content is not None:
             return self._constant(tensor, first=False)
@@ -111,13 +127,12 @@ class Importer:
             self.plain_values[index] = self.transpose(self.first_values[index], TO_LAST)
         return self.plain_values[index]
 
-    def first(self, tensor: FileTensor) -> o.Value:
-        """The value of `tensor`, of rank 4, with the channels on axis 1."""
+    def _first(self, tensor: FileTensor) -> o.Value:
         index = tensor.index
         if tensor.content is not None:
             return self._constant(tensor, first=True)
         if index not in self.first_values:
-            value = self.plain(tensor)
+            value = self._plain(tensor)
             if len(self.shape(value)) != 4:
                 raise UnsupportedError("an image has four axes", where=tensor.name, value=self.shape(value))
             self.first_values[index] = self.transpose(value, TO_FIRST)
@@ -254,6 +269,7 @@ class Importer:
     def graph(self) -> Graph:
         """The finished graph, its outputs named as the file names them."""
         names: list[str] = []
+        self.on_codes = True
         if len(set(self.file.outputs)) < len(self.file.outputs):
             raise UnsupportedError("two outputs are the same tensor", value=self.file.outputs)
         for index in self.file.outputs:
@@ -271,7 +287,7 @@ class Importer:
         if tensor.index in self.first_values:
             shape = self.shape(self.first_values[tensor.index])
             return tuple(shape[axis] for axis in TO_LAST)
-        return self.shape(self.plain(tensor))
+        return self.shape(self._plain(tensor))
 
 
 Handler = Callable[[Importer, FileOperator], None]

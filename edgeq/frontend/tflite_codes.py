@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT32, INT64, Int
+from edgeq.formats import INT32, INT64
 from edgeq.frontend.tflite_build import Handler, Importer
-from edgeq.frontend.tflite_elementwise import known_axes, operands_in_one_form, reduced
+from edgeq.frontend.tflite_codes_elementwise import ELEMENTWISE_CODES
+from edgeq.frontend.tflite_elementwise import reduced
 from edgeq.frontend.tflite_file import FileOperator, FileTensor
+from edgeq.frontend.tflite_kernel import accumulated, clamp, codes_of, result_type, two_operands
 from edgeq.frontend.tflite_types import constant_type, type_of
 from edgeq.frontend.tflite_window import (
     convolution,
@@ -28,39 +30,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.ir.infer import window_count
 from edgeq.reference import tflite
-from edgeq.reference.tflite_tables import tabulate
 
-_ACTIVATIONS: dict[int, tflite.Activation] = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
-_BITS = (8, 16)
 _MOST_PIECES = 100
-
-
-def _result_type(i: Importer, op: FileOperator) -> Type:
-    """The type that the file gives the result, without its shape."""
-    type_ = type_of(i.result(op), ())
-    if not isinstance(type_.format, Int) or type_.format.bits not in _BITS:
-        raise UnsupportedError("kernels are known for codes of 8 and 16 bits", value=type_.format)
-    return type_
-
-
-def _clamp(op: FileOperator, slot: int, to: Type) -> tuple[int, int]:
-    """The codes between which the fused activation keeps the result."""
-    code = op.options.integer(slot, "<b") if op.options else 0
-    if code not in _ACTIVATIONS:
-        raise UnsupportedError("this activation cannot be fused on codes", value=code)
-    return tflite.activation_range(_ACTIVATIONS[code], to)
-
-
-def _accumulated(i: Importer, op: FileOperator, kernel: tflite.Accumulating, slot: int | None) -> o.Value:
-    """The codes of an accumulating kernel, whose options name its activation in `slot`."""
-    for value in o.operands(kernel):
-        if not i.type(value).scale:
-            raise UnsupportedError("an operand is not quantized")
-    i.checked(kernel)
-    to, editor = _result_type(i, op), i.builder.editor
-    low, high = (None, None) if slot is None else _clamp(op, slot, to)
-    acc = tflite.accumulate(editor, kernel, i.builder.new(f"{i.builder.hint}.acc"))
-    return tflite.settle(editor, kernel, acc, to, i.builder.new(), low, high)
 
 
 def _weighted_bias(i: Importer, tensor: FileTensor | None, x: o.Value, weight: o.Value) -> o.Value | None:
@@ -78,32 +49,25 @@ def _weighted_bias(i: Importer, tensor: FileTensor | None, x: o.Value, weight: o
     return i.code_constant(codes, Type(codes.shape, width, units, axis=0 if len(units) > 1 else None), tensor)
 
 
-def _codes_of(i: Importer, x: o.Value) -> o.Value:
-    type_ = i.type(x)
-    if len(type_.scale) != 1:
-        raise UnsupportedError("the operand is not quantized")
-    return x
-
-
 def _conv(i: Importer, op: FileOperator) -> None:
     geometry, hint = convolution(i, op), i.builder.hint
-    x, weight = _codes_of(i, geometry.x), weight_of(i, i.tensor(op, 1), kernel_order(op))
+    x, weight = codes_of(i, geometry.x), weight_of(i, i.tensor(op, 1), kernel_order(op))
     bias = _weighted_bias(i, i.optional(op, 2), x, weight)
     i.builder.hint = hint
-    i.give(i.result(op), _accumulated(i, op, geometry.op(weight, bias), geometry.activation_slot), first=True)
+    i.give(i.result(op), accumulated(i, op, geometry.op(weight, bias), geometry.activation_slot), first=True)
 
 
 def _transpose_conv(i: Importer, op: FileOperator) -> None:
     empty, hint = transposed(i, op), i.builder.hint
     weight = weight_of(i, i.tensor(op, 1), kernel_order(op))
-    bias = _weighted_bias(i, i.optional(op, 3), _codes_of(i, empty.x), weight)
+    bias = _weighted_bias(i, i.optional(op, 3), codes_of(i, empty.x), weight)
     i.builder.hint = hint
-    i.give(i.result(op), _accumulated(i, op, replace(empty, weight=weight, bias=bias), 3), first=True)
+    i.give(i.result(op), accumulated(i, op, replace(empty, weight=weight, bias=bias), 3), first=True)
 
 
 def _fully_connected(i: Importer, op: FileOperator) -> None:
     found, tensor, hint = rows(i, op), i.tensor(op, 1), i.builder.hint
-    x = _codes_of(i, found.x)
+    x = codes_of(i, found.x)
     if tensor.content is None:
         raise UnsupportedError("the weight is computed at run time", where=tensor.name)
     codes = tensor.array()
@@ -116,36 +80,19 @@ def _fully_connected(i: Importer, op: FileOperator) -> None:
     weight = i.code_constant(codes, type_, tensor)
     bias = _weighted_bias(i, i.optional(op, 2), x, weight)
     i.builder.hint = hint
-    value = _accumulated(i, op, o.Linear(x, weight, bias, ""), 0)
+    value = accumulated(i, op, o.Linear(x, weight, bias, ""), 0)
     i.give(i.result(op), i.reshape(value, (*found.shape, tensor.shape[0])))
 
 
-def _two_operands(i: Importer, op: FileOperator) -> list[FileTensor]:
-    """Both operands of an operator without weights, whose constants have one scale each."""
-    tensors = [i.tensor(op, 0), i.tensor(op, 1)]
-    for tensor in tensors:
-        if tensor.content is not None and len(constant_type(tensor).scale) != 1:
-            raise UnsupportedError("an operand has no scale, or several", where=tensor.name)
-    return tensors
-
-
 def _batch_matmul(i: Importer, op: FileOperator) -> None:
-    sides = [i.plain(tensor) for tensor in _two_operands(i, op)]
+    sides = [i.plain(tensor) for tensor in two_operands(i, op)]
     for k, side in enumerate(sides):
         rank = len(i.shape(side))
         if rank < 2:
             raise UnsupportedError("a matrix has two axes", value=i.shape(side))
         if options(op).flag(k):
             sides[k] = i.transpose(side, (*range(rank - 2), rank - 1, rank - 2))
-    i.give(i.result(op), _accumulated(i, op, o.MatMul(sides[0], sides[1], ""), None))
-
-
-def _elementwise(kind: type[o.Add] | type[o.Sub] | type[o.Mul]) -> Handler:
-    def handle(i: Importer, op: FileOperator) -> None:
-        (a, b), first = operands_in_one_form(i, _two_operands(i, op))
-        i.give(i.result(op), _accumulated(i, op, kind(a, b, ""), 0), first=first)
-
-    return handle
+    i.give(i.result(op), accumulated(i, op, o.MatMul(sides[0], sides[1], ""), None))
 
 
 @dataclass(frozen=True)
@@ -190,7 +137,7 @@ def _average_pool(i: Importer, op: FileOperator) -> None:
         starts, stops = (0, 0, row.start, column.start), (n, channels, row.stop, column.stop)
         whole = stops == i.shape(p.x) and not any(starts)
         x = p.x if whole else i.emit(o.Slice(p.x, "", starts, stops, (1, 1, 1, 1)))
-        return _accumulated(i, op, o.AveragePool(x, "", (row.kernel, column.kernel), p.stride), 5)
+        return accumulated(i, op, o.AveragePool(x, "", (row.kernel, column.kernel), p.stride), 5)
 
     strips = [_joined(i, [piece(row, column) for column in columns], 3) for row in rows_]
     i.give(i.result(op), _joined(i, strips, 2), first=True)
@@ -201,85 +148,32 @@ def _joined(i: Importer, parts: list[o.Value], axis: int) -> o.Value:
 
 
 def _max_pool(i: Importer, op: FileOperator) -> None:
-    p, to = pooling(i, op), _result_type(i, op)
-    value = i.emit(o.MaxPool(_codes_of(i, p.x), "", p.kernel, p.stride, p.padding))
-    low, high = _clamp(op, 5, to)
+    p, to = pooling(i, op), result_type(i, op)
+    value = i.emit(o.MaxPool(codes_of(i, p.x), "", p.kernel, p.stride, p.padding))
+    low, high = clamp(op, 5, to)
     if (low, high) != tflite.activation_range("NONE", to):
         value = tflite.recode(i.builder.editor, value, to, i.builder.new(), low, high)
     i.give(i.result(op), value, first=True)
 
 
 def _mean(i: Importer, op: FileOperator) -> None:
-    reduced(i, op, lambda x, axes: _accumulated(i, op, o.Mean(x, "", axes), None))
+    reduced(i, op, lambda x, axes: accumulated(i, op, o.Mean(x, "", axes), None))
 
 
-def _extreme(function: o.BinaryName) -> Handler:
-    """The larger or smaller of two codes, which the kernel compares as they are: exact between reals of one scale."""
-
-    def handle(i: Importer, op: FileOperator) -> None:
-        values, first = operands_in_one_form(i, _two_operands(i, op))
-        to = _result_type(i, op)
-        for value in values:
-            type_ = i.type(_codes_of(i, value))
-            if (type_.format, type_.scale, type_.zero_point) != (to.format, to.scale, to.zero_point):
-                raise UnsupportedError("operands and result have other scales", value=type_.scale, allowed=to.scale)
-        a, b = (i.emit(o.Dequantize(value, ""), Type(())) for value in values)
-        larger = i.emit(o.Binary(a, b, "", function))
-        i.give(i.result(op), tflite.quantize(i.builder.editor, larger, to, i.builder.new()), first=first)
-
-    return handle
+def _sum(i: Importer, op: FileOperator) -> None:
+    reduced(i, op, lambda x, axes: accumulated(i, op, o.Reduce(x, "", "sum", axes), None))
 
 
 def _reduced_extreme(function: o.ReduceName) -> Handler:
-    return lambda i, op: reduced(i, op, lambda x, axes: i.emit(o.Reduce(_codes_of(i, x), "", function, axes)))
+    return lambda i, op: reduced(i, op, lambda x, axes: i.emit(o.Reduce(codes_of(i, x), "", function, axes)))
 
 
 def _resize_bilinear(i: Importer, op: FileOperator) -> None:
-    i.give(i.result(op), _accumulated(i, op, resize(i, op, (2, 3)), None), first=True)
+    i.give(i.result(op), accumulated(i, op, resize(i, op, (2, 3)), None), first=True)
 
 
 def _resize_nearest(i: Importer, op: FileOperator) -> None:
     i.give(i.result(op), i.emit(nearest(i, op)), first=True)
-
-
-def _operand(i: Importer, op: FileOperator) -> tuple[o.Value, bool]:
-    x = i.tensor(op, 0)
-    first = i.is_first(x)
-    return _codes_of(i, i.form(x, first)), first
-
-
-def _looked_up(i: Importer, op: FileOperator, function: o.Function) -> None:
-    x, first = _operand(i, op)
-    to, from_type = _result_type(i, op), i.type(x)
-    if from_type.format != to.format:
-        raise UnsupportedError("operand and result have other formats", value=from_type.format, allowed=to.format)
-    entries = tabulate(function, from_type, to)
-    table = i.builder.new(f"{i.builder.hint}.table")
-    i.builder.editor.constants[table] = entries
-    i.builder.editor.types[table] = replace(to, shape=entries.shape)
-    i.give(i.result(op), i.emit(o.Lookup(x, table, "", function), to), first=first)
-
-
-def _table(name: o.FunctionName) -> Handler:
-    return lambda i, op: _looked_up(i, op, o.Function(name))
-
-
-def _leaky_relu(i: Importer, op: FileOperator) -> None:
-    _looked_up(i, op, o.Function("leaky_relu", op.options.real(0) if op.options else 0.0))
-
-
-def _gelu(i: Importer, op: FileOperator) -> None:
-    _looked_up(i, op, o.Function("gelu_tanh" if op.options and op.options.flag(0) else "gelu"))
-
-
-def _clamped(function: o.Function) -> Handler:
-    def handle(i: Importer, op: FileOperator) -> None:
-        x, first = _operand(i, op)
-        to = _result_type(i, op)
-        low, high = tflite.clamp_codes(function, to)
-        i.give(i.result(op), tflite.recode(i.builder.editor, x, to, i.builder.new(), low, high), first=first)
-
-    return handle
 
 
 def _quantize(i: Importer, op: FileOperator) -> None:
@@ -294,30 +188,14 @@ def dequantize(i: Importer, op: FileOperator) -> None:
     """DEQUANTIZE: the reals of codes; of halves, which are reals already, nothing."""
     x = i.tensor(op, 0)
     first = i.is_first(x)
-    value = i.form(x, first)
-    if i.type(value).scale:
-        value = i.emit(o.Dequantize(value, ""), Type(()))
-    i.give(i.result(op), value, first=first)
-
-
-def _softmax(i: Importer, op: FileOperator) -> None:
-    if op.options and op.options.real(0) != 1.0:
-        raise UnsupportedError("a softmax on codes has beta 1", value=op.options.real(0))
-    x, first = _operand(i, op)
-    (axis,) = known_axes(i, i.tensor(op, 0), (-1,), first)
-    value = tflite.softmax(i.builder.editor, x, axis, _result_type(i, op), i.builder.new())
-    i.give(i.result(op), value, first=first)
+    i.give(i.result(op), i.form(x, first), first=first)
 
 
 CODES: dict[str, Handler] = {
+    **ELEMENTWISE_CODES,
     "CONV_2D": _conv, "DEPTHWISE_CONV_2D": _conv, "TRANSPOSE_CONV": _transpose_conv,
-    "FULLY_CONNECTED": _fully_connected, "BATCH_MATMUL": _batch_matmul, "ADD": _elementwise(o.Add),
-    "SUB": _elementwise(o.Sub), "MUL": _elementwise(o.Mul), "AVERAGE_POOL_2D": _average_pool,
-    "MAX_POOL_2D": _max_pool, "MEAN": _mean, "RESIZE_BILINEAR": _resize_bilinear,
-    "RESIZE_NEAREST_NEIGHBOR": _resize_nearest, "LOGISTIC": _table("sigmoid"), "TANH": _table("tanh"),
-    "HARD_SWISH": _table("hardswish"), "LEAKY_RELU": _leaky_relu, "GELU": _gelu,
-    "RELU": _clamped(o.Function("relu")), "RELU6": _clamped(o.Function("clip", 0.0, 6.0)),
-    "RELU_N1_TO_1": _clamped(o.Function("clip", -1.0, 1.0)), "RELU_0_TO_1": _clamped(o.Function("clip", 0.0, 1.0)),
-    "QUANTIZE": _quantize, "SOFTMAX": _softmax, "MAXIMUM": _extreme("maximum"), "MINIMUM": _extreme("minimum"),
-    "REDUCE_MAX": _reduced_extreme("max"), "REDUCE_MIN": _reduced_extreme("min"),
+    "FULLY_CONNECTED": _fully_connected, "BATCH_MATMUL": _batch_matmul, "AVERAGE_POOL_2D": _average_pool,
+    "MAX_POOL_2D": _max_pool, "MEAN": _mean, "SUM": _sum, "REDUCE_MAX": _reduced_extreme("max"),
+    "REDUCE_MIN": _reduced_extreme("min"), "RESIZE_BILINEAR": _resize_bilinear,
+    "RESIZE_NEAREST_NEIGHBOR": _resize_nearest, "QUANTIZE": _quantize,
 }  # fmt: skip

@@ -59,12 +59,13 @@ def _square(i: Importer, op: FileOperator) -> None:
     _of_one(i, op, lambda x: i.emit(o.Mul(x, x, "")))
 
 
-def _rsqrt(i: Importer, op: FileOperator) -> None:
-    def rsqrt(x: o.Value) -> o.Value:
-        root = i.emit(o.Apply(x, "", o.Function("sqrt")))
-        return i.emit(o.Apply(root, "", o.Function("reciprocal")))
+def rsqrt(i: Importer, x: o.Value) -> o.Value:
+    """1 / sqrt(x)."""
+    return i.emit(o.Apply(i.emit(o.Apply(x, "", o.Function("sqrt"))), "", o.Function("reciprocal")))
 
-    _of_one(i, op, rsqrt)
+
+def _rsqrt(i: Importer, op: FileOperator) -> None:
+    _of_one(i, op, lambda x: rsqrt(i, x))
 
 
 def _of_one(i: Importer, op: FileOperator, build: Callable[[o.Value], o.Value]) -> None:
@@ -159,6 +160,8 @@ def _select(i: Importer, op: FileOperator) -> None:
 
 def _cast(i: Importer, op: FileOperator) -> None:
     element = i.result(op).element
+    if i.tensor(op, 0).is_quantized:
+        raise UnsupportedError("a cast of codes, without their scale, is not supported")
     to: o.NumberKind = "bool" if element == "bool" else "real" if "float" in element else "index"
     _of_one(i, op, lambda x: i.emit(o.Cast(x, "", to)))
 
@@ -212,33 +215,44 @@ def _arg_max(i: Importer, op: FileOperator) -> None:
 
 def _softmax(i: Importer, op: FileOperator) -> None:
     beta = op.options.real(0) if op.options else 1.0
+
+    def shares(x: o.Value, axis: int) -> o.Value:
+        if beta != 1.0:
+            x = i.emit(o.Mul(x, i.builder.constant(np.float32(beta)), ""))
+        return i.emit(o.Softmax(x, "", axis))
+
+    along_last(i, op, shares)
+
+
+def log_softmax(i: Importer, x: o.Value, axis: int) -> o.Value:
+    """x - max - log sum e^(x - max) along `axis`."""
+    centred = i.emit(o.Sub(x, i.emit(o.Reduce(x, "", "max", (axis,))), ""))
+    total = i.emit(o.Reduce(i.emit(o.Apply(centred, "", o.Function("exp"))), "", "sum", (axis,)))
+    return i.emit(o.Sub(centred, i.emit(o.Apply(total, "", o.Function("log"))), ""))
+
+
+def normalized(i: Importer, x: o.Value, axis: int, least: float) -> o.Value:
+    """x over its norm along `axis`, which is kept above `least`."""
+    norm = i.emit(o.Reduce(x, "", "l2", (axis,)))
+    norm = i.emit(o.Binary(norm, i.builder.constant(np.float32(least)), "", "maximum"))
+    return i.emit(o.Binary(x, norm, "", "div"))
+
+
+def along_last(i: Importer, op: FileOperator, build: Callable[[o.Value, int], o.Value]) -> None:
+    """A function of the rows of the only operand: `build` is given a value and which of its axes is the file's last."""
     x = i.tensor(op, 0)
     first = i.is_first(x)
     (axis,) = known_axes(i, x, (-1,), first)
-    value = i.form(x, first)
-    if beta != 1.0:
-        value = i.emit(o.Mul(value, i.builder.constant(np.float32(beta)), ""))
-    i.give(i.result(op), i.emit(o.Softmax(value, "", axis)), first=first)
+    i.give(i.result(op), build(i.form(x, first), axis), first=first)
 
 
 def _log_softmax(i: Importer, op: FileOperator) -> None:
-    x = i.tensor(op, 0)
-    first = i.is_first(x)
-    (axis,) = known_axes(i, x, (-1,), first)
-    value = i.form(x, first)
-    centred = i.emit(o.Sub(value, i.emit(o.Reduce(value, "", "max", (axis,))), ""))
-    total = i.emit(o.Reduce(i.emit(o.Apply(centred, "", o.Function("exp"))), "", "sum", (axis,)))
-    i.give(i.result(op), i.emit(o.Sub(centred, i.emit(o.Apply(total, "", o.Function("log"))), "")), first=first)
+    along_last(i, op, lambda x, axis: log_softmax(i, x, axis))
 
 
 def _l2_normalization(i: Importer, op: FileOperator) -> None:
-    x = i.tensor(op, 0)
-    first = i.is_first(x)
-    (axis,) = known_axes(i, x, (-1,), first)
-    value = i.form(x, first)
-    norm = i.emit(o.Reduce(value, "", "l2", (axis,)))
-    norm = i.emit(o.Binary(norm, i.builder.constant(np.float32(1e-3)), "", "maximum"))  # squares are kept above 1e-6
-    i.give(i.result(op), activation(i, i.emit(o.Binary(value, norm, "", "div")), op, 0), first=first)
+    # Squares are kept above 1e-6.
+    along_last(i, op, lambda x, axis: activation(i, normalized(i, x, axis, 1e-3), op, 0))
 
 
 ELEMENTWISE: dict[str, Handler] = {

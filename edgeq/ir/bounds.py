@@ -281,7 +281,7 @@ def _result(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Int
         case o.AveragePool():
             x = union([bound(op.x), (0, 0)]) if any(op.padding) else bound(op.x)
             return _scaled(x, op.kernel[0] * op.kernel[1])
-        case o.Mean():
+        case o.Mean() | o.Reduce(function="sum"):
             return _scaled(bound(op.x), types[op.x].size // types[op.out].size)
         case o.Softmax():
             return 0, SHARE_UNIT
@@ -320,7 +320,7 @@ def accumulates(op: o.Op) -> bool:
     """Whether the result of `op` on codes is a wide integer in a unit of its own."""
     if isinstance(op, o.Resize):
         return op.mode != "nearest"
-    return isinstance(op, _WIDE)
+    return isinstance(op, _WIDE) or (isinstance(op, o.Reduce) and op.function == "sum")
 
 
 def partial_sums(graph: Graph, op: o.Op, bound: Callable[[o.Value], Interval]) -> Interval:

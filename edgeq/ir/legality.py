@@ -98,12 +98,12 @@ class _Codes:
             case o.TopK():
                 yield from self._compared(op.x)
                 yield from self._moved((op.x,), op.out_values)
-            case o.MaxPool():
+            case o.MaxPool() | o.Reduce(function="max" | "min"):
                 yield from self._compared(op.x)
                 yield from self._moved((op.x,), op.out)
-            case o.Reduce() if op.function in ("max", "min"):
-                yield from self._compared(op.x)
-                yield from self._moved((op.x,), op.out)
+            case o.Reduce(function="sum"):
+                yield from self._one_scale(op.x)
+                yield from self._accumulator(op.out, self.types[op.x].scale)
             case (
                 o.Slice() | o.Reshape() | o.Transpose() | o.Expand() | o.Pad() | o.Resize()
                 | o.Gather() | o.GatherElements()

@@ -242,7 +242,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Reduce:
-    """sum, max, min or l2 norm over `axes`, kept as size 1."""
+    """sum, max, min or l2 norm over `axes`, kept as size 1; on levels all but the norm, in the operand's scale."""
 
     x: Value
     out: Value

@@ -67,7 +67,7 @@ def integer(node: NodeProto, name: str) -> int | None:
 
 def _is_whole(node: NodeProto) -> bool:
     """Whether a node has the inputs and results that the rules look at, and names that are text."""
-    least = 2 if node.op_type in (*WEIGHTED, QUANTIZE, DEQUANTIZE) else 0
+    least = 2 if node.op_type in (*WEIGHTED, QUANTIZE, DEQUANTIZE, "Gather") else int(node.op_type == "Cast")
     # protobuf hands out bytes where a string is not UTF-8.
     text = all(isinstance(name, str) for name in (node.op_type, node.name, *node.input, *node.output))
     return text and bool(node.output) and len(node.input) >= least
@@ -126,7 +126,8 @@ class Net:
         levels, indices = (None if tensor is None else _array(tensor) for tensor in (table, codes))
         if levels is None or indices is None or levels.ndim != 1 or not indices.size:
             return None
-        return levels[indices] if int(indices.max()) < levels.size else None
+        inside = -levels.size <= int(indices.min()) and int(indices.max()) < levels.size
+        return levels[indices] if inside else None
 
     @cached_property
     def constants(self) -> frozenset[str]:

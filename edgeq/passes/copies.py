@@ -7,8 +7,6 @@ a clip that never clips; on codes that is a table or a requantization.
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph
@@ -16,7 +14,8 @@ from edgeq.quantize.structure import is_weighted, moves_codes
 from edgeq.recipe import Recipe
 
 FEWER_THAN = 8
-_LIMIT = float(np.finfo(np.float32).max)
+_LIMIT = 2.0**64
+"""Beyond every value of a network; divided by the smallest scale it is still a float32."""
 
 
 def with_narrow_copies(graph: Graph, recipe: Recipe) -> Graph:

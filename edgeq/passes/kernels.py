@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT16, Int, IntArray, code_range, decode, looks_up
+from edgeq.formats import INT16, Int, IntArray, code_range, decode, looks_up, looks_up_wide
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, accumulates, channel_bounds, is_codes, level_bounds
 from edgeq.ir.graph import Graph, Type
@@ -469,7 +469,8 @@ class _Grouping:
         if not all(v in self.graph.constants for v in constants):
             yield "weight and bias must be constants"
         own = isinstance(type_.format, Int) and type_.format.bits <= WEIGHT_BITS and type_.format.signed
-        if not own and not looks_up(type_.format):
+        table = looks_up(type_.format) or (self.bits == 8 and looks_up_wide(type_.format))
+        if not own and not table:
             yield f"weights of format {type_.format}"
         elif type_.zero_point:
             yield "weights with a zero point"

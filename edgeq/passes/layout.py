@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from edgeq.passes.rewrite import Rule, Sweep
 from edgeq.reference.meaning import evaluate
 
 MAX_EVALUATED = 1 << 24  # elements of a constant result
+MOST_AXES = 5  # that every runtime can move
 
 
 def identity(s: Sweep, op: o.Op) -> o.Value | None:
@@ -58,6 +60,26 @@ def transpose_as_reshape(s: Sweep, op: o.Op) -> o.Op | None:
     shape = s.shape(op.x)
     moved = [axis for axis in op.permutation if shape[axis] != 1]
     return o.Reshape(op.x, op.out, tuple(shape[axis] for axis in op.permutation)) if moved == sorted(moved) else None
+
+
+def transpose_of_fewer_axes(s: Sweep, op: o.Op) -> o.Op | None:
+    """A permutation of more axes than many runtimes have: axes that stay neighbours become one, those of size 1 none."""
+    if not isinstance(op, o.Transpose) or len(op.permutation) <= MOST_AXES:
+        return None
+    shape = s.shape(op.x)
+    axes = [axis for axis in range(len(shape)) if shape[axis] != 1]
+    runs: list[list[int]] = []
+    for place in (axes.index(axis) for axis in op.permutation if shape[axis] != 1):
+        if runs and runs[-1][-1] + 1 == place:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    if len(runs) == len(shape):
+        return None
+    merged = tuple(prod(shape[axes[place]] for place in run) for run in sorted(runs))
+    fewer = s.emit(o.Reshape(op.x, "", merged), op.x)
+    moved = s.emit(o.Transpose(fewer, "", tuple(map(sorted(runs).index, runs))), op.out)
+    return o.Reshape(moved, op.out, tuple(shape[axis] for axis in op.permutation))
 
 
 def slice_of_slice(s: Sweep, op: o.Op) -> o.Op | None:
@@ -173,6 +195,7 @@ LAYOUT: tuple[Rule, ...] = (
     reshape_of_reshape,
     transpose_of_transpose,
     transpose_as_reshape,
+    transpose_of_fewer_axes,
     slice_of_slice,
     slice_of_concat,
     concat_of_concat,

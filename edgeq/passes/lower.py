@@ -28,7 +28,7 @@ from edgeq.ir.rename import with_output_names
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import SCALE_FLOOR, quantize_weight
 from edgeq.quantize.structure import CLAMPS, moves_codes
-from edgeq.reference import tflite, tflite_tables
+from edgeq.reference import tflite, tflite_compound, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
 from edgeq.reference.samples import interpolated, sample_codes
@@ -129,7 +129,7 @@ class _Lowering:
         match op:
             case o.Softmax() if self.tflite:
                 out = self.plan.types[op.out]
-                self.codes[op.out] = tflite.softmax(self.editor, self.code(op.x), op.axis, out, op.out)
+                self.codes[op.out] = tflite_compound.softmax(self.editor, self.code(op.x), op.axis, out, op.out)
             case _ if self.tflite and accumulates(op) and not isinstance(op, o.Conv | o.ConvTranspose | o.Linear):
                 self._accumulate_as_tflite(op)
             case o.Conv() | o.ConvTranspose() | o.Linear():

@@ -13,12 +13,24 @@ import numpy as np
 
 from edgeq.catalogue import NAMED, short_name
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT8, INT8_NARROW, Codebook, Float, Format, Int, bits_of, fits_in_bytes, level_table
+from edgeq.formats import (
+    INT8,
+    INT8_NARROW,
+    Codebook,
+    Float,
+    Format,
+    Int,
+    bits_of,
+    fits_in_bytes,
+    level_table,
+    looks_up_wide,
+)
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.held import is_own, kept_table
+from edgeq.quantize.fitted import fitted_family, fitted_rules, rules_of, stand_in
 from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
-from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_rule, weight_format
+from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
 from edgeq.target import Target
 
 _KNOWN: tuple[Format, ...] = (
@@ -28,9 +40,6 @@ _KNOWN: tuple[Format, ...] = (
     *NAMED.values(),
 )
 """What refusals may name instead."""
-
-_FEW_BITS = ("qonnx", "hls")
-"""Runtimes whose activations may have fewer than eight bits."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,17 @@ def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> 
 
     Raises UsageError for text that names no format, and UnsupportedError for formats that `target` does not hold.
     """
-    named = tuple(map(parse_rule, asked.rules))
+    named = tuple(rule for text in asked.rules for rule in rules_of(text, graph))
+    family = fitted_family(asked.weights or "")
     every = Formats(
-        weight_format(asked.weights) if asked.weights else None,
+        weight_format(asked.weights) if asked.weights and family is None else None,
         activation_format(asked.activations) if asked.activations else None,
     )
     own = replace(every, weight=target.weight) if every.weight is None and target.is_integer else every
+    own = own if family is None else replace(own, weight=stand_in(family))
     found, notes = with_spared_ends(replace(recipe, rules=(*recipe.rules, *named)), own, graph, target)
+    if family is not None:
+        found = replace(found, rules=(*found.rules, *fitted_rules("*", family, every, graph)))
     if every != Formats():
         found = replace(found, rules=(*found.rules, Rule("*", every)))
     check_formats(graph, target, found)
@@ -111,13 +124,16 @@ def holds_weight(target: Target, format_: Format) -> bool:
     if target.emitter == "graph" or is_own(target, format_):
         return True
     if target.is_integer:
-        return fits_in_bytes(format_)
+        return fits_in_bytes(format_) or (target.looks_up and looks_up_wide(format_))
     return target.stored_weights is not None and target.ios >= 18 and _has_half_table(format_)
 
 
 def holds_activation(target: Target, format_: Int) -> bool:
-    """Whether weighted operators in files of `target` read codes of so many bits."""
-    return format_.bits == target.narrow.bits or (target.runtime in _FEW_BITS and format_.bits <= 8)
+    """Whether artifacts of `target` keep values in so many bits: those of integers in all up to their own bytes."""
+    if target.runtime == "qonnx":
+        return format_.bits <= 8
+    own = target.narrow.bits
+    return target.is_integer and (format_.bits == own or format_.bits < own <= 8)
 
 
 def _has_half_table(format_: Format) -> bool:
@@ -153,9 +169,9 @@ def check_formats(graph: Graph, target: Target, recipe: Recipe) -> None:
             held = ", ".join(short_name(known) for known in _KNOWN if holds_weight(target, known))
             near = nearest_held(target, asked.weight)
             _refuse(target, "weights", o.results(op)[0], asked.weight, held or "none", near)
-        if isinstance(asked.activation, Int) and not (structure and holds_activation(target, asked.activation)):
-            integers = "int2 to int8" if target.runtime in _FEW_BITS else str(target.narrow)
-            allowed = integers if structure else "real: this target computes on reals"
+        if isinstance(asked.activation, Int) and not holds_activation(target, asked.activation):
+            bytes_ = target.narrow.bits <= 8
+            allowed = f"{'up to ' * bytes_}{target.narrow}" if structure else "real: this target computes on reals"
             _refuse(target, "activations", o.results(op)[0], asked.activation, allowed)
 
 

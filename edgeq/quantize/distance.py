@@ -16,7 +16,6 @@ from edgeq.quantize.sensitivity import Weigh
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor | None]], Tensor]
 """From quantized outputs, float outputs and weights of squared errors (broadcast; None: all alike) to a number."""
 
-SILOG_MEAN = 0.85
 _FLOOR = 1e-12
 
 
@@ -43,17 +42,18 @@ def distribution(outputs: Sequence[Tensor], targets: Sequence[Tensor], importanc
     return squared_error(outputs, targets, importance) + divergence.mean()
 
 
-def scale_invariant(
-    outputs: Sequence[Tensor], targets: Sequence[Tensor], importance: Sequence[Tensor | None]
-) -> Tensor:
-    """Squared error plus the scale-invariant logarithmic error of depth (Eigen et al., 2014), where depths are positive."""
+def logarithmic(outputs: Sequence[Tensor], targets: Sequence[Tensor], importance: Sequence[Tensor | None]) -> Tensor:
+    """Squared error plus the squared error of logarithms, where depths are positive: what is near counts as its share.
+
+    The scale-invariant error of depth (Eigen et al., 2014) forgives most of a common factor, which a network that is to
+    equal its float self must not be forgiven.
+    """
     total = squared_error(outputs, targets, importance)
     for y, t in zip(outputs, targets, strict=True):
         floor = 1e-3 * t.abs().mean().clamp_min(_FLOOR)
         known = t > floor
         ratio = torch.where(known, torch.log(y.clamp_min(floor)) - torch.log(t.clamp_min(floor)), 0.0)
-        share = known.float().mean().clamp_min(_FLOOR)
-        total = total + ratio.square().mean() / share - SILOG_MEAN * (ratio.mean() / share).square()
+        total = total + ratio.square().mean() / known.float().mean().clamp_min(_FLOOR)
     return total
 
 

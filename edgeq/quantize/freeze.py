@@ -30,9 +30,9 @@ class Oscillation(nn.Module):
     def __init__(self, module: QatModule, threshold: float, momentum: float = MOMENTUM) -> None:
         super().__init__()
         self.threshold, self.momentum = threshold, momentum
-        self._weights = {name: part for name, part in module.weights_and_grids() if _counts(part[1])}
-        for name, (weight, grid) in self._weights.items():
-            codes = _codes(weight, grid)
+        self._weights = {name: part for name, part in module.weights_and_grids() if _counts(part[-1])}
+        for name, (weight, unit, grid) in self._weights.items():
+            codes = _codes(weight * unit, grid)
             zeros = torch.zeros_like(codes)
             for part, start in zip(_PARTS, (codes, zeros, zeros, codes, zeros.bool()), strict=True):
                 self.register_buffer(f"{name}_{part}", start.clone())
@@ -40,9 +40,9 @@ class Oscillation(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """Take note of the codes that the step has led to; put fixed ones back."""
-        for name, (weight, grid) in self._weights.items():
+        for name, (weight, unit, grid) in self._weights.items():
             before, turn, frequency, mean, fixed = (getattr(self, f"{name}_{part}") for part in _PARTS)
-            codes = torch.where(fixed, torch.round(mean), _codes(weight, grid))
+            codes = torch.where(fixed, torch.round(mean), _codes(weight * unit, grid))
             direction = torch.sign(codes - before)
             moved = direction != 0
             turned = moved & (direction == -turn)
@@ -51,7 +51,7 @@ class Oscillation(nn.Module):
             mean.copy_(torch.where(fixed, mean, torch.lerp(mean, codes, self.momentum)))
             before.copy_(codes)
             fixed |= frequency > self.threshold
-            weight.copy_(torch.where(fixed, torch.round(mean) * grid.spread(), weight))
+            weight.copy_(torch.where(fixed, torch.round(mean) * grid.spread() / unit, weight))
 
     @property
     def share(self) -> float:

@@ -4,6 +4,7 @@
     measured   the same of the true outputs, with one weight or class rounded at a time: slow, and exact one by one
     hessian    tr(J'J) / n |e|^2: HAWQ's mean trace of the Gauss-Newton Hessian, by Hutchinson's estimator
     fisher     sum (J'n)^2 e^2 with random n: the diagonal alone
+    lrp        sum |x J'n| 2^(-2 bits): relevance by LRP's rule zero, the gradient times the value (after LRP-QViT)
     error      |e|^2 / |x|^2, a proxy that knows no network
     bits       n 2^(-2 bits), a proxy that knows no numbers
 
@@ -29,7 +30,7 @@ from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_chan
 from edgeq.quantize.structure import Structure, weight_of
 from edgeq.reference.interpret import Interpreter
 
-Kind = Literal["noise", "measured", "hessian", "fisher", "error", "bits"]
+Kind = Literal["noise", "measured", "hessian", "fisher", "lrp", "error", "bits"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Samples = Iterable[Mapping[Value, Array]]
@@ -123,6 +124,8 @@ def _loss(kind: Kind, slope: Tensor | None, error: Tensor, x: Tensor, bits: int,
             return float(slope.square().mean() * error.square().sum())
         case "fisher":
             return float((slope * error).square().sum())
+        case "lrp":
+            return float((slope * x).abs().sum()) * 4.0**-bits
         case _:
             return power_by_channel(slope, error) if axis else float((slope * error).flatten(1).sum(1).square().sum())
 

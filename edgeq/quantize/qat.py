@@ -66,7 +66,9 @@ class _Step:
 class QatModule(nn.Module):
     """`graph` (real, simplified) under `plan`, trainable; inputs and outputs are the graph's, for any number of images.
 
-    forward takes one tensor [N, ...] per input and gives one per output (a tuple unless there is one). Raises
+    forward takes one tensor [N, ...] per input and gives one per output (a tuple unless there is one). A weight is a
+    parameter in units of its usual size in each channel: batch norms are folded, so that channels differ widely in
+    size and nothing takes back a step that is too large for them; one rate suits all of these parameters. Raises
     UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
     """
 
@@ -81,10 +83,14 @@ class QatModule(nn.Module):
         self._images = graph.types[graph.inputs[0]].shape[0]
         self._integers: tuple[tuple[int, ...], Graph] | None = None
         self._interpreters: dict[int, Interpreter] = {}
-        trained = set(trained_constants(graph))
-        self.trained = nn.ParameterDict({self._fields[v]: nn.Parameter(_tensor(graph.constants[v])) for v in trained})
-        self.fixed = nn.Module()
-        for value in graph.constants.keys() - trained:
+        trained = trained_constants(graph)
+        self.units, self.trained, self.fixed = nn.Module(), nn.ParameterDict(), nn.Module()
+        axes = _channel_axes(graph, plan)
+        for value in trained:
+            unit, field = _unit(graph.constants[value], axes.get(value)), self._fields[value]
+            self.units.register_buffer(field, unit)
+            self.trained[field] = nn.Parameter(_tensor(graph.constants[value]) / unit)
+        for value in graph.constants.keys() - set(trained):
             self.fixed.register_buffer(self._fields[value], _tensor(graph.constants[value]), persistent=False)
         self.values = nn.ModuleDict(
             {
@@ -111,6 +117,10 @@ class QatModule(nn.Module):
         the gradient of the first layer with respect to images."""
         structure = self.plan.structure
         return key not in structure.fixed and not any(v in self.graph.inputs for v in structure.members[key])
+
+    def _unit(self, field: str) -> Tensor:
+        found: Tensor = getattr(self.units, field)
+        return found
 
     def forward(self, *inputs: Tensor) -> Outputs:
         """Outputs as reals: through straight-through rounding while training, from the integer graph otherwise."""
@@ -171,7 +181,7 @@ class QatModule(nn.Module):
 
     def _constant(self, name: o.Value) -> Tensor:
         field = self._fields[name]
-        found: Tensor = self.trained[field] if field in self.trained else getattr(self.fixed, field)
+        found: Tensor = self.trained[field] * self._unit(field) if field in self.trained else getattr(self.fixed, field)
         return found
 
     def _steps_for(self, inputs: Mapping[o.Value, Tensor]) -> tuple[_Step, ...]:
@@ -200,7 +210,7 @@ class QatModule(nn.Module):
         """The real graph with the weights learned so far."""
         learned: dict[o.Value, Array] = {}
         for value in trained_constants(self.graph):
-            tensor = self.trained[self._fields[value]].detach().cpu().float()
+            tensor = self._constant(value).detach().cpu().float()
             if not bool(torch.isfinite(tensor).all()):
                 raise UsageError(
                     "training went astray: not a number", where=value, next_step="Lower the learning rate."
@@ -251,13 +261,13 @@ class QatModule(nn.Module):
         assert isinstance(grid, Grid)
         return grid
 
-    def weights_and_grids(self) -> Iterator[tuple[str, tuple[nn.Parameter, Grid]]]:
-        """The learned weights that are rounded, with their grids, by the grid's field."""
+    def weights_and_grids(self) -> Iterator[tuple[str, tuple[nn.Parameter, Tensor, Grid]]]:
+        """By the grid's field: the learned weights that are rounded, the units they are in, and their grids."""
         for op in self.graph.ops:
             weight, out = weight_of(op), o.results(op)[0]
             if weight is not None and out in self.plan.weights and self._fields[weight] in self.trained:
-                field = self._fields[out]
-                yield field, (self.trained[self._fields[weight]], self._grid(self.weights, field))
+                field, known = self._fields[out], self._fields[weight]
+                yield field, (self.trained[known], self._unit(known), self._grid(self.weights, field))
 
     def use_width(self, bits: int) -> None:
         """Weights of `bits` from here on, where they are nested (see `Strategy`); convert() then gives their graph.
@@ -295,6 +305,26 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
+def _channel_axes(graph: Graph, plan: Plan) -> dict[o.Value, int | None]:
+    """By weight, along which axis its scales lie."""
+    found: dict[o.Value, int | None] = {}
+    for op in graph.ops:
+        weight, out = weight_of(op), o.results(op)[0]
+        if weight is not None and out in plan.weights:
+            found[weight] = plan.weights[out].axis
+    return found
+
+
+def _unit(array: Array, axis: int | None) -> Tensor:
+    """What a step of the optimizer counts in: of weights their usual size in each channel, as a power of two."""
+    if array.ndim < 2:
+        return torch.ones(())
+    rest = tuple(k for k in range(array.ndim) if k != axis)
+    sizes = np.sqrt(np.square(array, dtype=np.float64).mean(rest, keepdims=True))
+    usual = np.where(sizes > 0, sizes, sizes.max() or 1.0)
+    return torch.from_numpy(np.exp2(np.round(np.log2(usual))).astype(np.float32))
+
+
 def _size(graph: Graph, members: tuple[o.Value, ...]) -> int:
     return max(graph.types[value].size for value in members)
 
@@ -308,7 +338,7 @@ def _channels(graph: Graph, members: tuple[o.Value, ...]) -> int:
 def _field_names(values: list[o.Value]) -> dict[o.Value, str]:
     """A name that a module's field may have for each value, readable and unique."""
     found: dict[o.Value, str] = {}
-    taken: set[str] = set()
+    taken = {*dir(nn.ParameterDict()), *dir(nn.ModuleDict())}  # which a field must not hide
     for value in dict.fromkeys(values):
         field = stem = re.sub(r"\W", "_", value) or "_"
         count = 0

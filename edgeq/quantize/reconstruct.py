@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeq.formats import bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.progress import Progress, silent
@@ -21,10 +22,10 @@ from edgeq.quantize.columns import Weighted
 from edgeq.quantize.distance import Loss, squared_error
 from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
 from edgeq.quantize.importance import Importance
-from edgeq.quantize.layerwise import solve_layer
+from edgeq.quantize.layerwise import FREE_SCALE_BITS, solve_layer
 from edgeq.quantize.learned import Layer, Learned, Store, packed, unpacked
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.refine import Data, Parameters, Refinement, Settings
+from edgeq.quantize.refine import Data, Parameters, Refinement, Settings, Snapshot
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit, units, whole
@@ -172,14 +173,7 @@ class _Work:
         parameters = {out: self._parameters(out, layer, settings.method) for out, layer in layers.items()}
         best = Refinement(unit, simulation, parameters, data, settings, loss, self.seed).run()
         self._take_scales(best.scales)
-        found = {
-            out: replace(
-                layer,
-                levels=best.levels[out],
-                bias=best.biases[out].double().cpu().numpy() if out in best.biases else None,
-            )
-            for out, layer in layers.items()
-        }
+        found = {out: _learned_layer(layer, best, out) for out, layer in layers.items()}
         for out, layer in found.items():
             _install(simulation, out, layer)
         return found
@@ -191,11 +185,25 @@ class _Work:
     def _parameters(self, out: o.Value, layer: Layer, method: Method) -> Parameters:
         simulation = self.simulation
         rounding = Rounding.of(method, layer.levels.float(), layer.wanted.float(), layer.type.format)
+        free = self.settings.scale_rate > 0 and bits_of(layer.type.format) <= FREE_SCALE_BITS
+        scale = layer.scale.float()
+        growth = torch.zeros_like(scale) if free else None
         if layer.bias is None:
-            return Parameters(rounding, layer.scale.float(), None, torch.ones((), device=simulation.device))
+            return Parameters(rounding, scale, None, torch.ones((), device=simulation.device), growth, self.half)
         bias = torch.from_numpy(layer.bias.astype(np.float32)).to(simulation.device)
         spread = bias.std(unbiased=False).clamp_min(1e-6) if bias.numel() > 1 else bias.abs().clamp_min(1e-6)
-        return Parameters(rounding, layer.scale.float(), bias / spread, spread)
+        return Parameters(rounding, scale, bias / spread, spread, growth, self.half)
+
+
+def _learned_layer(layer: Layer, best: Snapshot, out: o.Value) -> Layer:
+    scale = best.steps[out].double()
+    return Layer(
+        best.levels[out],
+        layer.wanted * layer.scale / scale,
+        scale,
+        replace(layer.type, scale=tuple(scale.flatten().tolist())),
+        best.biases[out].double().cpu().numpy() if out in best.biases else None,
+    )
 
 
 def _install(simulation: Simulation, out: o.Value, layer: Layer) -> None:

@@ -1,8 +1,8 @@
 """Gradient descent on the rounding of one unit: its output, as the quantized network computes it, towards the float one.
 
 Inputs are the quantized prefix's values, mixed at random with the float prefix's (QDrop), so that the codes do not
-adapt to one realisation of the noise. Weight codes, biases and the scales of activations that the unit is the first to
-compute are learned together. The best hard state on held-out images is kept, the start included.
+adapt to one realisation of the noise. Weight codes, their scales where bits are few, biases, and the scales of activations
+that the unit is the first to compute are learned together. The best hard state on held-out images is kept, the start included.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgeq.formats import bits_of
 from edgeq.ir import ops as o
 from edgeq.quantize.distance import Loss
 from edgeq.quantize.rounding import Method, Rounding
+from edgeq.quantize.second_order import Grid
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit
 
@@ -49,6 +50,7 @@ class Settings:
     drop: float = 0.5
     activation_rate: float = 1e-3
     bias_rate: float = 1e-3
+    scale_rate: float = 1e-3
     penalty: float = 1.0
     rate: float = 1.0
     whole_steps: int = 0
@@ -57,13 +59,25 @@ class Settings:
 
 @dataclass
 class Parameters:
-    """What is learned of one operator: its rounding, the scale of its levels, and the bias (None without one)."""
+    """What is learned of one operator: its rounding, the bias (None without one), and the scale of its levels.
+
+    `spread` is that of the output, by which the bias is measured. `growth` is the logarithm of a factor on every scale,
+    None where scales are kept; `half` keeps them to what half precision holds.
+    """
 
     rounding: Rounding
     scale: Tensor
     bias: Tensor | None
     spread: Tensor
-    """Of the output, by which the bias is measured."""
+    growth: Tensor | None = None
+    half: bool = False
+
+    def step(self, *, hard: bool = False) -> Tensor:
+        """The scales now, broadcast against the levels; `hard` ones are as files hold them."""
+        if self.growth is None:
+            return self.scale
+        found = self.scale * torch.exp(self.growth)
+        return Grid(self.rounding.format, True, self.half).storable(found).float() if hard else found
 
 
 @dataclass(frozen=True)
@@ -86,10 +100,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A hard state and its held-out loss."""
+    """A hard state and its held-out loss; `steps` are the scales of weights, `scales` those of classes of values."""
 
     loss: float
     levels: dict[o.Value, Tensor]
+    steps: dict[o.Value, Tensor]
     biases: dict[o.Value, Tensor]
     scales: dict[o.Value, float]
 
@@ -156,7 +171,7 @@ class Refinement:
 
     def _install(self, *, hard: bool) -> None:
         for out, p in self.parameters.items():
-            self.simulation.weights[out] = p.rounding.levels(hard=hard) * p.scale
+            self.simulation.weights[out] = p.rounding.levels(hard=hard) * p.step(hard=hard)
             if p.bias is not None:
                 self.simulation.biases[out] = p.bias * p.spread
         for key, log in self.steps.items():
@@ -192,8 +207,8 @@ class Refinement:
 
     def _over_all(self, snapshot: Snapshot) -> float:
         """The loss of a hard state on all images."""
-        for out, p in self.parameters.items():
-            self.simulation.weights[out] = snapshot.levels[out] * p.scale
+        for out in self.parameters:
+            self.simulation.weights[out] = snapshot.levels[out] * snapshot.steps[out]
             if out in snapshot.biases:
                 self.simulation.biases[out] = snapshot.biases[out]
         for key, scale in snapshot.scales.items():
@@ -209,6 +224,8 @@ class Refinement:
         ]
         biases = [p.bias for p in self.parameters.values() if p.bias is not None]
         groups.append({"params": [bias.requires_grad_() for bias in biases], "lr": settings.bias_rate})
+        growths = [p.growth for p in self.parameters.values() if p.growth is not None]
+        groups.append({"params": [growth.requires_grad_() for growth in growths], "lr": settings.scale_rate})
         groups.append({"params": [s.requires_grad_() for s in self.steps.values()], "lr": settings.activation_rate})
         return [group for group in groups if group["params"]]
 
@@ -249,6 +266,7 @@ class Refinement:
         return Snapshot(
             self._loss_over(self.held),
             {out: p.rounding.levels(hard=True).clone() for out, p in self.parameters.items()},
+            {out: p.step(hard=True).clone() for out, p in self.parameters.items()},
             {out: (p.bias * p.spread).clone() for out, p in self.parameters.items() if p.bias is not None},
             {key: float(torch.exp(log)) * self.first_scales[key] for key, log in self.steps.items()},
         )

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgeq.formats import INT16, Format, Int
+from edgeq.formats import INT8, INT16, Format, Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
@@ -79,6 +79,10 @@ def accumulates(op: o.Op) -> bool:
     return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
 
 
+TFLITE_SOFTMAX_LIMIT = 512
+"""So many equal shares are each half a step of LiteRT's 1/256, where its reference kernel shifts by 32 bits and aborts."""
+
+
 def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
     if type(op) not in target.integer_ops or not all(graph.types[v].is_real for v in o.results(op)):
         return False
@@ -96,6 +100,9 @@ def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
             return op.mode != "cubic"
         case o.Pad():
             return moves_codes(op)
+        case o.Softmax():
+            narrow = target.kernels == "tflite" and target.narrow.bits <= 8
+            return not narrow or graph.types[op.x].shape[op.axis] < TFLITE_SOFTMAX_LIMIT
         case o.Apply():
             return target.narrow.bits <= 8 or op.function.name in (*CLAMPS, *target.wide_functions)
         case o.Add() | o.Sub() | o.Mul():
@@ -361,9 +368,10 @@ def _fixed(
     """The classes that hold the result of a kernel whose scale is prescribed."""
     found = {}
     for key, group in members.items():
-        ranges = [fixed_range(graph.producer[value], formats[key]) for value in group if value in integer]
+        whole = INT8 if bits_of(formats[key]) < 8 else formats[key]  # which no reader makes smaller
+        ranges = [fixed_range(graph.producer[value], whole) for value in group if value in integer]
         if known := [item for item in ranges if item is not None]:
-            found[key] = known[0]
+            found[key], formats[key] = known[0], whole
     return found
 
 

@@ -149,7 +149,7 @@ class Interpreter:
         match op:
             case o.Conv() | o.ConvTranspose() | o.Linear() | o.MatMul() | o.Mul() | o.AveragePool() | o.Mean():
                 return self._on_levels(op, value)
-            case o.Add() | o.Sub():
+            case o.Add() | o.Sub() | o.Reduce(function="sum"):
                 return self._on_levels(op, value)
             case o.Softmax():
                 return (self._softmax(op, value),)
@@ -199,8 +199,10 @@ class Interpreter:
         if isinstance(type_.format, Float | Codebook):
             return torch.from_numpy(encode(type_.format, ratio.numpy())).to(dtype)
         low, high = code_range(type_.format)
-        nearest = torch.round(ratio) if op.ties == "even" else round_away(ratio)
-        return torch.clamp(nearest + type_.zero_point, low, high).to(dtype)
+        # Before rounding, so that infinities saturate; the ends are whole numbers.
+        inside = torch.clamp(ratio, low - type_.zero_point, high - type_.zero_point)
+        nearest = torch.round(inside) if op.ties == "even" else round_away(inside)
+        return (nearest + type_.zero_point).to(dtype)
 
     def _dequantize(self, x: Tensor, type_: Type) -> Tensor:
         if isinstance(type_.format, Float | Codebook):

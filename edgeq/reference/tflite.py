@@ -10,10 +10,13 @@ kernels (published in the quantization specification and in the kernels' own com
     ADD, SUB                                             operands 2^20 (16-bit codes: 2^15) finer than twice the
                                                          larger scale, gemmlowp2
     MEAN                                                 gemmlowp2 with the count folded into the multiplier
+    SUM                                                  fc-float, as LiteRT's default kernel, but for ties that its
+                                                         single precision misses, and saturating where it wraps; its
+                                                         reference kernel takes int8 codes for unsigned ones
     AVERAGE_POOL_2D, RESIZE_BILINEAR                     DivideCodes; the result keeps the operand's scale
-    LOGISTIC, TANH, GELU, HARD_SWISH, LEAKY_RELU         tables (edgeq/reference/tflite_tables.py)
+    functions of one operand                             tables (edgeq/reference/tflite_tables.py)
     QUANTIZE of reals                                    ties away from zero
-    SOFTMAX                                              float inside: Dequantize, Softmax, Quantize
+    kernels of several steps                             edgeq/reference/tflite_compound.py
 
 An accumulating kernel is built in two steps, since an activation may be fused between them: `accumulate` appends the
 operator on levels, `settle` brings its accumulator to the codes of the result.
@@ -22,7 +25,7 @@ operator on levels, `settle` brings its accumulator to the codes of the result.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -39,6 +42,7 @@ Accumulating = (
 _NARROWED = (o.Conv, o.ConvTranspose, o.MatMul)
 Activation = Literal["NONE", "RELU", "RELU_N1_TO_1", "RELU6"]
 Ratio = tuple[int, int]
+Sum = TypeVar("Sum", bound=o.Add | o.Sub)
 
 ACTIVATIONS: tuple[Activation, ...] = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
@@ -117,7 +121,7 @@ def mean_ratio(scale: float, to_scale: float, count: int) -> Ratio:
 # --- accumulating kernels ---------------------------------------------------------------------------------------
 
 
-def accumulate(editor: Editor, op: Accumulating, name: o.Value) -> o.Value:
+def accumulate(editor: Editor, op: Accumulating | o.Reduce, name: o.Value) -> o.Value:
     """Append `op`, whose operands are codes in `editor`, as the accumulator `name`; a bias must lie in its units.
 
     Operands of a sum are first brought to a common scale, and the grid of a linear resize becomes TFLite's.
@@ -130,11 +134,13 @@ def accumulate(editor: Editor, op: Accumulating, name: o.Value) -> o.Value:
         case o.MatMul() | o.Mul():
             scale = (types[op.a].scale[0] * types[op.b].scale[0],)
         case o.Add() | o.Sub():
-            op, scale = _with_common_scale(editor, op, name)
+            op, scale = with_common_scale(editor, op, 15 if _is_wide(editor, op) else 20, name)
         case o.AveragePool():
             scale = (types[op.x].scale[0] / (op.kernel[0] * op.kernel[1]),)
         case o.Mean():
             scale = (types[op.x].scale[0] / counted(op, types[op.x].shape),)
+        case o.Reduce():
+            scale = types[op.x].scale
         case o.Resize():
             op, scale = on_grid(op, types[op.x].shape), (types[op.x].scale[0] * 2.0 ** (-2 * RESIZE_WEIGHT_BITS),)
     acc = editor.fresh(name)
@@ -147,7 +153,7 @@ def accumulate(editor: Editor, op: Accumulating, name: o.Value) -> o.Value:
     return acc
 
 
-def _is_wide(editor: Editor, op: Accumulating) -> bool:
+def _is_wide(editor: Editor, op: Accumulating | o.Reduce) -> bool:
     """Whether the activations are 16-bit codes."""
     return bits_of(editor.types[editor.resolve(o.operands(op)[0])].format) > 8
 
@@ -157,34 +163,26 @@ def counted(op: o.Mean, shape: tuple[int, ...]) -> int:
     return int(np.prod([shape[axis] for axis in op.axes], dtype=np.int64))
 
 
-def _addition_shift(type_: Type) -> int:
-    return 15 if bits_of(type_.format) > 8 else 20
-
-
-def common_scale(a: Type, b: Type) -> float:
-    """The scale at which the operands of ADD and SUB meet: twice the larger one, 2^-20 (16-bit codes: 2^-15) of it."""
-    return 2 * max(a.scale[0], b.scale[0]) * 2.0 ** -_addition_shift(a)
-
-
-def _with_common_scale(editor: Editor, op: o.Add | o.Sub, name: o.Value) -> tuple[o.Add | o.Sub, tuple[float, ...]]:
-    common = common_scale(editor.types[op.a], editor.types[op.b])
-    a, b = (_addend(editor, x, common, f"{name}.{side}") for side, x in (("a", op.a), ("b", op.b)))
+def with_common_scale(editor: Editor, op: Sum, shift: int, name: o.Value) -> tuple[Sum, tuple[float, ...]]:
+    """`op` on operands that are multiples of the scale at which they meet: 2^-shift of twice the larger one."""
+    common = 2 * max(editor.types[x].scale[0] for x in (op.a, op.b)) * 2.0**-shift
+    a, b = (_addend(editor, x, common, shift, f"{name}.{side}") for side, x in (("a", op.a), ("b", op.b)))
     return replace(op, a=a, b=b), (common,)
 
 
-def _addend(editor: Editor, x: o.Value, common: float, name: o.Value) -> o.Value:
-    """x 2^20, then times s_x / (2 max s): the larger of two scales halves, so every ratio is below one."""
+def _addend(editor: Editor, x: o.Value, common: float, shift: int, name: o.Value) -> o.Value:
+    """x 2^shift, then times s_x / (2 max s): the larger of two scales halves, so every ratio is below one."""
     type_ = editor.types[x]
-    finer = 2.0 ** _addition_shift(type_)
+    finer = 2.0**shift
     fine = Type(type_.shape, INT32, (type_.scale[0] / finer,))
-    shifted = _requantize(editor, x, fine, editor.fresh(f"{name}.fine"), [quantize_multiplier(finer)])
+    shifted = requantize(editor, x, fine, editor.fresh(f"{name}.fine"), [quantize_multiplier(finer)])
     ratio = recode_ratio(type_.scale[0], common * finer)
-    return _requantize(editor, shifted, replace(fine, scale=(common,)), editor.fresh(name), [ratio])
+    return requantize(editor, shifted, replace(fine, scale=(common,)), editor.fresh(name), [ratio])
 
 
 def settle(
     editor: Editor,
-    op: Accumulating,
+    op: Accumulating | o.Reduce,
     acc: o.Value,
     to: Type,
     out: o.Value,
@@ -205,9 +203,9 @@ def settle(
         case o.AveragePool() | o.Resize():
             divisor = op.kernel[0] * op.kernel[1] if isinstance(op, o.AveragePool) else 1 << (2 * RESIZE_WEIGHT_BITS)
             return editor.append(o.DivideCodes(acc, out, divisor, low, high), to)
-        case o.Linear():
+        case o.Linear() | o.Reduce():
             ratios = [recode_ratio(scale, to_scale) for scale in from_type.scale]
-            return _requantize(editor, acc, to, out, ratios, low, high, "fc-float")
+            return requantize(editor, acc, to, out, ratios, low, high, "fc-float")
         case o.Mul() | o.MatMul():
             ratios = [product_ratio(op, from_type.scale[0], to_scale)]
         case o.Mean():
@@ -215,10 +213,10 @@ def settle(
             ratios = [mean_ratio(from_type.scale[0] * count, to_scale, count)]
         case _:
             ratios = [recode_ratio(scale, to_scale) for scale in from_type.scale]
-    return _requantize(editor, acc, to, out, ratios, low, high, rounding)
+    return requantize(editor, acc, to, out, ratios, low, high, rounding)
 
 
-def _requantize(
+def requantize(
     editor: Editor,
     x: o.Value,
     to: Type,
@@ -228,6 +226,7 @@ def _requantize(
     high: int | None = None,
     rounding: o.Rounding = "gemmlowp2",
 ) -> o.Value:
+    """Append what brings `x` to codes `out` of type `to`, by these ratios, between the codes low and high."""
     bottom, top = code_range(to.format)
     multiplier, shift = zip(*ratios, strict=True)
     low, high = bottom if low is None else low, top if high is None else high
@@ -243,20 +242,12 @@ def recode(
     """QUANTIZE of codes `x` to codes `out` of type `to` (its shape is that of x)."""
     from_type = editor.types[x]
     ratio = recode_ratio(from_type.scale[0], to.scale[0])
-    return _requantize(editor, x, replace(to, shape=from_type.shape), out, [ratio], low, high)
+    return requantize(editor, x, replace(to, shape=from_type.shape), out, [ratio], low, high)
 
 
 def quantize(editor: Editor, x: o.Value, to: Type, out: o.Value) -> o.Value:
     """QUANTIZE of reals `x`."""
     return editor.append(o.Quantize(x, out, "away"), replace(to, shape=editor.types[x].shape))
-
-
-def softmax(editor: Editor, x: o.Value, axis: int, to: Type, out: o.Value) -> o.Value:
-    """SOFTMAX of codes `x`: single precision inside, one rounding of the result."""
-    shape = editor.types[x].shape
-    real = editor.append(o.Dequantize(x, editor.fresh(f"{out}.x")), Type(shape))
-    shares = editor.append(o.Softmax(real, editor.fresh(f"{out}.shares"), axis))
-    return quantize(editor, shares, to, out)
 
 
 # --- the grid of RESIZE_BILINEAR --------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Scalar functions of TFLite's kernels as tables over all codes, with the kernels' own arithmetic.
 
-On 8-bit codes LOGISTIC, TANH and GELU tabulate in single precision, HARD_SWISH works on 16-bit fixed point, and
+On 8-bit codes LOGISTIC, TANH, GELU, EXP and LOG tabulate in single precision, HARD_SWISH works on 16-bit fixed point, and
 LEAKY_RELU requantizes each half with a ratio of its own. On 16-bit codes LOGISTIC and TANH interpolate a table of the
 sigmoid (edgeq/reference/tflite_sigmoid.py). Any other function is tabulated in double
 precision, and the emitter stores its table.
@@ -32,6 +32,8 @@ _SINGLE_PRECISION: dict[o.FunctionName, Callable[[Floats], Floats]] = {
     ),
     "tanh": lambda x: np.tanh(x).astype(np.float32),
     "gelu": lambda x: (0.5 * x.astype(np.float64) * (1 + _erf(x * np.float32(np.sqrt(0.5))))).astype(np.float32),
+    "exp": np.exp,
+    "log": lambda x: np.log(np.maximum(x, 0)),
     "gelu_tanh": lambda x: torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy(),
 }
 
@@ -57,7 +59,7 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> IntArray:
             codes = logistic_of_16_bits(levels, from_type.scale[0])
         case "tanh" if wide:
             codes = tanh_of_16_bits(levels, from_type.scale[0])
-        case "sigmoid" | "tanh" | "gelu" | "gelu_tanh" if not wide:
+        case "sigmoid" | "tanh" | "gelu" | "gelu_tanh" | "exp" | "log" if not wide:
             codes = _in_single_precision(_SINGLE_PRECISION[function.name], levels, from_type, to)
         case "hardswish" if not wide:
             codes = _hard_swish(levels, from_type.scale[0], to.scale[0])
@@ -70,9 +72,33 @@ def tabulate(function: o.Function, from_type: Type, to: Type) -> IntArray:
     return table
 
 
+def kernel_table(function: o.Function, from_type: Type, to: Type) -> IntArray:
+    """As `tabulate`, but SQRT, ABS and NEG as their kernels have them, which lowering has no use for.
+
+    SQRT rounds down (and gives zero below zero, where the kernel refuses), NEG turns codes around and wraps.
+    """
+    low, high = code_range(to.format)
+    levels = _levels(from_type)
+    match function.name:
+        case "sqrt":
+            reals = np.sqrt(np.maximum(levels, 0).astype(np.float32) * np.float32(from_type.scale[0]))
+            codes = np.floor(reals / np.float32(to.scale[0])).astype(np.int64)
+        case "abs":
+            multiplier, shift = map(torch.tensor, quantize_multiplier(from_type.scale[0] / to.scale[0]))
+            codes = requantize(torch.from_numpy(np.abs(levels)), multiplier, shift, "gemmlowp2").numpy()
+        case "neg":
+            codes = np.where(levels == low, low, -levels)
+        case _:
+            return tabulate(function, from_type, to)
+    table: IntArray = np.clip(codes + to.zero_point, low, high)
+    return table
+
+
 def _in_single_precision(function: Callable[[Floats], Floats], levels: IntArray, from_type: Type, to: Type) -> IntArray:
-    reals = function(levels.astype(np.float32) * np.float32(from_type.scale[0]))
-    scaled = reals * (np.float32(1) / np.float32(to.scale[0]))
+    with np.errstate(over="ignore", divide="ignore"):
+        reals = function(levels.astype(np.float32) * np.float32(from_type.scale[0]))
+    with np.errstate(over="ignore"):
+        scaled = np.clip(reals * (np.float32(1) / np.float32(to.scale[0])), -(2.0**30), 2.0**30)
     return round_away(torch.from_numpy(scaled)).numpy().astype(np.int64)
 
 

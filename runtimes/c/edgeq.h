@@ -115,26 +115,29 @@ EDGEQ_INLINE edgeq_output edgeq_usual(void)
     return output;
 }
 
-#if defined(EDGEQ_WIDE_CODES)
 EDGEQ_INLINE int32_t edgeq_saturated(int64_t x, const edgeq_output *o)
 {
     return x < o->low ? o->low : x > o->high ? o->high : (int32_t)x;
 }
 
-/* One rounding in 64 bits: round(sum q / 2^shift), ties upward; `offset` is the output zero point. */
-EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
-{
-    const int64_t half = (int64_t)1 << (c->shift - 1);
-    return edgeq_saturated((((int64_t)sum * c->multiplier + half) >> c->shift) + c->offset, o);
-}
-
-/* The same for sums of up to 48 bits. With sum = 2^31 h + l, neither h q nor l q overflows. */
-EDGEQ_INLINE int32_t edgeq_requantize_long(int64_t sum, const edgeq_channel *c, const edgeq_output *o)
+/* One rounding in 64 bits: round(sum q / 2^shift), ties upward, of sums of up to 48 bits; `offset` is the output zero
+ * point. With sum = 2^31 h + l, neither h q nor l q overflows. */
+EDGEQ_INLINE int32_t edgeq_requantize_64(int64_t sum, const edgeq_channel *c, const edgeq_output *o)
 {
     const int64_t low = (sum & INT32_MAX) * c->multiplier + ((int64_t)1 << (c->shift - 1)), high = (sum >> 31) * c->multiplier;
     const int64_t whole = c->shift >= 31 ? (high + (low >> 31)) >> (c->shift - 31)
                                          : high * ((int64_t)1 << (31 - c->shift)) + (low >> c->shift);
     return edgeq_saturated(whole + c->offset, o);
+}
+
+#if defined(EDGEQ_WIDE_CODES)
+#define edgeq_requantize_long edgeq_requantize_64
+
+/* The same of 32-bit sums. */
+EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const edgeq_output *o)
+{
+    const int64_t half = (int64_t)1 << (c->shift - 1);
+    return edgeq_saturated((((int64_t)sum * c->multiplier + half) >> c->shift) + c->offset, o);
 }
 #elif defined(EDGEQ_GEMMLOWP)
 /* Two roundings, as gemmlowp, TFLite and CMSIS-NN do: r = round(sum q / 2^31), ties upward, then round(r / 2^shift),

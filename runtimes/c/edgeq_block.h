@@ -1,7 +1,7 @@
 /* One block of output channels: sums of products (edgeq_dot.h), brought to codes (edgeq_store.h).
  *
- * Weights of fewer than 8 `bits`, and sums of 16-bit codes that may exceed 32 bits (`is_long`), are known only where the
- * model includes their headers before this one; `totals` are the sums of the columns, used with packed weights.
+ * Weights of fewer than 8 `bits`, and sums that need more care (`is_long`: of 16-bit codes that may exceed 32 bits, or with
+ * weights whose levels are looked up, edgeq_levels.h), are known only where the model includes their headers before this one; `totals` are the sums of the columns, used with packed weights.
  */
 #ifndef EDGEQ_BLOCK_H
 #define EDGEQ_BLOCK_H
@@ -56,8 +56,8 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     int32_t sum[2 * EDGEQ_BLOCK];
 #if defined(EDGEQ_LONG_H)
     if (is_long) {
-        edgeq_long_block(output, x, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
-        edgeq_long_block(output, y, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
+        edgeq_long_block(is_long, output, x, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
+        edgeq_long_block(is_long, output, y, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
         return;
     }
 #endif
@@ -82,9 +82,9 @@ EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, con
     int32_t sum[3 * EDGEQ_BLOCK];
 #if defined(EDGEQ_LONG_H)
     if (is_long) {
-        edgeq_long_block(output, x, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
-        edgeq_long_block(output, y, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
-        edgeq_long_block(output, z, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out2);
+        edgeq_long_block(is_long, output, x, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out0);
+        edgeq_long_block(is_long, output, y, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out1);
+        edgeq_long_block(is_long, output, z, w, k, c, left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, out2);
         return;
     }
 #endif
@@ -130,7 +130,7 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     int32_t sum[EDGEQ_ROW_BLOCK];
 #if defined(EDGEQ_LONG_H)
     if (is_long) {
-        edgeq_long_block(output, x, w, k, c, count, out);
+        edgeq_long_block(is_long, output, x, w, k, c, count, out);
         return;
     }
 #endif

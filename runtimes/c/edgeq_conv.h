@@ -37,10 +37,6 @@ EDGEQ_INLINE edgeq_code *edgeq_gather_row(
         return to + run;
     }
     x += (ptrdiff_t)iy * l->in_w * l->in_c;
-    if (depth == l->in_c && l->dilation_w == 1 && ix >= 0 && ix + l->kernel_w <= l->in_w) {
-        edgeq_copy(to, x + (ptrdiff_t)ix * depth, run);
-        return to + run;
-    }
     for (int32_t kx = 0; kx < l->kernel_w; kx++, ix += l->dilation_w, to += depth) {
         if (ix < 0 || ix >= l->in_w) {
             edgeq_fill(to, l->zero, depth);
@@ -51,12 +47,22 @@ EDGEQ_INLINE edgeq_code *edgeq_gather_row(
     return to;
 }
 
+/* The window of one pixel as a column. */
 EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const edgeq_code *x, int32_t pixel, int32_t depth, edgeq_code *to)
 {
-    const int32_t oy = pixel / l->out_w, ox = pixel - oy * l->out_w;
-    int32_t iy = oy * l->stride_h - l->pad_top;
-    for (int32_t ky = 0; ky < l->kernel_h; ky++, iy += l->dilation_h) {
-        to = edgeq_gather_row(l, x, iy, ox * l->stride_w - l->pad_left, depth, to);
+    const int32_t oy = pixel / l->out_w, ox = pixel - oy * l->out_w, run = l->kernel_w * depth;
+    const int32_t iy = oy * l->stride_h - l->pad_top, ix = ox * l->stride_w - l->pad_left;
+    const int32_t last = iy + (l->kernel_h - 1) * l->dilation_h;
+    if (depth == l->in_c && l->dilation_w == 1 && iy >= 0 && last < l->in_h && ix >= 0 && ix + l->kernel_w <= l->in_w) {
+        const ptrdiff_t step = (ptrdiff_t)l->dilation_h * l->in_w * depth;
+        x += ((ptrdiff_t)iy * l->in_w + ix) * depth;
+        for (int32_t ky = l->kernel_h; ky > 0; ky--, x += step, to += run) {
+            edgeq_copy(to, x, run);
+        }
+        return;
+    }
+    for (int32_t y = iy; y <= last; y += l->dilation_h) {
+        to = edgeq_gather_row(l, x, y, ix, depth, to);
     }
 }
 

@@ -13,8 +13,15 @@ typedef struct {
     int32_t in_h, in_w, in_c;
     int32_t out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
-    int32_t zero; /* input's zero point */
+    int32_t zero;    /* input's zero point */
+    int32_t is_long; /* weights look their levels up, see edgeq_levels.h */
 } edgeq_conv_transpose_layer;
+
+#if defined(EDGEQ_LEVELS_H)
+typedef int64_t edgeq_taps_sum;
+#else
+typedef edgeq_long_sum edgeq_taps_sum;
+#endif
 
 /* The input position that tap k of an output position reads, or -1 if there is none. */
 EDGEQ_INLINE int32_t edgeq_source(int32_t position, int32_t k, int32_t dilation, int32_t stride, int32_t size)
@@ -24,9 +31,17 @@ EDGEQ_INLINE int32_t edgeq_source(int32_t position, int32_t k, int32_t dilation,
 }
 
 /* Sum of products of n inputs and the weights from the first-th on. */
-EDGEQ_INLINE edgeq_long_sum edgeq_tap_sum(const edgeq_conv_transpose_layer *l, const edgeq_code *x, ptrdiff_t first, int32_t n)
+EDGEQ_INLINE edgeq_taps_sum edgeq_tap_sum(const edgeq_conv_transpose_layer *l, const edgeq_code *x, ptrdiff_t first, int32_t n)
 {
-    edgeq_long_sum sum = 0;
+    edgeq_taps_sum sum = 0;
+#if defined(EDGEQ_LEVELS_H)
+    if (l->is_long) {
+        for (int32_t i = 0; i < n; i++) {
+            sum += (x[i] - l->zero) * (int64_t)edgeq_wide_level(l->is_long, l->weights[first + i]);
+        }
+        return sum;
+    }
+#endif
 #if defined(EDGEQ_UNPACK_H)
     if (l->bits < 8) {
         for (int32_t i = 0; i < n; i++) {
@@ -42,11 +57,11 @@ EDGEQ_INLINE edgeq_long_sum edgeq_tap_sum(const edgeq_conv_transpose_layer *l, c
 }
 
 /* The sum of one output; its weights are those from the first-th on. */
-EDGEQ_INLINE edgeq_long_sum edgeq_transposed_sum(
+EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_sum(
     const edgeq_conv_transpose_layer *l, const edgeq_code *x, int32_t y, int32_t column, ptrdiff_t first)
 {
     const int32_t depth = l->in_c / l->groups;
-    edgeq_long_sum sum = 0;
+    edgeq_taps_sum sum = 0;
     for (int32_t ky = 0; ky < l->kernel_h; ky++) {
         const int32_t iy = edgeq_source(y + l->pad_top, ky, l->dilation_h, l->stride_h, l->in_h);
         for (int32_t kx = 0; kx < l->kernel_w; kx++, first += depth) {
@@ -60,6 +75,16 @@ EDGEQ_INLINE edgeq_long_sum edgeq_transposed_sum(
     return sum;
 }
 
+EDGEQ_INLINE int32_t edgeq_transposed_code(const edgeq_conv_transpose_layer *l, edgeq_taps_sum sum, const edgeq_channel *c)
+{
+#if defined(EDGEQ_LEVELS_H)
+    if (l->is_long) {
+        return edgeq_requantize_64(sum, c, &l->output);
+    }
+#endif
+    return edgeq_requantize_long((edgeq_long_sum)sum, c, &l->output);
+}
+
 EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const edgeq_code *x, edgeq_code *out)
 {
     const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
@@ -68,8 +93,8 @@ EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, cons
         for (int32_t i = 0; i < l->out_w; i++) {
             for (int32_t c = 0; c < l->out_c; c++) {
                 const edgeq_code *const group = x + (ptrdiff_t)(c / outputs) * depth;
-                const edgeq_long_sum sum = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, c * taps);
-                const int32_t code = edgeq_requantize_long(sum, l->channels + c, &l->output);
+                const edgeq_taps_sum sum = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, c * taps);
+                const int32_t code = edgeq_transposed_code(l, sum, l->channels + c);
                 *out++ = (edgeq_code)(l->table ? l->table[code + 128] : code);
             }
         }

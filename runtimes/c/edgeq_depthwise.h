@@ -20,6 +20,7 @@ typedef struct {
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
     int32_t plane_h, plane_w; /* what the windows cover, padding included */
     int32_t zero;             /* input code of a padded element */
+    int32_t is_long;          /* weights look their levels up, see edgeq_levels.h */
 } edgeq_depthwise_layer;
 
 /* The part of channel x that the windows cover, into the plane whose padding is already there. */
@@ -51,6 +52,27 @@ EDGEQ_INLINE void edgeq_plane_any(
         }
     }
 }
+
+#if defined(EDGEQ_LEVELS_H)
+EDGEQ_INLINE void edgeq_plane_levels(
+    const edgeq_plane *r, const edgeq_depthwise_layer *l, const int8_t *w, const edgeq_code *p, edgeq_code *out)
+{
+    for (int32_t y = 0; y < l->out_h; y++) {
+        for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
+            const edgeq_code *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w;
+            const int8_t *tap = w;
+            int64_t sum = r->channel.bias;
+            for (int32_t ky = 0; ky < l->kernel_h; ky++, row += (ptrdiff_t)l->dilation_h * l->plane_w) {
+                for (int32_t kx = 0; kx < l->kernel_w; kx++) {
+                    sum += row[kx * l->dilation_w] * edgeq_wide_level(l->is_long, *tap++);
+                }
+            }
+            const int32_t code = edgeq_requantize_64(sum, &r->channel, &r->output);
+            *out = (edgeq_code)(r->table ? r->table[code + 128] : code);
+        }
+    }
+}
+#endif
 
 /* The weights of one channel, one byte each: in place, or unpacked into `to`. */
 EDGEQ_INLINE const int8_t *edgeq_channel_weights(const edgeq_depthwise_layer *l, int32_t c, int32_t taps, int8_t *to)
@@ -102,6 +124,12 @@ EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const edgeq_co
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
         }
+#if defined(EDGEQ_LEVELS_H)
+        if (l->is_long) {
+            edgeq_plane_levels(&plane, l, w, scratch, out + c);
+            continue;
+        }
+#endif
         if (is_3x3 && usual) {
             edgeq_plane_usual(&plane, w, scratch, out + c);
         } else if (is_3x3) {

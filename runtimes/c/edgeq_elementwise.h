@@ -5,13 +5,13 @@
 #ifndef EDGEQ_ELEMENTWISE_H
 #define EDGEQ_ELEMENTWISE_H
 
-#include "edgeq.h"
+#include "edgeq_terms.h"
 
 typedef struct {
 #if defined(EDGEQ_WIDE_CODES)
     edgeq_channel a_ratio, b_ratio; /* sums: what makes a 32-bit term of a code; `bias` is its sign, `offset` its zero point */
 #else
-    const int32_t *a_table, *b_table; /* sums: 32-bit term of each code, from -128 on */
+    edgeq_terms a_terms, b_terms; /* sums */
 #endif
     int32_t a_zero, b_zero;           /* products: zero points */
     edgeq_channel channel;
@@ -34,7 +34,7 @@ EDGEQ_INLINE int32_t edgeq_sum_of(const edgeq_binary_layer *l, int32_t a, int32_
 #else
 EDGEQ_INLINE int32_t edgeq_sum_of(const edgeq_binary_layer *l, int32_t a, int32_t b)
 {
-    return l->a_table[a + 128] + l->b_table[b + 128];
+    return l->channel.bias + edgeq_term_of(&l->a_terms, a) + edgeq_term_of(&l->b_terms, b);
 }
 #endif
 

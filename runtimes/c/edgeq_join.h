@@ -15,8 +15,10 @@ typedef struct {
     const edgeq_channel *channels; /* [outputs, rounded up to 4]: from sums to terms */
     edgeq_output output;
     int32_t rows, inputs, outputs;
+    int32_t is_long; /* weights look their levels up, see edgeq_levels.h */
 } edgeq_join_layer;
 
+/* Sums of four outputs. */
 EDGEQ_INLINE void edgeq_join_sums(
     const edgeq_join_layer *m, const int8_t *x, const int8_t *w, const edgeq_channel *c, int32_t total, int32_t *sum)
 {
@@ -39,6 +41,27 @@ EDGEQ_INLINE void edgeq_join_sums(
     edgeq_four(x, w, m->inputs, sum);
 }
 
+/* Terms of four outputs. */
+EDGEQ_INLINE void edgeq_join_terms(const edgeq_join_layer *m, const edgeq_output *terms, const int8_t *x, const int8_t *w,
+    const edgeq_channel *c, int32_t total, int32_t *term)
+{
+    int32_t sum[EDGEQ_COLUMNS];
+#if defined(EDGEQ_LEVELS_H)
+    if (m->is_long) {
+        int64_t wide[EDGEQ_COLUMNS];
+        edgeq_level_sums(m->is_long, x, w, m->inputs, wide);
+        for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
+            term[j] = edgeq_requantize_64(wide[j] + c[j].bias, c + j, terms);
+        }
+        return;
+    }
+#endif
+    edgeq_join_sums(m, x, w, c, total, sum);
+    for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
+        term[j] = edgeq_requantize(sum[j], c + j, terms);
+    }
+}
+
 EDGEQ_KERNEL void edgeq_join(
     const edgeq_stream_layer *given, const edgeq_join_layer *m, const int8_t *x, const int8_t *addend, int8_t *out)
 {
@@ -53,11 +76,10 @@ EDGEQ_KERNEL void edgeq_join(
         const int32_t total = m->bits < 8 ? edgeq_total(x, m->inputs) : 0;
         for (int32_t left = m->outputs; left > 0; left -= EDGEQ_COLUMNS, c += EDGEQ_COLUMNS, w += step) {
             const int32_t count = left < EDGEQ_COLUMNS ? left : EDGEQ_COLUMNS;
-            int32_t sum[EDGEQ_COLUMNS];
-            edgeq_join_sums(m, x, w, c, total, sum);
+            int32_t term[EDGEQ_COLUMNS];
+            edgeq_join_terms(m, &terms, x, w, c, total, term);
             for (int32_t j = 0; j < count; j++, i++) {
-                const int32_t term = edgeq_requantize(sum[j], c + j, &terms);
-                edgeq_stream_store(l, term + edgeq_addend_term(&a, addend, i), out, i);
+                edgeq_stream_store(l, term[j] + edgeq_addend_term(&a, addend, i), out, i);
             }
         }
     }

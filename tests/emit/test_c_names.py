@@ -32,7 +32,7 @@ def headers_of(instructions: Instructions) -> dict[str, str]:
     without |= {"edgeq_dot.h"}  # what blocks are made of, where they are not vectors
     without |= {"edgeq_depthwise.h" if instructions in CHANNEL_VECTORS else "edgeq_channelwise.h"}
     without |= set() if instructions == "portable" else {"edgeq_long.h"}  # of 16-bit codes
-    without |= {"edgeq_dot_t4.h", "edgeq_unpack_t4.h"}  # stand in for edgeq_dot_w4.h and edgeq_unpack.h
+    without |= {"edgeq_dot_t4.h", "edgeq_unpack_t4.h", "edgeq_levels.h"}  # stand in for w4, unpack and long
     texts = kernel_files(sorted(named - without), instructions)
     texts.pop("edgeq_plain_lanes.h", None)  # stands in for edgeq_lanes.h
     return {name: text.decode() for name, text in texts.items()}

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from edgeq.emit.coreml import emit
+from edgeq.errors import UnsupportedError
 from edgeq.formats import INDEX
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
+from edgeq.passes.simplify import simplify
 from edgeq.reference.interpret import run
 from edgeq.runtimes.coreml import CoreMLRuntime
 from edgeq.targets import find_target
@@ -109,6 +111,21 @@ def test_operator(name: str, ios: int, tmp_path: Path) -> None:
         assert found[value].shape == wanted.shape and math.prod(wanted.shape) > 0
         assert np.allclose(wanted, found[value], rtol=2e-5, atol=2e-5 * float(np.abs(wanted).max())), value
         assert len(np.unique(wanted)) > 1
+
+
+def test_windows_of_six_axes(tmp_path: Path) -> None:
+    """A partition into windows, which MIL's five axes do not hold as it comes."""
+    net = Net(1, 8, 12, 3)
+    net.add(o.Reshape("x", "split", (1, 2, 4, 3, 4, 3)))
+    net.add(o.Transpose("split", "moved", (0, 1, 3, 2, 4, 5)))
+    net.add(o.Reshape("moved", "y", (6, 16, 3)))
+    graph = net.graph("y")
+    with pytest.raises(UnsupportedError, match="five axes"):
+        emit(graph, find_target("coreml-fp32"), tmp_path / "refused", "net", {}, {})
+    artifact = emit(simplify(graph), find_target("coreml-fp32"), tmp_path / "net", "net", {}, {})
+    inputs = inputs_of(graph, 1)
+    found = CoreMLRuntime(artifact.primary, interpret=True).run(inputs)["y"]
+    assert np.array_equal(found, run(graph, inputs)["y"].numpy()) and len(np.unique(found)) > 100
 
 
 def test_whole_numbers_divide_toward_zero(tmp_path: Path) -> None:

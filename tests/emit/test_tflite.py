@@ -27,8 +27,9 @@ from edgeq.runtimes.litert import LiteRtRuntime
 from edgeq.target import Target
 from edgeq.targets import TARGETS, find_target
 from tests.lowering import lowered
+from tests.quantized import Net
 from tests.residual_net import images, residual_net
-from tests.tflite_agreement import operators
+from tests.tflite_agreement import compare_locally, operators
 
 METADATA = {
     "description": "Ultralytics YOLOv8n model", "author": "Ultralytics", "date": "2026-01-02T03:04:05",
@@ -163,6 +164,22 @@ def test_nothing_is_transposed_without_need(name: str, transposes: int, paddings
     counts = Counter(operators(build_model(graph)[0]))
     assert counts["TRANSPOSE"] == transposes
     assert counts["PAD"] == paddings
+
+
+@pytest.mark.parametrize("length", [511, 512])
+def test_the_longest_softmax_on_codes_runs(length: int) -> None:
+    """Equal scores are the worst case: over one more, LiteRT's reference kernel would end the process."""
+    net = Net(1, 1, length)
+    graph = net.graph(net.linear(net.add(o.Softmax("x", "shares", 2)), 4, "y"))
+    equal, one = np.zeros((1, 1, length), np.float32), np.eye(1, length, dtype=np.float32)[None]
+    written = lowered(graph, find_target("tflite-int8"), {"x": 10 * one})
+    content, _ = build_model(written)
+    on_codes = ["QUANTIZE", "SOFTMAX"] if length == 511 else ["SOFTMAX", "QUANTIZE"]
+    assert [name for name in operators(content) if name in on_codes] == on_codes
+    for scores in (equal, 10 * one):
+        compared = list(compare_locally(written, {"x": scores}))
+        assert "y" in {value for value, *_ in compared}
+        assert all(np.abs(meant - found).max() <= 1 for _, meant, found in compared)
 
 
 def test_a_flattened_map_keeps_its_meaning() -> None:

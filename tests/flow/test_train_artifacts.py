@@ -15,6 +15,8 @@ import pytest
 from tests.command_line import edgeq, write_small_classifier
 
 CLASSES, EACH = 5, 16
+W8A8 = ("--weights", "int8")
+W4A4, POST, W2A4 = (("--weights", weight, "--activations", "int4") for weight in ("int4", "post4", "int2"))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("c-int8", ("--weights", "post4"), True),
         ("jetson-int8", (), False),
         ("c-int8", ("--learn", "binary-points"), True),
+        *(
+            pytest.param(target, options, target != "onnx-int8", marks=() if options is W4A4 else pytest.mark.slow)
+            for target in ("c-int8", "tflite-int8", "onnx-int8")
+            for options in (W4A4, POST, W2A4, W8A8)
+        ),
+        *(pytest.param("fpga-int4", options, True, marks=pytest.mark.slow) for options in (W4A4, POST, W2A4, W8A8)),
     ],
 )
 def test_every_file_holds_the_trained_network(

@@ -41,6 +41,15 @@ REWRITES = {
         {"w": normal(5, 3), "c": normal(5)},
         ["Linear"],
     ),
+    "weights standardized by a normalization in training mode": (
+        """(float[2,3,6,6] x) => (float[2,5,4,4] y) {
+            n, running_m, running_v = BatchNormalization<training_mode = 1, epsilon = 1.0e-4>(r, s, z, z, s)
+            w = Reshape(n, shape)
+            y = Conv(x, w)
+        }""",
+        {"r": normal(1, 5, 27), "s": np.abs(normal(5)), "z": np.zeros(5, np.float32), "shape": np.array([5, 3, 3, 3])},
+        ["Conv"],
+    ),
     "gemm with a row per sample": (
         "(float[4,3] x) => (float[4,5] y) { y = Gemm(x, w, c) }",
         {"w": normal(3, 5), "c": normal(4, 5)},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 
 from edgeq.errors import UnsupportedError
 from edgeq.frontend.model import open_model
@@ -18,6 +21,15 @@ from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 
 COUNT = 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """How threads share out an operator on reals decides its last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def images(graph: Graph, count: int) -> list[dict[o.Value, Array]]:

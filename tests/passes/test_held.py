@@ -32,7 +32,7 @@ from tests.c_nets import every_value, extreme_inputs, small_network, small_trans
 from tests.format_nets import residual
 from tests.lowering import ranges_on
 from tests.onnx_agreement import compare_locally as compare_onnx
-from tests.quantized import inputs_of
+from tests.quantized import Net, inputs_of
 from tests.tflite_agreement import compare_locally as compare_tflite
 
 SANITIZED = (
@@ -47,6 +47,12 @@ FORMATS: list[Format] = [
     Codebook("kmeans", (-100, -61, -30, -12, 0, 9, 33, 127)),
 ]
 
+
+WIDE: list[Format] = [
+    Float(3, 2), Float(3, 4), Float(2, 5), NAMED["fp8_e4m3"], NAMED["pot5"], NAMED["dense4"],
+    Codebook("kmeans", (-2047, -1500, -400, -3, 0, 250, 999, 2000)),
+]  # fmt: skip
+"""Levels of more than a byte, which generated C and ONNX look up."""
 
 C = find_target("c-int8")
 WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear)
@@ -68,6 +74,51 @@ def quantized(format_: Format, target: str, net: Graph | None = None) -> Graph:
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda f: str(f)[:12])
 def test_c_equals_the_reference_on_every_byte(format_: Format) -> None:
     check_c(quantized(format_, "c-int8"))
+
+
+@pytest.mark.parametrize("format_", WIDE, ids=lambda f: str(f)[:12])
+def test_c_looks_wide_levels_up(format_: Format) -> None:
+    check_c(quantized(format_, "c-int8"))
+
+
+@pytest.mark.parametrize("make", [small_network, small_transformer])
+def test_wide_levels_in_every_kernel(make: Callable[[], Graph]) -> None:
+    """Depthwise, grouped, transposed, attention, layers that join a stream."""
+    check_c(quantized(NAMED["fp8_e4m3"], "c-int8", make()))
+
+
+def deep(share: float) -> Graph:
+    """Long sums of weights that all have one magnitude, of which this share is positive."""
+    n = Net(1, 96, 6, 5, seed=1)
+
+    def signs(*shape: int) -> o.Value:
+        return n.constant(np.where(n.rng.random(shape) < share, 0.9, -0.9))
+
+    y = n.add(o.Conv("x", signs(24, 96, 3, 3), n.reals(24), "large", (1, 1), (1, 1, 1, 1)))
+    y = n.add(o.Conv(n.apply(y, "relu", "a"), signs(40, 24, 3, 3), None, "second", (1, 1), (1, 1, 1, 1)))
+    flat = n.add(o.Reshape(y, "flat", (1, 40 * 30)))
+    return n.graph(y, n.add(o.Linear(flat, signs(5, 40 * 30), None, "scores")))
+
+
+def test_largest_weights_make_sums_beyond_32_bits() -> None:
+    """All weights at the ends of FP8, codes at theirs: what the proof must reckon with does happen."""
+    meant = quantized(NAMED["fp8_e4m3"], "c-int8", deep(0.5))
+    seen = [every_value(meant, inputs) for inputs in extreme_inputs(meant, 1)]
+    sums = [int(np.abs(values[op.out]).max()) for values in seen for op in meant.ops if isinstance(op, WEIGHTED)]
+    assert max(sums) >= 1 << 31
+    check_c(meant)
+
+
+def test_a_bias_beyond_32_bits_is_refused() -> None:
+    graph = quantized(NAMED["fp8_e4m3"], "c-int8", deep(1.0))
+    with pytest.raises(UnsupportedError, match=r"a bias.*exceeds 32 bits"), tempfile.TemporaryDirectory() as temporary:
+        emit(graph, C, Path(temporary) / "out", "net", {}, {})
+
+
+def test_only_portable_kernels_look_wide_levels_up() -> None:
+    graph = quantized(Float(3, 2), "c-int8")
+    with pytest.raises(UnsupportedError, match="no kernels"), tempfile.TemporaryDirectory() as temporary:
+        emit(graph, find_target("cortex-m4-int8"), Path(temporary) / "out", "net", {}, {})
 
 
 @pytest.mark.parametrize("name", ["post4", "e2m1", "dense3", "pot2"])
@@ -134,7 +185,7 @@ def test_tflite_equals_the_reference(format_: Format) -> None:
     assert distinct > 60
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda f: str(f)[:12])
+@pytest.mark.parametrize("format_", [*FORMATS, *WIDE], ids=lambda f: str(f)[:12])
 def test_onnx_agrees_with_the_reference(format_: Format) -> None:
     held = as_held(quantized(format_, "onnx-int8"), find_target("onnx-int8"))
     distinct = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,27 @@ def test_foldable_graphs(graph: Graph) -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_graph(graph: Graph) -> None:
     check(graph, 1e-3)
+
+
+@pytest.mark.parametrize(("split", "permutation", "joined", "axes"), [
+    ((2, 3, 4, 2, 4, 5), (0, 1, 3, 2, 4, 5), (12, 16, 5), 4),  # Swin's windows
+    ((1, 2, 3, 5, 4, 4, 2), (0, 3, 4, 1, 2, 5, 6), (5, 4, 48), 3),
+    ((1, 10, 2, 3, 4, 4), (0, 1, 4, 2, 5, 3), (10, 8, 12), 5),  # pixels of a larger image
+    ((2, 3, 4, 2, 4, 5), (5, 4, 3, 2, 1, 0), (960,), 6),  # nothing to merge
+])  # fmt: skip
+def test_moving_many_axes_takes_few(split: o.Ints, permutation: o.Ints, joined: o.Ints, axes: int) -> None:
+    editor = Editor("windows", ["x"], {"x": Type((960,))})
+    editor.append(o.Reshape("x", "split", split))
+    editor.append(o.Transpose("split", "moved", permutation))
+    editor.append(o.Reshape("moved", "y", joined))
+    graph = editor.graph(["y"])
+    small, inputs = simplify(graph), {"x": np.arange(960, dtype=np.float32)}
+    verify(small)
+    assert max(len(type_.shape) for type_ in small.types.values()) == max(axes, len(joined))
+    assert len(small.ops) == len(graph.ops)
+    wanted = graph_outputs(graph, inputs)["y"]
+    np.testing.assert_array_equal(graph_outputs(small, inputs)["y"], wanted)
+    assert not np.array_equal(wanted.reshape(-1), inputs["x"])
 
 
 def test_the_drawn_graphs_are_simplified() -> None:

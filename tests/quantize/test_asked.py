@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Format, Int, bits_of
+from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Codebook, Format, Int, bits_of
 from edgeq.ir import ops as o
-from edgeq.quantize.asked import Asked, ends
-from edgeq.recipe import parse_rule, weight_format
+from edgeq.quantize.asked import Asked, ends, with_formats
+from edgeq.recipe import Recipe, parse_rule, weight_format
 from edgeq.reference.interpret import run
-from edgeq.targets import find_target
+from edgeq.target import Target
+from edgeq.targets import TARGETS, find_target
 from tests.format_nets import LAYERS, quantized, residual, structured
 from tests.plain_graph import evaluate
 from tests.quantized import inputs_of, outputs_of, signal_to_noise_db
@@ -92,7 +94,8 @@ def test_readers_that_disagree_share_the_widest() -> None:
     ("target", "asked", "allowed"),
     [
         ("jetson-int8", Asked("int9"), "int2, int3.*nearest that it holds is int8"),
-        ("c-int8", Asked("e3m2"), "int2, int3.*nearest that it holds is e2m3"),
+        ("cortex-m4-int8", Asked("e3m2"), "int2, int3.*nearest that it holds is e2m3"),
+        ("c-int8", Asked("fp8_e5m2"), "int2, int3.*nearest that it holds is fp8_e4m3"),
         ("tflite-int8", Asked("fp8_e4m3"), "int2, int3.*nearest that it holds is int8"),
         ("tflite-int8", Asked("dense4"), "int2, int3.*nearest that it holds is post4"),
         ("onnx-int8", Asked("int12"), "int2, int3.*nearest that it holds is int8"),
@@ -117,6 +120,41 @@ def test_levels_that_fit_in_bytes_are_held_everywhere(target: str, name: str) ->
     assert target == "coreml-w4" or structure.weights["left"] == weight_format(name)
     own = target == "coreml-w4" or (target in ("onnx-int8", "c-int8") and name in ("post4", "dense3", "pot4"))
     assert any(f"{name} are stored as INT8" in note for note in notes) == (not own)
+
+
+NAMES = (
+    "int2", "int5", "int8", "int9", "e2m1", "e2m4", "e2m5", "e3m2", "e3m4", "e4m1", "e5m2", "fp8_e4m3", "fp8_e5m2",
+    "post4", "pot4", "pot5", "dense4", "kmeans2", "kmeans6", "nupes4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.emitter != "graph"], ids=lambda t: t.name)
+def test_every_format_is_held_or_refused_in_one_line(target: Target) -> None:
+    """Whatever weights are asked for: each layer's format is held as it is, or the refusal names the nearest that is."""
+    refused = 0
+    for name in NAMES:
+        try:
+            with_formats(Recipe("minmax"), Asked(name), residual(), target)
+        except UnsupportedError as error:
+            refused += 1
+            text = str(error)
+            near = re.search(r"The nearest that it holds is (\w+)\.", text)
+            assert "\n" not in text and f"got {name};" in text and "edgeq quantize" in text
+            assert near is not None or "allowed: none" in text
+            if near is not None:
+                with_formats(Recipe("minmax"), Asked(near[1]), residual(), target)
+    assert refused > 0
+
+
+def test_fitted_tables_belong_to_their_layers() -> None:
+    """Every layer that takes a family has a table of its own; ends keep eight bits; others are as named."""
+    found = weights_of(Asked("kmeans3", rules=("left=nupes4/int8",)), "reference")
+    assert found["stem"] == found["last"] == INT8_NARROW
+    left, right = found["left"], found["right"]
+    assert isinstance(left, Codebook) and isinstance(right, Codebook)
+    assert (left.name, right.name, len(left.table), len(right.table)) == ("nupes", "kmeans", 15, 8)
+    both = weights_of(Asked(rules=("left=kmeans3/int8", "right=kmeans3/int8")), "reference")
+    assert both["right"] == right and both["left"] != right
 
 
 def test_what_a_target_holds() -> None:

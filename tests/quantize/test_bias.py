@@ -16,6 +16,7 @@ from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
 from edgeq.targets import find_target
+from tests.quantized import Net
 
 
 def network(groups: int) -> Graph:
@@ -43,3 +44,19 @@ def test_clipped_values_no_longer_shift_the_mean() -> None:
             shifts.append(torch.stack(errors).mean((0, 1, 3, 4)).abs().max().item())
         assert shifts[0] > 0.1
         assert shifts[1] < 0.01
+
+
+def test_channels_of_a_linear_layer_are_last_whatever_the_axes() -> None:
+    """Windows of a transformer have four axes, like maps, whose channels are second."""
+    target = replace(find_target("jetson-int8"), integer_ops=frozenset({o.Linear}))
+    net = Net(1, 6, 6, 8)
+    graph = net.graph(net.linear("x", 16, "y"))
+    spread = np.linspace(0.2, 2.0, 8, dtype=np.float32)
+    samples = [{"x": np.random.default_rng(k).exponential(spread, (1, 6, 6, 8)).astype(np.float32)} for k in range(6)]
+    plan = assign(analyse(graph, target, Recipe()), {"x": (1.0 / 127, 0)}, target)
+    shifts = []
+    for candidate in (plan, correct_biases(graph, plan, samples)):
+        lowered = lower(graph, candidate)
+        errors = [run(lowered, sample)["y"] - run(graph, sample)["y"] for sample in samples]
+        shifts.append(torch.stack(errors).mean((0, 1, 2, 3)).abs().max().item())
+    assert shifts[0] > 0.1 and shifts[1] < 0.01

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgeq.catalogue import TOP_LEVEL
 from edgeq.formats import FloatArray, decode, encode
-from edgeq.quantize.codebook import LARGEST_LEVEL, k_means
+from edgeq.quantize.codebook import LARGEST_LEVEL, fitted_power, k_means
 
 
 def noise(values: FloatArray, importance: FloatArray, table: FloatArray) -> float:
@@ -30,6 +31,24 @@ def test_a_local_optimum(bits: int) -> None:
             moved = table.copy()
             moved[k] += step
             assert noise(values, importance, moved) >= best * (1 - 1e-3)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("shape", ["normal", "laplace", "uniform", "few"])
+def test_no_worse_than_a_uniform_grid_or_a_power_law(bits: int, shape: str) -> None:
+    """On few and on heavy-tailed values, too, where a density is hard to see; tables round to whole levels."""
+    rng = np.random.default_rng(bits)
+    draws = {"normal": rng.normal(0, 0.2, 3000), "laplace": rng.laplace(0, 0.05, 3000),
+             "uniform": rng.uniform(-1, 1, 3000), "few": rng.laplace(0, 0.2, 150)}  # fmt: skip
+    values = draws[shape].clip(-1, 1)
+    values /= np.abs(values).max()
+    importance = rng.uniform(0.5, 2, values.size)
+    found = noise(values, importance, np.array(k_means(values, importance, bits).table) / LARGEST_LEVEL)
+    rounding = importance.sum() / LARGEST_LEVEL**2
+    assert found <= noise(values, importance, np.linspace(-1, 1, (1 << bits) - 1)) + rounding
+    if bits > 2:
+        law = np.array(fitted_power(values, importance, bits).table) / TOP_LEVEL
+        assert found <= noise(values, importance, law) + rounding
 
 
 def test_encoding_takes_the_nearest_level() -> None:

@@ -11,9 +11,9 @@ from tests.quantize.test_qat import batch, module_of
 
 
 def first_weight(module: QatModule) -> tuple[str, Tensor, Tensor]:
-    """Its field, the weight, and its scales."""
-    field, (weight, grid) = next(iter(module.weights_and_grids()))
-    return field, weight, grid.spread().detach()
+    """Its field, the weight, and its scales in the units of the weight."""
+    field, (weight, unit, grid) = next(iter(module.weights_and_grids()))
+    return field, weight, grid.spread().detach() / unit
 
 
 def test_a_code_that_turns_too_often_is_fixed_at_its_mean() -> None:

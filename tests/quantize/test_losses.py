@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgeq.errors import UsageError
 from edgeq.formats import Format, Int
@@ -17,7 +18,7 @@ from edgeq.quantize.allocate import groups_of
 from edgeq.quantize.costs import BYTES, MILLISECONDS, WORK, costs_of, layer_key, read_latency_table
 from edgeq.quantize.items import build_items, choices_of, read_classes, ties, weighted_results
 from edgeq.quantize.losses import KINDS, Kind, Losses, measure_losses, weight_errors
-from edgeq.quantize.sensitivity import Objective
+from edgeq.quantize.sensitivity import Objective, backward_passes
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe, parse_formats, parse_rule
 from tests.format_nets import LAYERS, REFERENCE, residual
@@ -65,6 +66,22 @@ def test_first_order_is_near_what_is_measured(kind: Kind) -> None:
     ratios += [estimate.activations[key] / truth.activations[key] for key in truth.activations if key[1] == 8]
     spread = {"noise": 3.0, "hessian": 12.0, "fisher": 12.0}[kind]
     assert all(1 / spread < ratio < spread for ratio in ratios), ratios
+
+
+def test_relevance_is_conserved_through_layers_without_bias() -> None:
+    """Of a chain of linear maps every layer's weights have the relevance of the output itself, before magnitudes."""
+    net = Net(1, 6, 5, 5)
+    weights = [net.reals(7, 6, 3, 3), net.reals(4, 7, 3, 3)]
+    first = net.add(o.Conv("x", weights[0], None, "first"))
+    graph = net.graph(net.add(o.Conv(first, weights[1], None, "last")))
+    found = analyse(graph, REFERENCE, Recipe())
+    kept = {"first", "last"}
+    objective = Objective(graph.outputs)
+    for values, slopes in backward_passes(graph, objective, kept, samples(found, 1), weights=weights):
+        relevance = [float((slopes[name] * values[name]).detach().sum()) for name in sorted(kept)]
+        relevance += [float((slopes[n] * torch.from_numpy(graph.constants[n])).sum()) for n in weights]
+        assert abs(relevance[0]) > 1e-3
+        assert relevance == pytest.approx([relevance[0]] * 4, rel=1e-3)
 
 
 def test_readers_of_one_value_are_tied_and_share_its_cost() -> None:

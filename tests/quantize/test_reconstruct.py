@@ -13,7 +13,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
-from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distance import logarithmic, squared_error
 from edgeq.quantize.learned import packed, with_learned
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
@@ -136,3 +136,18 @@ def test_the_loss_is_relative() -> None:
     constant = target.mean().expand_as(target)
     assert float(squared_error([constant], [target], [None])) == pytest.approx(1.0)
     assert float(squared_error([target], [target], [None])) == 0.0
+
+
+def test_depth_counts_shares_and_forgives_no_common_factor() -> None:
+    depth = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + torch.tensor([0.5, 8.0]).view(
+        2, 1, 1, 1
+    )
+
+    def beyond_squares(found: torch.Tensor) -> float:
+        return float(logarithmic([found], [depth], [None]) - squared_error([found], [depth], [None]))
+
+    assert beyond_squares(depth) == 0.0
+    assert beyond_squares(1.1 * depth) == pytest.approx(np.log(1.1) ** 2, rel=1e-4)
+    step = 0.1 * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    assert beyond_squares(depth + step) > 50 * beyond_squares(depth + step.flip(0))
+    assert np.isfinite(beyond_squares(-depth))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from edgeq.calibrate.choose import choose
@@ -83,6 +84,15 @@ def test_expectation_is_not_learned() -> None:
     graph = net.graph(mean, other)
     assert [is_expectation(op, graph) for op in graph.ops] == [False, True, False]
     assert analyse(graph, JETSON, recipe()).integer == {"other"}
+
+
+@pytest.mark.parametrize("length", [511, 512])
+def test_softmax_of_more_shares_than_steps_stays_real_in_tflite(length: int) -> None:
+    net = Net(1, 1, length)
+    shares = net.add(o.Softmax("x", "shares", 2))
+    graph = net.graph(net.linear(shares, 4, "y"))
+    assert ("shares" in analyse(graph, find_target("tflite-int8"), recipe()).integer) == (length == 511)
+    assert "shares" in analyse(graph, find_target("rpi-w8a16"), recipe()).integer
 
 
 def test_gates() -> None:

@@ -14,7 +14,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.verify import verify
-from edgeq.reference import tflite, tflite_tables
+from edgeq.reference import tflite, tflite_compound, tflite_tables
 from edgeq.reference.interpret import run
 from edgeq.reference.meaning import apply_function
 from edgeq.targets import find_target
@@ -219,7 +219,7 @@ def test_recoding(scales: str, bits: int) -> None:
 @pytest.mark.parametrize("axis", [1, 3])
 def test_softmax(axis: int) -> None:
     b = Bench(ODD, 8, (1, 9, 10, 11))
-    out = tflite.softmax(b.editor, "x", axis, Type((), INT8, (1 / 256,), -128), "out")
+    out = tflite_compound.softmax(b.editor, "x", axis, Type((), INT8, (1 / 256,), -128), "out")
     b.check(b.editor.graph([out]))
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.emit.c import KERNELS
+from edgeq.emit.c import kernel_files
+from edgeq.target import Instructions
 
 SOURCE = """#include "edgeq_finish.h"
 #include <string.h>
 
 static int8_t memory[96], plain[40], codes[40];
-static int32_t own[256], other[256];
+static edgeq_fine own[256], other[256];
 
 int main(void)
 {
-    const edgeq_sum sum = {own, other, {0, 1 << 30, 0, 2}, {1, -128, 127, 1}};
+    const edgeq_sum sum = {{40, own}, {-23, other}, {-77, 1 << 30, 0, 2}, {1, -128, 127, 1}};
     int distinct = 0;
     for (int i = 0; i < 256; i++) {
-        own[i] = 40 * (i - 128), other[i] = -23 * (i - 128);
+        own[i] = (edgeq_fine)(i * 7 % 256), other[i] = (edgeq_fine)(255 - i);
     }
     for (int reverse = 0; reverse < 2; reverse++) {
         for (int distance = 0; distance <= 48; distance += 16) {
@@ -43,10 +44,13 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("kernels", [KERNELS, KERNELS / "mve"], ids=["portable", "mve"])
-def test_the_output_may_lie_over_the_addend(kernels: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("macro", ["EDGEQ_BYTES", "EDGEQ_WIDE_TERMS"])
+@pytest.mark.parametrize("kernels", ["portable", "mve", "rvv"])
+def test_the_output_may_lie_over_the_addend(kernels: Instructions, macro: str, tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text(SOURCE)
-    folders = [f"-I{kernels}", f"-I{KERNELS}"]
-    command = ["gcc", "-std=c99", "-O1", "-Wall", "-Werror", *folders, "-o", tmp_path / "main", tmp_path / "main.c"]
+    for name, content in kernel_files(["edgeq_finish.h"], kernels).items():
+        (tmp_path / name).write_bytes(content)
+    flags = ["-std=c99", "-O1", "-Wall", "-Werror", f"-D{macro}"]
+    command = ["gcc", *flags, "-o", str(tmp_path / "main"), str(tmp_path / "main.c")]
     subprocess.run(command, check=True, capture_output=True)
     assert subprocess.run([tmp_path / "main"], check=False).returncode == 0

@@ -7,33 +7,19 @@
 #ifndef EDGEQ_BLOCK_H
 #define EDGEQ_BLOCK_H
 
+#define EDGEQ_DEPTH 4 /* elements of one output channel that lie side by side */
+
+#include "edgeq_eights.h"
 #include "edgeq_requantize.h"
 
-#define EDGEQ_BLOCK 8
-#define EDGEQ_PIXELS 2 /* of a convolution that are computed together */
-#define EDGEQ_ROW_BLOCK 8
-
-/* Bytes of one output channel's weights. */
-EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
-{
-    return (k + 3) & ~3;
-}
-
-/* Entries of the channels of one group of a convolution, and bytes of its weights: both in whole blocks. */
-EDGEQ_INLINE ptrdiff_t edgeq_group_channels(int32_t outputs)
-{
-    return (ptrdiff_t)(outputs + EDGEQ_BLOCK - 1) / EDGEQ_BLOCK * EDGEQ_BLOCK;
-}
-
-EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bits)
-{
-    return edgeq_group_channels(outputs) * edgeq_packed(k) * bits / 8;
-}
-
 #if defined(__ARM_NEON) && defined(__ARM_FEATURE_DOTPROD)
-/* The last n < 16 elements, zeros after them. */
-EDGEQ_INLINE int8x16_t edgeq_rest(const int8_t *x, int32_t n)
+/* The last n < 16 elements of k, zeros after them. Where there are 16, the last 16 are read and moved down. */
+EDGEQ_INLINE int8x16_t edgeq_rest(const int8_t *x, int32_t n, int32_t k)
 {
+    static const uint8_t places[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    if (k >= 16) {
+        return vqtbl1q_s8(vld1q_s8(x + n - 16), vaddq_u8(vld1q_u8(places), vdupq_n_u8((uint8_t)(16 - n))));
+    }
     int8_t some[16] = {0};
     for (int32_t i = 0; i < n; i++) {
         some[i] = x[i];
@@ -51,6 +37,7 @@ EDGEQ_INLINE int8x16_t edgeq_rest(const int8_t *x, int32_t n)
 EDGEQ_INLINE void edgeq_row_sums(
     const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c, int32x4_t *first, int32x4_t *second)
 {
+    const int32_t all = k;
     int32x4_t a = vld4q_s32((const int32_t *)c).val[0], b = vld4q_s32((const int32_t *)(c + 4)).val[0];
     for (; k >= 16; k -= 16, x += 16, w += 128) {
         const int8x16_t v = vld1q_s8(x);
@@ -59,9 +46,11 @@ EDGEQ_INLINE void edgeq_row_sums(
         EDGEQ_FOUR(2, v, a, b, vld1q_s8(w + 64), vld1q_s8(w + 80));
         EDGEQ_FOUR(3, v, a, b, vld1q_s8(w + 96), vld1q_s8(w + 112));
     }
-    for (int8x16_t v = edgeq_rest(x, k); k > 0; k -= 4, w += 32) {
-        EDGEQ_FOUR(0, v, a, b, vld1q_s8(w), vld1q_s8(w + 16));
-        v = vextq_s8(v, v, 4);
+    if (k > 0) {
+        for (int8x16_t v = edgeq_rest(x, k, all); k > 0; k -= 4, w += 32) {
+            EDGEQ_FOUR(0, v, a, b, vld1q_s8(w), vld1q_s8(w + 16));
+            v = vextq_s8(v, v, 4);
+        }
     }
     *first = a, *second = b;
 }
@@ -95,7 +84,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
     int8_t *out1)
 {
-    const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK;
+    const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, all = k;
     int32x4_t xa = vld4q_s32((const int32_t *)c).val[0], xb = vld4q_s32((const int32_t *)(c + 4)).val[0];
     int32x4_t ya = xa, yb = xb;
     (void)bits, (void)is_long, (void)totals;
@@ -107,7 +96,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
         EDGEQ_FOUR_OF_TWO(3, 96);
     }
     if (k > 0) {
-        int8x16_t u = edgeq_rest(x, k), v = edgeq_rest(y, k);
+        int8x16_t u = edgeq_rest(x, k, all), v = edgeq_rest(y, k, all);
         for (; k > 0; k -= 4, w += 32) {
             EDGEQ_FOUR_OF_TWO(0, 0);
             u = vextq_s8(u, u, 4), v = vextq_s8(v, v, 4);
@@ -117,37 +106,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
     edgeq_store_8(output, c, ya, yb, count, out1);
 }
 #else
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
-    int32_t total, int32_t count, int32_t *sum)
-{
-    (void)bits, (void)total;
-    for (int32_t j = 0; j < count; j++) {
-        sum[j] = c[j].bias;
-        for (int32_t i = 0; i < k; i++) {
-            sum[j] += x[i] * w[(i & ~3) * EDGEQ_BLOCK + 4 * j + (i & 3)];
-        }
-    }
-}
-
-EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
-{
-    int32_t sum[EDGEQ_ROW_BLOCK];
-    (void)is_long;
-    edgeq_sums_1(bits, x, w, k, c, total, count, sum);
-    for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, output);
-    }
-}
-
-EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
-    int8_t *out1)
-{
-    const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK;
-    edgeq_block_1(output, bits, is_long, x, w, k, c, totals[0], count, out0);
-    edgeq_block_1(output, bits, is_long, y, w, k, c, totals[1], count, out1);
-}
+#include "edgeq_plain_block.h"
 #endif
 
 #endif

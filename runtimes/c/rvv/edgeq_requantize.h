@@ -7,10 +7,10 @@
 #if defined(__riscv_vector)
 #include <riscv_vector.h>
 
-/* n codes of the channels from c on. */
-EDGEQ_INLINE void edgeq_store_some_sums(const edgeq_output *o, const edgeq_channel *c, vint32m4_t sum, size_t n, int8_t *out)
+/* n codes of the channels from c on, `step` bytes apart. */
+EDGEQ_INLINE void edgeq_store_some_sums(
+    const edgeq_output *o, const edgeq_channel *c, ptrdiff_t step, vint32m4_t sum, size_t n, int8_t *out)
 {
-    const ptrdiff_t step = sizeof *c;
     const vint32m4_t offset = __riscv_vlse32_v_i32m4(&c->offset, step, n);
     const vuint32m4_t shift = __riscv_vreinterpret_v_i32m4_u32m4(__riscv_vlse32_v_i32m4(&c->shift, step, n));
     if (o->factor != 1) {
@@ -34,9 +34,9 @@ EDGEQ_INLINE void edgeq_store_some_sums(const edgeq_output *o, const edgeq_chann
 EDGEQ_INLINE void edgeq_store_sums(const edgeq_output *o, const edgeq_channel *c, vint32m8_t sum, size_t n, int8_t *out)
 {
     const size_t half = __riscv_vsetvlmax_e32m4(), first = n < half ? n : half;
-    edgeq_store_some_sums(o, c, __riscv_vget_v_i32m8_i32m4(sum, 0), first, out);
+    edgeq_store_some_sums(o, c, sizeof *c, __riscv_vget_v_i32m8_i32m4(sum, 0), first, out);
     if (n > first) {
-        edgeq_store_some_sums(o, c + first, __riscv_vget_v_i32m8_i32m4(sum, 1), n - first, out + first);
+        edgeq_store_some_sums(o, c + first, sizeof *c, __riscv_vget_v_i32m8_i32m4(sum, 1), n - first, out + first);
     }
 }
 #endif

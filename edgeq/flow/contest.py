@@ -1,0 +1,121 @@
+"""What competes to be the quantized network of a job, and which one is taken: the one that does best on images held out.
+
+Every effort but `best` has one candidate. Those of `best` begin with `balanced` itself, so that it is never worse there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edgeq.datasets.dataset import Dataset, Task
+from edgeq.flow.banding import banded
+from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
+from edgeq.flow.inputs import CalibrationSet, InputRule
+from edgeq.flow.ranges import Quantization, quantize
+from edgeq.flow.request import ExportRequest
+from edgeq.frontend.model import Model
+from edgeq.ir.file import digest
+from edgeq.ir.graph import Graph
+from edgeq.passes.copies import with_narrow_copies
+from edgeq.passes.heads import SplitHead
+from edgeq.progress import Progress
+from edgeq.quantize.refine import Settings
+from edgeq.recipe import Recipe
+from edgeq.target import Target
+
+WAYS = ("balanced", "with descent on the whole", "with channels moved and descent on units")
+"""What competes in `best`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on its way to one target: what was asked, the float graph `whole`, how images enter, and labelled ones."""
+
+    request: ExportRequest
+    target: Target
+    model: Model
+    whole: Graph
+    head: SplitHead | None
+    rule: InputRule
+    task: Task | None
+    data: Dataset | None
+    progress: Progress
+
+    @property
+    def use_cache(self) -> bool:
+        """Whether statistics and learned weights may come from earlier runs."""
+        return not self.request.no_cache
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that is ready for quantization, a digest for its statistics, and the ways to learn it that compete."""
+
+    graph: Graph
+    recipe: Recipe
+    source: str
+    ways: tuple[Settings | None, ...] = (None,)
+
+
+def candidates_of(
+    job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
+) -> tuple[Candidate, ...]:
+    """What computes the same and is easier to quantize; for `best` also with channels moved.
+
+    The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better.
+    """
+    effort, target, plain = job.request.effort, job.target, graph
+    if target.is_integer and effort != "fast":
+        graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
+
+    def item(graph: Graph, *ways: Settings | None) -> Candidate:
+        source = job.model.digest if graph is plain else digest(graph)
+        return Candidate(with_narrow_copies(graph, recipe), recipe, source, ways)
+
+    if effort != "best" or not target.is_integer:
+        return (item(graph, None),)
+    moved = migrated(graph, target, calibration, notes, job.progress)
+    return item(graph, SETTINGS["balanced"], replace(SETTINGS["best"], steps=0)), item(moved, SETTINGS["best"])
+
+
+def winner_of(
+    job: Job, candidates: tuple[Candidate, ...], calibration: CalibrationSet, notes: list[str]
+) -> tuple[Graph, Quantization]:
+    """The quantized network; of several the one that does best on images held out from all of them."""
+    first = candidates[0]
+    seen, held = calibration.parted()
+    if len(candidates) == 1 or not held.images:
+        return first.graph, quantized(job, first, first.ways[0], calibration)
+    trials: list[tuple[Candidate, Settings | None, Quantization]] = []
+    for item in candidates:
+        found = _ranged(job, item, seen)
+        trials += [(item, way, _learned(job, item, found, way, seen)) for way in item.ways]
+    losses = [output_loss(item.graph, found.plan, held, job.task) for item, _, found in trials]
+    told = ", ".join(f"{name} {loss:.3g}" for name, loss in zip(WAYS, losses, strict=True))
+    notes.append(f"loss on {len(held.images)} images held out: {told}")
+    item, way, found = trials[losses.index(min(losses))]
+    return item.graph, quantized(job, item, way, calibration) if item is first else found
+
+
+def quantized(job: Job, item: Candidate, way: Settings | None, calibration: CalibrationSet) -> Quantization:
+    """One candidate, learned one way from these images."""
+    return _learned(job, item, _ranged(job, item, calibration), way, calibration)
+
+
+def _ranged(job: Job, item: Candidate, calibration: CalibrationSet) -> Quantization:
+    """Ranges of all values and corrected biases."""
+    return quantize(
+        item.graph, job.target, item.recipe, calibration, item.source, job.progress, use_cache=job.use_cache
+    )
+
+
+def _learned(
+    job: Job, item: Candidate, found: Quantization, way: Settings | None, calibration: CalibrationSet
+) -> Quantization:
+    """What `way` learns on top of `found`; training starts from the real weights instead."""
+    if job.request.training is not None:
+        return found
+    return learned(
+        item.graph, found, job.target, calibration, job.request.effort, job.task, job.progress, settings=way,
+        seed=job.request.seed, use_cache=job.use_cache,
+    )  # fmt: skip
