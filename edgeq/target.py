@@ -74,6 +74,7 @@ class Target:
     are interpolated between samples (edgeq/reference/samples.py). Functions in `tabulated` are stored as
     tables, for want of a kernel in the runtime. `ports` are what the file takes and gives: reals, or codes where its
     inputs and outputs have them. `stored_weights` says how the weights of operators that stay real are stored.
+    With `unsigned`, values that are never negative have codes without a sign, twice as fine.
     `half_scales` are scales that half precision holds, those of `power_of_two` are such powers. `ios` is the oldest
     system that a CoreML file loads in. `instructions` are those that generated C may use; it runs layers in bands of
     rows where its arena would exceed `ram_bytes`. With `looks_up`, weights of one minifloat or codebook of up to four
@@ -92,6 +93,7 @@ class Target:
     wide: Int = INT16
     more_weights: tuple[Format, ...] = ()
     symmetric: bool = True
+    unsigned: bool = False
     same_scale_concat: bool = False
     least_channels: int = 1
     decomposed: tuple[o.FunctionName, ...] = ()

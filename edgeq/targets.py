@@ -138,6 +138,7 @@ def fpga_target(name: str, summary: str, **fields: Any) -> Target:
         precision="int8",
         agreement=Agreement(equal_share=1.0, code_difference=0),
         wide=INT8,
+        unsigned=True,
         rounding="single",
         ports="codes",
         separate_layers=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from edgeq.emit.hls import emit, header_files, sources
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_host import BOUNDED, Frame, HostDesign
 from edgeq.emit.hls_stage import Design, Fold
+from edgeq.formats import Int
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Array, Graph, Type
 from edgeq.runtimes.csim import HlsRuntime
 from edgeq.targets import find_target
 from tests.c_nets import every_value, extreme_inputs
@@ -105,3 +106,34 @@ def simulation(
     texts = {name: text.encode() for name, text in sources(design, depths).items()}
     write_files(folder, texts | header_files(design))
     return Simulation(integer, design, HostDesign(folder, "net"))
+
+
+def with_signs(graph: Graph) -> Graph:
+    """`graph` with signed codes in place of unsigned ones: u - 2^(bits - 1) with that zero point, the same level."""
+    tables = {op.table for op in graph.ops if isinstance(op, o.Lookup | o.Softmax) and op.table is not None}
+    codes = {v: t.format for v, t in graph.types.items() if v not in tables}
+    moved = {v: 1 << (f.bits - 1) for v, f in codes.items() if isinstance(f, Int) and _is_moved(f)}
+    types = {v: _with_sign(type_, moved[v]) if v in moved else type_ for v, type_ in graph.types.items()}
+    constants = {v: array.astype(np.int64) - moved.get(v, 0) for v, array in graph.constants.items()}
+    for op in graph.ops:
+        if isinstance(op, o.Lookup) and op.out in moved:
+            constants[op.table] -= moved[op.out]
+            types[op.table] = replace(types[op.table], format=types[op.out].format)
+    kept = {v: array.astype(graph.constants[v].dtype) for v, array in constants.items()}
+    ops = tuple(_with_clamps(op, moved) for op in graph.ops)
+    return replace(graph, ops=ops, types=types, constants=kept)
+
+
+def _with_clamps(op: o.Op, moved: Mapping[o.Value, int]) -> o.Op:
+    if not isinstance(op, o.Requantize) or op.out not in moved:
+        return op
+    return replace(op, low=op.low - moved[op.out], high=op.high - moved[op.out])
+
+
+def _is_moved(format_: Int) -> bool:
+    return not format_.signed and 1 < format_.bits <= 16
+
+
+def _with_sign(type_: Type, zero: int) -> Type:
+    assert isinstance(type_.format, Int) and not type_.zero_point
+    return replace(type_, format=replace(type_.format, signed=True), zero_point=-zero)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgeq.cli.group import main
-from edgeq.cli.options import finish, model_options, output_options, progress_bar, use_threads
+from edgeq.cli.options import finish, model_options, output_options, progress_bar, study_options, use_threads
 
 
 @main.command()
@@ -57,11 +57,7 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
 @main.command()
 @click.argument("model")
 @click.option("--board", default="pynq-z2", show_default=True, help="The FPGA board that designs must fit.")
-@click.option(
-    "--calib", required=True, help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."
-)
-@click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True, help="Use at most this many.")
-@click.option("-n", "--images", type=click.IntRange(1), default=8, show_default=True, help="Measure noise on so many.")
+@study_options
 @click.option("--data", help="Labelled images: accuracy instead of signal over noise.")
 @click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many.")
 @click.option(
@@ -73,11 +69,8 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
 @click.option(
     "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second [the most that all formats reach]."
 )
-@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
 @click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding.")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-explore).")
-@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
-@click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics.")
 @model_options
 @output_options
 @click.pass_context

@@ -19,6 +19,7 @@ from edgeq.cli.options import (
     model_options,
     output_options,
     progress_bar,
+    study_options,
     use_threads,
 )
 
@@ -100,19 +101,12 @@ def quantize(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | N
 
 @main.command()
 @click.argument("model")
-@click.option(
-    "--calib", required=True, help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."
-)
-@click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True, help="Use at most this many.")
-@click.option("-n", "--images", type=click.IntRange(1), default=8, show_default=True, help="Measure noise on so many.")
+@study_options
 @click.option("-t", "--target", default="reference", show_default=True, help="Whose formats and rounding.")
-@click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file.")
 @click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto [target's].")
 @format_options
 @click.option("--least-db", type=float, default=20.0, show_default=True, help="A layer below this is bad.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for a page with pictures of all ranges.")
-@click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists.")
-@click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics.")
 @model_options
 @output_options
 @click.pass_context

@@ -73,6 +73,22 @@ def calibration_options(command: Command) -> Command:
     return command
 
 
+def study_options(command: Command) -> Command:
+    """What commands that study a quantized model have in common: images, and where they report."""
+    for option in reversed(
+        (
+            click.option("--calib", required=True, help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."),
+            click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True, help="Use at most this many."),
+            click.option("-n", "--images", type=click.IntRange(1), default=8, show_default=True, help="Measure noise on so many."),
+            click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
+            click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
+            click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def effort_option(command: Command) -> Command:
     """Work for accuracy."""
     efforts = click.Choice(["fast", "balanced", "best"])

@@ -40,7 +40,7 @@ def build(graph: Graph, folds: Mapping[o.Value, Fold], prefix: str, title: str) 
     this = Builder(graph, folds, inputs, outputs, dict(readers), alias)
     made: dict[o.Value, tuple[int, Stream]] = {}
     for _, value in inputs:
-        this.give(value, this.new_stream(this.bits(value), this.count(value)))
+        this.give(value, this.stream_of(value, this.bits(value), this.count(value)))
     entering = _entering(this, inputs)
     for op in computing:
         value, stream = o.results(op)[0], _stage(this, op)
@@ -158,11 +158,22 @@ def _named(this: Builder, ports: Ports, kind: str) -> tuple[HlsPort, ...]:
 
 def _port(this: Builder, name: str, symbol: str, value: o.Value) -> HlsPort:
     type_, maker = this.graph.types[value], this.graph.producer.get(value)
-    bits = 8 if this.bits(value) <= 8 else WIDEST_PORT
-    if this.bits(value) > WIDEST_PORT:
-        raise UnsupportedError("a port has at most 16 bits", where=name, value=this.bits(value))
+    code_bits = this.bits(value)
+    bits = 8 if code_bits + int(not this.is_signed(value)) <= 8 else WIDEST_PORT
+    if code_bits + int(not this.is_signed(value)) > WIDEST_PORT:
+        raise UnsupportedError("a port has at most 16 bits", where=name, value=code_bits)
     ties: o.Ties = maker.ties if isinstance(maker, o.Quantize) else "even"
     axes = this.axes(value)
     return HlsPort(
-        name, symbol, value, type_.shape, axes, bits, type_.scale[0], name != value, ties, code_range(type_.format)
+        name,
+        symbol,
+        value,
+        type_.shape,
+        axes,
+        bits,
+        code_bits,
+        type_.scale[0],
+        name != value,
+        ties,
+        code_range(type_.format),
     )

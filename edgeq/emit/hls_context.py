@@ -61,6 +61,17 @@ class Builder:
         proved = signed_bits(self.bounds[value])
         return format_.bits if isinstance(format_, Int) and format_.bits <= 16 else proved
 
+    def is_signed(self, value: o.Value) -> bool:
+        """Whether tokens of a value have a sign: all but codes of formats without one."""
+        format_ = self.graph.types[value].format
+        return not isinstance(format_, Int) or format_.signed or format_.bits > 16
+
+    def stream_of(self, value: o.Value, bits: int, count: int) -> Stream:
+        """A new stream of tokens of `value`."""
+        stream = Stream(f"s_{len(self.streams)}", bits, count, self.is_signed(value))
+        self.streams.append(stream)
+        return stream
+
     def image(self, value: o.Value) -> tuple[int, int, int]:
         """Height, width and channels; of other ranks the last axis is the channels and all others lie in one row."""
         shape = self.shape(value)
@@ -80,12 +91,6 @@ class Builder:
 
     # --- stages -----------------------------------------------------------------------------------------------
 
-    def new_stream(self, bits: int, count: int) -> Stream:
-        """A stream of its own name."""
-        stream = Stream(f"s_{len(self.streams)}", bits, count)
-        self.streams.append(stream)
-        return stream
-
     def take(self, value: o.Value) -> Stream:
         """A stream of the tokens of `value`, which nobody else reads."""
         root = self.root(value)
@@ -99,7 +104,7 @@ class Builder:
         if count <= 1:
             self.waiting[value] = [stream]
             return
-        branches = [self.new_stream(stream.bits, stream.count) for _ in range(count)]
+        branches = [self.stream_of(value, stream.bits, stream.count) for _ in range(count)]
         self.waiting[value] = list(branches)
         names = (stream.name, *(branch.name for branch in branches))
         self.stages.append(
@@ -128,7 +133,7 @@ class Builder:
 
         With `first` the result's stream comes before the operands among the arguments.
         """
-        out = self.new_stream(bits, self.count(value) if count is None else count)
+        out = self.stream_of(value, bits, self.count(value) if count is None else count)
         streams = (out, *reads) if first else (*reads, out)
         arguments = [stream.name for stream in streams] + [table.name for table in tables] + list(more)
         if first and tables:  # concat: counts come right after the result
@@ -149,8 +154,8 @@ class Builder:
 
     def _constant(self, value: o.Value) -> Stream:
         bits, levels = self.bits(value), self.levels(value)
-        table = Table(self.table_name("codes"), f"ap_int<{bits}>", levels, bits)
-        out = self.new_stream(bits, len(levels))
+        out = self.stream_of(value, bits, len(levels))
+        table = Table(self.table_name("codes"), out.type, levels, bits)
         self.stages.append(
             Stage(self.name("constant"), "constant", value, "edgeq_join.h", "constant", {}, (), (out,),
                   (out.name, table.name), (table,), Work(len(levels)), str(len(levels)))

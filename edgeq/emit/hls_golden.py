@@ -11,7 +11,7 @@ import torch
 from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layout import to_memory
 from edgeq.emit.hls_stage import Design
-from edgeq.formats import bits_of
+from edgeq.formats import bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.reference.interpret import Interpreter
@@ -58,5 +58,7 @@ def golden(graph: Graph, design: Design) -> Golden:
 
 def _codes(array: Array, graph: Graph, value: o.Value) -> torch.Tensor:
     """8-bit codes, cut to the width that the value has."""
-    spare = max(8 - bits_of(graph.types[value].format), 0)
-    return torch.from_numpy(np.ascontiguousarray(array).astype(np.int64) >> spare)
+    format_ = graph.types[value].format
+    codes = np.ascontiguousarray(array).astype(np.int64)
+    codes = codes if code_range(format_)[0] else codes & 255
+    return torch.from_numpy(codes >> max(8 - bits_of(format_), 0))

@@ -8,7 +8,7 @@ from edgeq.emit.hls_context import Builder, loop_config, loops, power_above, ref
 from edgeq.emit.hls_numbers import Rescaling, rescaling
 from edgeq.emit.hls_stage import Stream, Table, Work
 from edgeq.emit.hls_weighted import OVERHEAD
-from edgeq.formats import code_range
+from edgeq.formats import Int, code_range
 from edgeq.ir import ops as o
 
 BROADCAST_LOOPS = 5
@@ -18,11 +18,12 @@ def requantize(this: Builder, op: o.Requantize) -> Stream:
     """A stage with one multiplier, or with none where all scales are powers of two."""
     numbers, x = rescaling(op, this.bounds[op.x]), this.take(op.x)
     bits = this.bits(op.out)
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    code_bits = bits + int(not this.is_signed(op.out))
+    low, high = code_range(Int(bits, this.is_signed(op.out)))
     channels = len(numbers.shifts)
     config: dict[str, int | str] = {
         "channels": channels, "pixels": x.count // channels, "width": numbers.width, "fraction": numbers.fraction,
-        "low": max(op.low, low), "high": min(op.high, high),
+        "code_bits": code_bits, "low": max(op.low, low), "high": min(op.high, high),
     }  # fmt: skip
     if channels > 1 and this.axes(op.x)[-1] != this.graph.types[op.x].axis:
         raise refuse(op, "with scales along another axis than the channels", "Use one scale for the tensor.")
@@ -55,7 +56,8 @@ def lookup(this: Builder, op: o.Lookup) -> Stream:
     x, bits = this.take(op.x), this.bits(op.out)
     lowest, _ = code_range(this.graph.types[op.x].format)
     entries = np.asarray(this.graph.constants[op.table], dtype=np.int64).reshape(-1)
-    table = Table(this.table_name("table"), f"ap_int<{bits}>", entries, bits)
+    type_ = f"ap_{'' if this.is_signed(op.out) else 'u'}int<{bits}>"
+    table = Table(this.table_name("table"), type_, entries, bits)
     config = {"entries": len(entries), "lowest": lowest, "count": x.count}
     return this.add("lookup", op.out, "edgeq_requantize.h", "lookup", config, (x,), bits, Work(x.count), (table,))
 
@@ -72,10 +74,10 @@ def pool(this: Builder, op: o.MaxPool | o.AveragePool) -> Stream:
     rule = "edgeq::largest" if isinstance(op, o.MaxPool) else "edgeq::total"
     geometry = dict(zip(names.split(), numbers, strict=True))
     config: dict[str, int | str] = {**geometry, "rows": ring, "rule": rule}
-    first = -(1 << (bits - 1)) if isinstance(op, o.MaxPool) else 0
+    first = code_range(Int(bits, this.is_signed(op.out)))[0] if isinstance(op, o.MaxPool) else 0
     cycles = x.count + this.count(op.out) * (op.kernel[0] * op.kernel[1] + OVERHEAD)
     work = Work(cycles, ((ring * this.image(op.x)[1] * this.image(op.x)[2], x.bits),), adder_bits=bits)
-    more = (f"ap_int<{bits}>({first})",)
+    more = (f"ap_{'' if this.is_signed(op.out) else 'u'}int<{bits}>({first})",)
     return this.add("pool", op.out, "edgeq_pool.h", "pool", config, (x,), bits, work, more=more)
 
 
@@ -127,7 +129,7 @@ def _with_kept(
         raise refuse(op, "whose broadcast is no nest of loops", "Expand the operand first.")
     config = {**loop_config(found), "rule": rule}
     if is_constant:
-        bits = this.bits(kept)
+        bits = this.bits(kept) + int(not this.is_signed(kept))
         table = Table(this.table_name("operand"), f"ap_int<{bits}>", this.levels(this.root(kept)), bits)
         return this.add(
             "combine", op.out, "edgeq_elementwise.h", "combine_with", config, (this.take(main),), this.bits(op.out), work,

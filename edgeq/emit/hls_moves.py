@@ -76,7 +76,7 @@ def concat(this: Builder, op: o.Concat) -> Stream:
     chunk = int(np.prod([shape[axis] for axis in inner]))
     counts = np.array([this.shape(x)[op.axis] * chunk for x in op.xs], dtype=np.int64)
     reads = tuple(this.take(x) for x in op.xs)
-    if len({stream.bits for stream in reads}) > 1:
+    if len({stream.type for stream in reads}) > 1:
         raise refuse(op, "of codes of several widths", "Give its operands one format.")
     table = Table(this.table_name("counts"), "int", counts, 32)
     config = {"rounds": rounds}

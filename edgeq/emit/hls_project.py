@@ -108,11 +108,11 @@ _MAIN = """int main()
 
 def _fill(d: Design, port: HlsPort) -> str:
     stream = d.entering[port.value]
-    spare = max(8 - stream.bits, 0)
+    spare, code = max(8 - stream.bits, 0), "code < 128 ? code : code - 256" if stream.is_signed else "code"
     return f"""    for (int k = 0; k < {stream.count}; k++) {{
         {word(port)} token;
         const int code = (int)edgeq_bench::next(x);
-        token.data = (code < 128 ? code : code - 256) >> {spare};
+        token.data = ({code}) >> {spare};
         token.last = k == {stream.count - 1};
         {port.symbol}.write(token);
     }}

@@ -18,16 +18,22 @@ Config = Mapping[str, int | str]
 
 @dataclass(frozen=True)
 class Stream:
-    """`count` signed integers of `bits` each, one a cycle; a `depth` of 0 is not decided yet."""
+    """`count` integers of `bits` each, one a cycle."""
 
     name: str
     bits: int
     count: int
+    is_signed: bool = True
 
     @property
     def type(self) -> str:
         """The C++ type of a token."""
-        return f"ap_int<{self.bits}>"
+        return f"ap_{'' if self.is_signed else 'u'}int<{self.bits}>"
+
+    @property
+    def signed_bits(self) -> int:
+        """Bits of signed integers that hold the tokens."""
+        return self.bits + int(not self.is_signed)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class HlsPort:
-    """An input or output: its `name` in the model, the `symbol` of its AXI stream, the value of codes."""
+    """An input or output: its `name` in the model, the `symbol` of its AXI stream, the value of codes.
+
+    Words of the stream have `bits`, of which codes take `code_bits` and stand in `range`.
+    """
 
     name: str
     symbol: str
@@ -112,6 +121,7 @@ class HlsPort:
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     bits: int
+    code_bits: int
     scale: float
     real: bool
     ties: o.Ties

@@ -65,7 +65,7 @@ def macs_of(this: Builder, op: Weighted) -> Macs:
     height, width, outputs = shape.result
     return Macs(
         height * width, outputs, shape.inputs_of_group, shape.kernel[0] * shape.kernel[1], format_, bits_of(format_),
-        this.bits(op.x), this.bits(op.out),
+        this.bits(op.x) + int(not this.is_signed(op.x)), this.bits(op.out),
     )  # fmt: skip
 
 

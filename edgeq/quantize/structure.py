@@ -28,6 +28,9 @@ _EXP = o.Function("exp")
 CLAMPS = ("relu", "clip")
 """Functions that the clamp of a requantization computes."""
 
+POSITIVE = ("relu", "sigmoid", "hardsigmoid", "softplus", "exp", "sqrt", "abs")
+"""Functions without negative results; clip may be one."""
+
 
 def is_weighted(op: o.Op) -> bool:
     """Whether `op` is a convolution or matrix product."""
@@ -332,6 +335,9 @@ def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
         key: replace(target.narrow, bits=bits[key]) if key in bits else target.wide for key in members
     }
     formats |= {key: table for key, table in tables.items() if key in members}
+    if target.unsigned:
+        formats |= {key: replace(f, signed=False) for key, f in formats.items()
+                    if isinstance(f, Int) and f.signed and all(never_negative(graph, value) for value in members[key])}  # fmt: skip
     fixed = _fixed(members, formats, graph, integer) if target.kernels == "tflite" else _shares(members, graph, integer)
     if target.kernels == "exact":
         sixteen = {key for key, group in members.items() if not streams.isdisjoint(group)} | fixed.keys()
@@ -447,10 +453,14 @@ def never_negative(graph: Graph, value: o.Value) -> bool:
     """Whether the operators behind a value say that it is at least zero: a ReLU, whatever only moves, picks or averages it."""
     maker = graph.producer.get(value)
     match maker:
-        case o.Apply(function=o.Function(name="relu" | "sigmoid" | "exp" | "hardsigmoid")) | o.Softmax():
+        case o.Softmax():
             return True
         case o.Apply(function=o.Function(name="clip") as clip):
             return clip.a >= 0 or never_negative(graph, maker.x)
+        case o.Apply():
+            return maker.function.name in POSITIVE
+        case o.Concat():
+            return all(never_negative(graph, x) for x in maker.xs)
         case o.MaxPool() | o.AveragePool() | o.Mean() | o.Resize():
             return never_negative(graph, maker.x)
         case o.Add():

@@ -7,6 +7,7 @@ moves codes has no numbers that differ unseen: running it compares every value.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -147,7 +148,8 @@ def _requantize(graph: Graph, op: o.Requantize, stage: WrittenStage, design: Wri
     found = [int(m) * Fraction(2) ** int(s) * unit for m, s in zip(factors, shifts, strict=True)]
     yield "the factor", np.array(wanted, dtype=object), np.array(found, dtype=object)
     type_ = graph.types[op.out].format
-    low, high = (op.low, op.high) if not isinstance(type_, Int) else (max(op.low, type_.low), min(op.high, type_.high))
+    least, most = code_range(replace(type_, narrow=False) if isinstance(type_, Int) else type_)
+    low, high = max(op.low, least), min(op.high, most)
     yield "the least code", low, max(stage.number("low"), low - 1)
     yield "the largest code", high, min(stage.number("high"), high + 1)
 

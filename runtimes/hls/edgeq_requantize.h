@@ -10,11 +10,6 @@
 
 namespace edgeq {
 
-template <class C, class Y> Y clamped(const Y &code)
-{
-    return code < C::low ? Y(C::low) : code > C::high ? Y(C::high) : code;
-}
-
 /* The bits of `raw`, read with FRACTION of them behind the point, as the nearest code of BITS bits, saturating. */
 template <int BITS, int FRACTION, int WIDTH> ap_int<BITS> nearest(const ap_int<WIDTH> &raw)
 {
@@ -22,6 +17,13 @@ template <int BITS, int FRACTION, int WIDTH> ap_int<BITS> nearest(const ap_int<W
     exact.range() = raw;
     const ap_fixed<BITS, BITS, AP_RND, AP_SAT> code = exact;
     return code.range();
+}
+
+/* The code of `raw`; C::code_bits hold all codes with a sign, whether Y has one or not. */
+template <class C, class Y, int WIDTH> Y rounded(const ap_int<WIDTH> &raw)
+{
+    const ap_int<C::code_bits> code = nearest<C::code_bits, C::fraction>(raw);
+    return code < C::low ? Y(C::low) : code > C::high ? Y(C::high) : Y(code);
 }
 
 /* With multipliers: WIDTH bits hold every product, brought to C::fraction bits behind the point. */
@@ -35,7 +37,7 @@ pixels:
 #pragma HLS pipeline II=1 style=flp
             const ap_int<C::width> product = x.read() * multipliers[channel];
             const ap_int<C::width> raised = product << shifts[channel].to_int();
-            y.write(clamped<C, Y>(nearest<Y::width, C::fraction>(raised)));
+            y.write(rounded<C, Y>(raised));
         }
     }
 }
@@ -49,7 +51,7 @@ pixels:
         for (int channel = 0; channel < C::channels; channel++) {
 #pragma HLS pipeline II=1 style=flp
             const ap_int<C::width> raised = ap_int<C::width>(x.read()) << shifts[channel].to_int();
-            y.write(clamped<C, Y>(nearest<Y::width, C::fraction>(raised)));
+            y.write(rounded<C, Y>(raised));
         }
     }
 }

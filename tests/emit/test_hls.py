@@ -18,13 +18,13 @@ from edgeq.emit.hls_fold import choose_folds
 from edgeq.emit.hls_host import BOUNDED, HostDesign
 from edgeq.emit.hls_numbers import adders, odd_part, shifted_products
 from edgeq.errors import BudgetError, UnsupportedError, UsageError
-from edgeq.formats import POST4, POT4
+from edgeq.formats import POST4, POT4, Int, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.targets import find_target
-from tests.c_nets import small_network, small_transformer
+from tests.c_nets import every_value, extreme_inputs, small_network, small_transformer
 from tests.code_nets import code_nets
-from tests.hls_nets import TARGETS, assert_equal_everywhere, folder_of, residual_network
+from tests.hls_nets import TARGETS, assert_equal_everywhere, folder_of, residual_network, simulation
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 
@@ -53,6 +53,29 @@ def test_every_stage_equals_the_reference(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["fpga-fx8", "fpga-e2m3"])
 def test_a_transformer_equals_the_reference(name: str, tmp_path: Path) -> None:
     assert assert_equal_everywhere(small_transformer(), name, 0, tmp_path / "out") > 1000
+
+
+@pytest.mark.parametrize(("name", "bits"), [("fpga-int4", 8), pytest.param("fpga-fx8", 4, marks=pytest.mark.slow)])
+def test_codes_without_a_sign_after_functions_without_negative_results(name: str, bits: int, tmp_path: Path) -> None:
+    """The output port's, too."""
+    net = Net(1, 3, 9, 8)
+    x = net.apply(net.conv("x", 4, "first"), "relu", "a")
+    x = net.add(o.MaxPool(net.add(o.Concat((x, net.apply(x, "sigmoid", "s")), "both", 1)), "pooled", (3, 3), (2, 2)))
+    gate = net.apply(net.conv(net.add(o.Mean(x, "mean", (2, 3))), 8, "squeezed", 1), "hardsigmoid", "gate")
+    graph = net.graph(net.apply(net.conv(net.add(o.Mul(x, gate, "gated")), 3, "second", 1), "relu", "y"))
+    target = replace(find_target(name), narrow=Int(bits))
+    integer = lowered(graph, target, inputs_of(graph))
+    unsigned = {v for v, t in integer.types.items() if isinstance(t.format, Int) and not t.format.signed}
+    assert {"a", "both", "pooled", "y.q"} <= unsigned, unsigned
+    made = simulation(integer, hls.depths_of(build(integer, {}, "net", "net")), tmp_path / "out")
+    seen = set[int]()
+    for inputs in extreme_inputs(graph, 1):
+        wanted, found = every_value(integer, inputs), made.of_reals(inputs)
+        for value, codes in found.items():
+            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+        seen.update(found["a"].reshape(-1).tolist())
+    assert integer.types["y.q"].format == Int(bits, signed=False)
+    assert (min(seen), max(seen)) == code_range(integer.types["a"].format) and len(seen) > 60
 
 
 @pytest.mark.slow
@@ -175,3 +198,20 @@ def test_tables_lie_where_they_are_small() -> None:
     design = build(integer, {}, "net", "net")
     tables = [table for stage in design.stages for table in stage.tables]
     assert tables and not any(hls_files.is_in_blocks(table) for table in tables)
+
+
+@pytest.mark.slow
+def test_what_a_branch_keeps_lies_where_it_takes_least(tmp_path: Path) -> None:
+    """Behind the convolution that makes 2 channels of 8, not in front of it."""
+    n = Net(1, 3, 9, 8)
+    x = n.conv("x", 8, "wide", kernel=1)
+    long = n.conv(n.conv(x, 2, "long", kernel=5), 2, "longer", kernel=5)
+    graph = n.graph(n.add(o.Add(n.conv(x, 2, "short", kernel=1), long, "sum")))
+    integer = lowered(graph, find_target("fpga-int4"), inputs_of(graph))
+    design = build(integer, {}, "net", "net")
+    deep = {name for name, depth in hls.depths_of(design).items() if depth > 2}
+    readers = {stage.kind: stage.reads for stage in design.stages}
+    behind = {
+        stream.name for stage in design.stages if stage.value in ("short", "sum.short") for stream in stage.writes
+    }
+    assert deep and deep <= behind | {stream.name for stream in readers["join"]}, (deep, behind)
