@@ -28,7 +28,9 @@ def samples(folder: Path) -> list[Sample[BoxLabels]]:
         assert cv2.imwrite(str(path), pixels)
         label = BoxLabels(boxes / [60, 40, 60, 40], np.arange(count), unit=True)
         if count == 2:
-            label = BoxLabels(np.vstack([boxes, [[0, 0, 60, 40]]]), np.array([0, 1, 5]), crowd=np.array([0, 0, 1], bool))
+            label = BoxLabels(
+                np.vstack([boxes, [[0, 0, 60, 40]]]), np.array([0, 1, 5]), crowd=np.array([0, 0, 1], bool)
+            )
         found.append(Sample(path, label))
     return found
 

@@ -105,7 +105,9 @@ def test_gradients_lead_from_the_teacher_to_the_labels(kind: str) -> None:
     found = detect(head, [end.numpy()], (32, 32)).above(0.5)
     assert found.classes.tolist() in ([0, 2], [2, 0]) and rows.shape[1] == 16
     wanted = truth[0, [0, 1] if found.classes[0] == 0 else [1, 0], 1:].numpy()
-    assert abs(found.boxes - wanted).max() < 0.3 < abs(detect(head, [teacher.numpy()], (32, 32)).boxes[:2] - wanted).max()
+    assert (
+        abs(found.boxes - wanted).max() < 0.3 < abs(detect(head, [teacher.numpy()], (32, 32)).boxes[:2] - wanted).max()
+    )
 
 
 def test_nobody_answers_where_there_is_no_box() -> None:
