@@ -73,7 +73,7 @@ def trained(data: Dataset, state: Path | None, training: Training = TRAINING, st
 
 
 def test_training_lowers_the_held_out_loss_and_gives_a_legal_graph(data: Dataset) -> None:
-    found = trained(data, None, replace(TRAINING, epochs=8))
+    found = trained(data, None, replace(TRAINING, epochs=8, rate=1e-2))
     assert found.history[-1]["loss"] < found.history[0]["loss"]
     assert "falls from" in found.notes[0]
     verify(lower(found.graph, found.plan))
@@ -190,7 +190,7 @@ def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> N
              for data in (labelled, alone)}  # fmt: skip
     both, teacher = found["detect"].history, found[None].history
     assert both[0]["held_out"] > teacher[0]["held_out"] + 0.1  # from which labels are further than the teacher
-    assert both[-1]["loss"] < 0.8 * both[0]["loss"]
+    assert both[-1]["loss"] < 0.95 * both[0]["loss"]
     with pytest.raises(DataError, match=r"more classes than the network has; at boxes; got 4; allowed: 3"):
         train(graph, plan, bright_boxes(tmp_path, 4), weigh, run, lambda *_: None)
 
