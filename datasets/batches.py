@@ -23,11 +23,11 @@ KEPT_BYTES = 4 << 30
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Batch = tuple[Tensor, Tensor | None]
-"""Images [N, C, H, W] and their classes [N], if there are any."""
+"""Images [N, C, H, W] and their labels [N, ...], if there are any."""
 
 
 class Batches:
-    """The images at `paths` as inputs of one network, with a class for each when `labels` are given.
+    """The images at `paths` as inputs of one network, each with its entry of `labels` [images, ...] if there are any.
 
     `size` images make a batch, of which process `rank` of `world` gets its share. Raises DataError naming an image that
     cannot be read.
@@ -36,7 +36,7 @@ class Batches:
     def __init__(
         self,
         paths: Sequence[Path],
-        labels: Sequence[int] | None,
+        labels: Tensor | None,
         preprocess: Preprocess,
         size: int,
         workers: int,
@@ -46,7 +46,7 @@ class Batches:
     ) -> None:
         self.paths, self.preprocess, self.size = list(paths), preprocess, min(size, len(paths))
         self.device = device or torch.device("cpu")
-        self.labels = None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(self.device)
+        self.labels = None if labels is None else labels.to(self.device)
         self._rank, self._world = rank, world
         self._pool = ThreadPoolExecutor(workers)
         self._kept: Tensor | None = None

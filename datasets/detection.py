@@ -164,17 +164,22 @@ def _decode_grid(rows: Array, strides: tuple[int, ...], input_size: tuple[int, i
     """YOLOX: offsets within a cell and log sizes -> input pixels. Cells run by stride, then row, then
     column.
     """
-    cells = []
-    for stride in strides:
-        height, width = grid_size(input_size, stride)
-        y, x = np.mgrid[:height, :width].reshape(2, -1)
-        cells.append(np.stack([x, y, np.full_like(x, stride)], axis=1))
-    grid = np.concatenate(cells).astype(np.float32)
+    grid = grid_cells(strides, input_size)
     if len(grid) != len(rows):
         raise UsageError("rows do not fit the strides", where=strides, value=len(rows), allowed=len(grid))
     stride_px = grid[:, 2:]
     sizes = np.exp(rows[:, 2:4]) * stride_px
     return np.concatenate([(rows[:, :2] + grid[:, :2]) * stride_px, sizes, rows[:, 4:]], axis=1)
+
+
+def grid_cells(strides: tuple[int, ...], input_size: tuple[int, int]) -> Array:
+    """Column, row and stride of every cell [cells, 3], by stride, then row, then column."""
+    cells = []
+    for stride in strides:
+        height, width = grid_size(input_size, stride)
+        y, x = np.mgrid[:height, :width].reshape(2, -1)
+        cells.append(np.stack([x, y, np.full_like(x, stride)], axis=1))
+    return np.concatenate(cells).astype(np.float32)
 
 
 def grid_size(input_size: tuple[int, int], stride: int) -> tuple[int, int]:

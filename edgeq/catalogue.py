@@ -6,7 +6,8 @@ itself: it says how one is made for a given weight (edgeq/quantize/weights.py, `
     name             levels                                               source
     post2 … post4    0, ±127 2^(-k/2)                                     POST (2504.17263); no finer beyond four bits
     pot2 … pot5      0, ±2^k                                              power-of-two
-    dense2 … dense4  ±2^k, without zero                                   DenseShift
+    dense1 … dense4  ±2^k, without zero; dense1 is binary                 DenseShift; DoReFa (1606.06160)
+    khot5 … khot7    ±2^j ± 2^k and ±2^k: at most two additions           QFX's K-hot weights (2401.17544), signed digits
     fp8_e4m3         E4M3, of which one magnitude is NaN                  OCP 8-bit floating point
     fp8_e5m2         E5M2, of which four magnitudes are infinity and NaN  OCP 8-bit floating point
     kmeans2 … 8      where the weight's own elements cluster              k-means
@@ -83,10 +84,24 @@ def dense_shift(bits: int) -> Codebook:
     >>> dense_shift(3).table
     (-8, -4, -2, -1, 1, 2, 4, 8)
     """
-    if not 2 <= bits <= 4:
-        raise UsageError("DenseShift has two to four bits", value=bits)
+    if not 1 <= bits <= 4:
+        raise UsageError("DenseShift has one to four bits", value=bits)
     powers = [1 << k for k in range(1 << (bits - 1))]
     return Codebook("dense", (*(-p for p in reversed(powers)), *powers))
+
+
+def two_hot(bits: int) -> Codebook:
+    """Integers of at most two signed binary digits, up to the largest 2^n - 1 whose table has codes of so many bits.
+
+    >>> two_hot(5).table[-8:]
+    (6, 7, 8, 9, 10, 12, 14, 15)
+    """
+    if not 5 <= bits <= 7:
+        raise UsageError("two-hot weights have five to seven bits", value=bits)
+    top = {5: 15, 6: 63, 7: TOP_LEVEL}[bits]
+    powers = [0, *(1 << k for k in range(8))]
+    levels = {sign * (a + b) for a in powers for b in (*powers, *(-p for p in powers)) for sign in (-1, 1)}
+    return Codebook("khot", tuple(sorted(level for level in levels if abs(level) <= top)))
 
 
 def power_law(bits: int, exponent: float) -> Codebook:
@@ -111,7 +126,8 @@ _MX: dict[str, Int | Float] = {
 NAMED: dict[str, Format] = {
     **{f"post{bits}": power_of_sqrt2(bits) for bits in (2, 3)}, "post4": POST4,
     **{f"pot{bits}": power_of_two(bits) for bits in (2, 3, 5)}, "pot4": POT4,
-    **{f"dense{bits}": dense_shift(bits) for bits in (2, 3, 4)},
+    **{f"dense{bits}": dense_shift(bits) for bits in (1, 2, 3, 4)},
+    **{f"khot{bits}": two_hot(bits) for bits in (5, 6, 7)},
     "fp8_e4m3": FP8_E4M3, "fp8_e5m2": FP8_E5M2,
 }  # fmt: skip
 """Formats with a short name."""

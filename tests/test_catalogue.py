@@ -36,8 +36,13 @@ LEVELS: dict[str, list[int]] = {
     "pot3": [-4, -2, -1, 0, 1, 2, 4],
     "pot4": [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64],
     "pot5": [*(-(2**k) for k in range(14, -1, -1)), 0, *(2**k for k in range(15))],
+    "dense1": [-1, 1],
     "dense2": [-2, -1, 1, 2],
     "dense3": [-8, -4, -2, -1, 1, 2, 4, 8],
+    **{
+        f"khot{bits}": [v for v in range(-top, top + 1) if bin(v ^ 3 * v).count("1") <= 2]
+        for bits, top in ((5, 15), (6, 63), (7, 127))
+    },
     "dense4": [*(-(2**k) for k in range(7, -1, -1)), *(2**k for k in range(8))],
 }
 OCP = {
@@ -131,7 +136,7 @@ def test_families_of_blocks_are_as_published() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: dense_shift(5), lambda: dense_shift(1), lambda: power_law(4, 0.0), lambda: power_law(9, 1)]
+    "call", [lambda: dense_shift(5), lambda: dense_shift(0), lambda: power_law(4, 0.0), lambda: power_law(9, 1)]
 )
 def test_tables_that_do_not_exist(call: Any) -> None:
     with pytest.raises(UsageError, match="bits"):

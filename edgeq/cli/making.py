@@ -127,11 +127,17 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @main.command()
 @click.argument("model")
 @click.option("-t", "--target", default="reference", show_default=True, help="What to export for; see: edgeq targets.")
-@click.option("--train-data", required=True, help="Images to train on; a classifier also learns from their labels.")
+@click.option(
+    "--train-data", required=True, help="Images to train on; classifiers and detectors also learn from their labels."
+)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images in a step.")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Learning rate of AdamW."
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Learning rate of AdamW, in units of the weights' usual size.",
 )
 @click.option("--decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Weight decay.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images at random.")

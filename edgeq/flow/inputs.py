@@ -230,7 +230,7 @@ def evaluation_set(option: str, limit: int | None, rule: InputRule, task: Task |
 
 
 def training_set(option: str, rule: InputRule, task: Task | None) -> Dataset:
-    """The images that `option` names to train on: of a data.yaml the training ones; labels count for classifiers."""
+    """The images that `option` names to train on: of a data.yaml the training ones; labels count where they can."""
     if _is_scenes(option):
         return open_dataset(_rendered(option, task, 1024, _TRAINING_SEED, rule.preprocess.size), task)
     if not Path(option).exists():

@@ -19,7 +19,7 @@ from edgeq.quantize.sensitivity import Weigh
 def train(
     graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun, progress: Progress
 ) -> Trained:
-    """Train `graph` under `plan` on the images of `data`; labels count for classifiers.
+    """Train `graph` under `plan` on the images of `data`; labels count for classifiers and detectors.
 
     Raises DataError when there are too few images or the labels are not the network's, and UsageError when the loss is
     not a number or the saved state is another's.

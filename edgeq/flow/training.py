@@ -19,10 +19,12 @@ from edgeq.quantize.plan import Plan
 
 @dataclass(frozen=True)
 class Training:
-    """The options of training. `rate` is AdamW's learning rate; `flip` and `shift` move images at random.
+    """The options of training. `rate` is AdamW's learning rate, with weights counted by their usual size (see QatModule);
+    `flip` and `shift` move images at random.
 
     `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
-    share of the steps; None for ever). `sharpness`: radius within which the worst point decides the gradients (GAQAT).
+    share of the steps; None for ever). `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
+    same units.
     `patience`: end after so many epochs without a better state. `minutes`: end then, with the schedule fitted to it.
     `half`: compute in bfloat16 where that is safe.
     """

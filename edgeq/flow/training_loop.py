@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.calibrate.importance import DetectionWeights
-from edgeq.datasets.batches import Batch, Batches
+from edgeq.datasets.batches import Batch
 from edgeq.datasets.dataset import Dataset
-from edgeq.datasets.detection_distance import corresponds, detection_distance
-from edgeq.errors import DataError, UsageError
+from edgeq.datasets.detection import DetectionHead
+from edgeq.datasets.detection_distance import detection_distance, label_distance
+from edgeq.errors import UsageError
 from edgeq.flow.augment import mirrored, shifted
-from edgeq.flow.processes import Processes, local_device, processes
+from edgeq.flow.processes import local_device, processes
 from edgeq.flow.ranges import objective_of
 from edgeq.flow.training import Trained, Training, TrainingRun
+from edgeq.flow.training_data import check_classes, head_of, split
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
@@ -31,8 +31,6 @@ from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
 
-HELD_OUT = 0.05
-MOST_HELD_OUT = 1000
 WARMUP = 0.05
 """Share of the steps over which the learning rate rises; then it falls along half a cosine."""
 LOOK_EVERY = 50
@@ -51,10 +49,10 @@ class Loop:
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
         self.teacher = Teacher(graph, self.objective, self.device)
-        self.training, self.held_out = _split(data, run, self.device, self.processes)
         (self.input,) = graph.inputs
-        self.classifies = data.task == "classify"
-        _check_classes(graph, data)
+        self.classifies, self.head = data.task == "classify", head_of(weigh)
+        check_classes(graph, data, self.head)
+        self.training, self.held_out = split(data, run, self.device, self.processes, self.head)
         self.steps = self.options.epochs * len(self.training)
         self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.options.rate)
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
@@ -84,16 +82,20 @@ class Loop:
         if self.classifies:
             probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
             return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)
-        if isinstance(self.weigh, DetectionWeights) and corresponds(self.weigh.head):
-            return self._distance_of_detections(wanted, found)
+        if self.head is not None:
+            return self._distance_of_detections(self.head, wanted, found, labels)
         return noise(self.objective, wanted, found)
 
-    def _distance_of_detections(self, wanted: list[Tensor], found: tuple[Tensor, ...]) -> Tensor:
-        """Boxes and scores, and the noise where the integer part ends."""
-        assert isinstance(self.weigh, DetectionWeights)
+    def _distance_of_detections(
+        self, head: DetectionHead, wanted: list[Tensor], found: tuple[Tensor, ...], truth: Tensor | None
+    ) -> Tensor:
+        """Boxes and scores, from the teacher's and in equal parts from the labels; the noise where the integer part ends."""
         count = len(self.module.graph.outputs)
         inner = Objective(self.objective.outputs[count:], relative_power)
-        distance = detection_distance(self.weigh.head, wanted[:count], found[:count])
+        distance = detection_distance(head, wanted[:count], found[:count])
+        if truth is not None:
+            size = self.run.preprocess.size
+            distance = (distance + label_distance(head, wanted[:count], found[:count], truth, size)) / 2
         return distance + noise(inner, wanted[count:], found[count:]) if inner.outputs else distance
 
     def one_epoch(self, progress: Progress) -> None:
@@ -107,7 +109,7 @@ class Loop:
                 break
             for group in self.optimizer.param_groups:
                 group["lr"] = self.options.rate * group["share"] * _schedule(share)
-            losses.append(self._step(self._moved(images), labels))
+            losses.append(self._step(*self._moved(images, labels)))
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 counted, self.is_compiled = time.monotonic(), True
             if k % LOOK_EVERY == 0:
@@ -153,9 +155,13 @@ class Loop:
                 next_step=f"Lower --rate; the best state so far is kept in {self.run.state}.",
             )  # fmt: skip
 
-    def _moved(self, images: Tensor) -> Tensor:
-        images = mirrored(images) if self.options.flip else images
-        return shifted(images) if self.options.shift else images
+    def _moved(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        boxes = None if self.classifies else labels
+        if self.options.flip:
+            images, boxes = mirrored(images, boxes)
+        if self.options.shift:
+            images, boxes = shifted(images, boxes)
+        return images, labels if self.classifies else boxes
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -227,39 +233,6 @@ class Loop:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:160]
-
-
-def _split(data: Dataset, run: TrainingRun, device: torch.device, team: Processes) -> tuple[Batches, Batches]:
-    """Images to train on, and every so-manyth to hold out."""
-    count, options = len(data.samples), run.training
-    if count < 4:
-        raise DataError("too few images to train on", where=data.name, value=count, allowed="4 or more")
-    if min(options.batch, count) % team.world:
-        raise UsageError(
-            "the batch cannot be shared evenly", value=options.batch, allowed=f"a multiple of {team.world} processes"
-        )
-    held = max(1, min(int(count * HELD_OUT), MOST_HELD_OUT))
-    out = {int(k) for k in np.linspace(0, count - 1, held)}
-    labelled = data.task == "classify" and isinstance(data.samples[0].label, int)
-
-    def part(rows: list[int]) -> Batches:
-        labels = [data.samples[k].label for k in rows] if labelled else None
-        paths = [data.samples[k].path for k in rows]
-        return Batches(
-            paths, labels, run.preprocess, options.batch, options.workers, device, team.rank, team.world  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    return part([k for k in range(count) if k not in out]), part(sorted(out))
-
-
-def _check_classes(graph: Graph, data: Dataset) -> None:
-    """Raise DataError where the labels name classes that the network does not have."""
-    labels = [sample.label for sample in data.samples if isinstance(sample.label, int)]
-    classes, most = graph.types[graph.outputs[0]].shape[-1], max(labels, default=0)
-    if data.task == "classify" and most >= classes:
-        raise DataError(
-            "the labels name more classes than the network has", where=data.name, value=most + 1, allowed=classes
-        )
 
 
 def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:

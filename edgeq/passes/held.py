@@ -99,8 +99,8 @@ def _in_bytes(type_: Type, codes: Array) -> tuple[Type, Array]:
 
 
 def _has_every_width(target: Target) -> bool:
-    """Whether files have a type for values of any number of bits: streams of a design, and Quant nodes."""
-    return target.emitter == "hls" or target.runtime == "qonnx"
+    """Whether files have values of any number of bits: as streams of a design, Quant nodes, or bytes behind a Clip."""
+    return target.emitter in ("hls", "onnx")
 
 
 def _with_values_in_bytes(graph: Graph, rounding: o.Rounding) -> Graph:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgeq.datasets.detection import DetectionHead
-from edgeq.datasets.detection_distance import BOX_WEIGHT, corresponds, detection_distance
+from edgeq.datasets.detection import DetectionHead, detect
+from edgeq.datasets.detection_distance import BOX_WEIGHT, corresponds, detection_distance, label_distance
 
 
 def outputs(seed: int, places: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,3 +64,55 @@ def test_gradients_lead_to_the_teacher_in_every_layout(kind: str) -> None:
 
 def test_chosen_rows_do_not_correspond() -> None:
     assert not corresponds(DetectionHead("end2end", 3, ())) and corresponds(DetectionHead("yolox", 3))
+
+
+def answering(kind: str) -> tuple[DetectionHead, torch.Tensor, torch.Tensor]:
+    """A head of 3 classes for 32 x 32 pixels, a teacher that sees two objects and little else, and the true boxes."""
+    last = kind in ("yolov5", "yolox")
+    head = DetectionHead(kind, 3, strides=(8,), channels_last=last)  # type: ignore[arg-type]
+    truth = torch.tensor([[[0, 2.0, 3, 12, 13], [2, 18.0, 16, 30, 31], [-1, 0, 0, 0, 0]]])
+    rows = torch.full((1, 16, 5 + 3 if last else 4 + 3), 0.01)
+    for place, (kind_, x0, y0, x1, y1) in zip((5, 10), truth[0, :2].tolist(), strict=True):
+        box = [x0, y0, x1, y1] if kind == "one2one" else [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+        rows[0, place, :4] = torch.tensor(box) + torch.tensor([0.5, -0.5, 0.5, -0.5])
+        rows[0, place, rows.shape[2] - 3 + int(kind_)] = 0.8
+        if last:
+            rows[0, place, 4] = 0.9
+    if kind == "yolox":
+        cell = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="xy"), dim=-1).reshape(16, 2)
+        rows[..., :2] = rows[..., :2] / 8 - cell
+        rows[..., 2:4] = (rows[..., 2:4] / 8).log()
+    return head, rows if last else rows.transpose(1, 2), truth
+
+
+@pytest.mark.parametrize("kind", ["yolov8", "yolov5", "yolox", "one2one"])
+def test_gradients_lead_from_the_teacher_to_the_labels(kind: str) -> None:
+    head, teacher, truth = answering(kind)
+
+    def distance(found: torch.Tensor) -> torch.Tensor:
+        return label_distance(head, [teacher], [found], truth, (32, 32))
+
+    own = teacher.clone().requires_grad_()
+    start = float(distance(own).detach())
+    optimizer = torch.optim.Adam([own], 0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        distance(own).backward()
+        optimizer.step()
+    end = own.detach()
+    assert 0 < float(distance(end)) < 0.2 * start
+    rows = end if head.channels_last else end.transpose(1, 2)
+    found = detect(head, [end.numpy()], (32, 32)).above(0.5)
+    assert found.classes.tolist() in ([0, 2], [2, 0]) and rows.shape[1] == 16
+    wanted = truth[0, [0, 1] if found.classes[0] == 0 else [1, 0], 1:].numpy()
+    assert (
+        abs(found.boxes - wanted).max() < 0.3 < abs(detect(head, [teacher.numpy()], (32, 32)).boxes[:2] - wanted).max()
+    )
+
+
+def test_nobody_answers_where_there_is_no_box() -> None:
+    head, teacher, truth = answering("yolov8")
+    truth[..., 0] = -1
+    found = teacher.clone().requires_grad_()
+    label_distance(head, [teacher], [found], truth, (32, 32)).backward()
+    assert found.grad is not None and bool((found.grad[:, 4:] > 0).all()) and not bool(found.grad[:, :4].any())

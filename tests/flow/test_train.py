@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from edgeq.datasets.dataset import Dataset
+from edgeq.calibrate.importance import DetectionWeights
+from edgeq.datasets.coco import BoxLabels, DetectionSet
+from edgeq.datasets.dataset import Dataset, Sample, UnlabelledSet
+from edgeq.datasets.detection import DetectionHead
 from edgeq.datasets.open import open_dataset
 from edgeq.datasets.preprocess import Preprocess
 from edgeq.datasets.scenes import write_dataset
@@ -69,7 +73,7 @@ def trained(data: Dataset, state: Path | None, training: Training = TRAINING, st
 
 
 def test_training_lowers_the_held_out_loss_and_gives_a_legal_graph(data: Dataset) -> None:
-    found = trained(data, None, replace(TRAINING, epochs=8))
+    found = trained(data, None, replace(TRAINING, epochs=8, rate=1e-2))
     assert found.history[-1]["loss"] < found.history[0]["loss"]
     assert "falls from" in found.notes[0]
     verify(lower(found.graph, found.plan))
@@ -146,6 +150,49 @@ def test_labels_of_more_classes_than_the_network_has_are_refused(data: Dataset) 
     sample = replace(data.samples[0], label=8)  # type: ignore[type-var]
     with pytest.raises(DataError, match=r"the labels name more classes than the network has; at .*; got 9; allowed: 8"):
         trained(replace(data, samples=(sample, *data.samples[1:])), None)  # type: ignore[type-var]
+
+
+def detector() -> tuple[Graph, Plan, DetectionWeights]:
+    """Three classes at 16 places; before training every box covers the middle."""
+    from edgeq.ir import ops as o
+
+    net = Net(1, 3, 32, 32)
+    a = net.apply(net.conv("x", 8, "a", stride=2), "relu", "a1")
+    b = net.apply(net.conv(a, 16, "b", stride=2), "relu", "b1")
+    boxes = net.add(o.Reshape(net.conv(b, 4, "c", stride=2), "boxes", (1, 4, 16)))
+    scores = net.apply(net.add(o.Reshape(net.conv(b, 3, "d", stride=2), "logits", (1, 3, 16))), "sigmoid", "scores")
+    graph = net.graph(boxes, scores)
+    last = next(op for op in graph.ops if isinstance(op, o.Conv) and op.out == "c")
+    graph.constants[str(last.bias)][:] = [16, 16, 22, 22]  # type: ignore[index]
+    graph, _, plan = planned(graph, FEW, {"x": np.abs(inputs_of(graph)["x"])})
+    return graph, plan, DetectionWeights(DetectionHead("yolov8", 3, (8,), outputs=(0, 1)), 32)
+
+
+def bright_boxes(folder: Path, classes: int = 3) -> DetectionSet:
+    """Images with one box whose colour is its class."""
+    rng, samples = np.random.default_rng(0), []
+    for index in range(IMAGES):
+        pixels, kind = np.full((32, 32, 3), 60, np.uint8), index % classes
+        (x, y), (width, height) = rng.integers(2, 8, 2), rng.integers(14, 22, 2)
+        pixels[y : y + height, x : x + width, kind % 3] = 255
+        assert cv2.imwrite(str(folder / f"{index}.png"), pixels[..., ::-1])
+        boxes = np.array([[x, y, x + width, y + height]], np.float64)
+        samples.append(Sample(folder / f"{index}.png", BoxLabels(boxes, np.array([kind]))))
+    return DetectionSet("boxes", "detect", tuple(samples))
+
+
+def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> None:
+    graph, plan, weigh = detector()
+    labelled = bright_boxes(tmp_path)
+    alone = UnlabelledSet("boxes", "detect", tuple(Sample(sample.path, None) for sample in labelled.samples))
+    run = TrainingRun(replace(STILL, epochs=25, rate=1e-2), Preprocess((32, 32)), None)
+    found = {data.task if data is labelled else None: train(graph, plan, data, weigh, run, lambda *_: None)
+             for data in (labelled, alone)}  # fmt: skip
+    both, teacher = found["detect"].history, found[None].history
+    assert both[0]["held_out"] > teacher[0]["held_out"] + 0.1  # from which labels are further than the teacher
+    assert both[-1]["loss"] < 0.95 * both[0]["loss"]
+    with pytest.raises(DataError, match=r"more classes than the network has; at boxes; got 4; allowed: 3"):
+        train(graph, plan, bright_boxes(tmp_path, 4), weigh, run, lambda *_: None)
 
 
 def test_patience_and_minutes_end_it(data: Dataset) -> None:

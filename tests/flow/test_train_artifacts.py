@@ -87,3 +87,20 @@ def test_torchrun_trains_with_two_processes_and_writes_once(place: Path, tmp_pat
     document = json.loads(done.stdout)  # of the first process alone
     assert all(item["equal_share"] == 1.0 for item in document["agreement"])
     assert len((tmp_path / "out" / "training.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_an_ultralytics_checkpoint_learns_from_the_boxes_of_a_data_yaml(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ran = edgeq(
+        "train", real / "models" / "yolov8n_deq8.pt", "-t", "reference", "--weights", "int4", "--imgsz", 160,
+        "--train-data", real / "coco" / "data.yaml", "--calib-images", 16, "--epochs", 2, "--batch", 16, "--device", "cpu",
+        "--threads", 1, "--json", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert ran.exit == 0, ran.stderr
+    losses = [float(row.split(",")[1]) for row in (tmp_path / "out" / "training.csv").read_text().splitlines()[1:]]
+    assert losses[1] < losses[0]
+    assert any(" falls from " in note for note in ran.document["notes"])
