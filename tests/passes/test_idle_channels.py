@@ -33,8 +33,8 @@ def compare(whole: Graph, reduced: Graph, inputs_from: Graph) -> set[int]:
             if codes.shape == wanted[value].shape:
                 np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
             else:
-                rows = {row.tobytes() for row in wanted[value].swapaxes(0, 1)}
-                assert all(row.tobytes() in rows for row in codes.swapaxes(0, 1)), value
+                rows = {row.tobytes() for row in wanted[value].swapaxes(0, 1) + 0}  # -0 is 0
+                assert all(row.tobytes() in rows for row in codes.swapaxes(0, 1) + 0), value
             seen.update(np.unique(codes.astype(np.int64)).tolist()[:256])
     return seen
 
