@@ -22,7 +22,7 @@ from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, total
 from edgeq.emit.hls_fold import choose_folds
 from edgeq.emit.hls_stage import Design, Fold
-from edgeq.formats import code_range, decode
+from edgeq.formats import Int, code_range, decode
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.lower import lower
@@ -89,8 +89,9 @@ def lowered(graph: Graph, images: list[np.ndarray[Any, Any]]) -> Graph:
 
 def fixed(type_: Type) -> str:
     """The published name of codes of 8 bits with this scale."""
-    fraction = -int(np.log2(type_.scale[0]))
-    return f"ap_fixed<8,{8 - fraction},AP_RND,AP_SAT>"
+    assert isinstance(type_.format, Int) and type_.format.bits == 8, type_
+    fraction, kind = -int(np.log2(type_.scale[0])), "ap_fixed" if type_.format.signed else "ap_ufixed"
+    return f"{kind}<8,{8 - fraction},AP_RND,AP_SAT>"
 
 
 def with_codes(model: Small, graph: Graph) -> Small:
