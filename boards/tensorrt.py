@@ -109,8 +109,8 @@ async def _outputs(board: Device, facts: Facts, sample: Mapping[str, Array]) -> 
 def outputs_of(exported: str) -> dict[str, Array]:
     """The arrays of --exportOutput by name. Raises BoardError.
 
-    >>> outputs_of('[ { "name" : "y", "dimensions" : "1x2", "values" : [ 0.5, -1 ] } ]')
-    {'y': array([[ 0.5, -1. ]], dtype=float32)}
+    >>> outputs_of('[ { "name" : "y", "dimensions" : "1x2", "values" : [ 0.5, -1 ] } ]')["y"].tolist()
+    [[0.5, -1.0]]
     """
     try:
         return {

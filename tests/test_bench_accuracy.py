@@ -92,16 +92,3 @@ def test_names_and_models_that_are_not_there(tmp_path: Path) -> None:
     assert found.returncode == 2 and "resnet20" in found.stderr
     found = run_script("--models", "yolov5n,zoo_depth", "--real", str(tmp_path))
     assert found.returncode == 2 and "yolov5n" in found.stderr and "zoo_depth" not in found.stderr
-
-
-def test_formats_are_ranked_by_bits(bench: ModuleType, tmp_path: Path) -> None:
-    """scripts/bench-formats --table: what no format of as few bits beats is marked."""
-    rows = tmp_path / "rows.jsonl"
-    for name, top1 in (("int4", 0.5), ("post4", 0.6), ("int3", 0.4), ("e2m2", 0.55), ("int8", 0.7)):
-        found = {"top1": top1, "sqnr": 20.0}
-        bench.append_row(rows, bench.Row("resnet20", f"{name}/int8", "edgeq", "fast", 8, 10, found, {"top1": 0.75}))
-    command = [sys.executable, str(SCRIPTS / "bench-formats"), "--table", "--rows", str(rows), "--models", "resnet20"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    lines = [line.split("|")[1:-1] for line in shown.splitlines() if line.startswith("| ") and "int8" in line]
-    marked = {line[1].strip(): line[-1].strip() for line in lines}
-    assert marked == {"int3/int8": "*", "post4/int8": "*", "int4/int8": "", "e2m2/int8": "", "int8/int8": "*"}

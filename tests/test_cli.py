@@ -428,7 +428,7 @@ def test_formats_are_asked_for_by_name() -> None:
         (("quantize", "zoo:depth", "--format", "conv"), 2),
         (("quantize", "zoo:depth", "--max-size", "small"), 2),
         (("export", "zoo:depth", "-t", "jetson-int8", "--weights", "e4m3"), 3),
-        (("export", "zoo:depth", "-t", "tflite-int8", "--activations", "int4"), 3),
+        (("export", "zoo:depth", "-t", "tflite-int8", "--activations", "int12"), 3),
     ):
         refused = edgeq(*options, "--calib", "scenes:4", "--dry-run")
         assert refused.exit == exit_code and len(refused.stderr.strip().splitlines()) == 1, refused

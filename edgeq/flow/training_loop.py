@@ -105,8 +105,9 @@ class Loop:
         for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
             step = self.epoch * len(self.training) + k
             share = self._share(step, time.monotonic() - counted)
-            if share >= 1:
+            if share >= 1 and losses:
                 break
+            share = min(share, 1.0)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.options.rate * group["share"] * _schedule(share)
             losses.append(self._step(*self._moved(images, labels)))

@@ -7,7 +7,6 @@ moves codes has no numbers that differ unseen: running it compares every value.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -51,10 +50,15 @@ def _ports(graph: Graph, design: WrittenDesign) -> Iterator[tuple[str, list[Pair
         yield value, [("the port's scale", scale, found), ("the scale in the manifest", scale, port["scale"])]
 
 
-def _widths(stage: WrittenStage, proved: Interval) -> Pairs:
-    """The result's stream holds every level that is possible; streams of the operand come first or, of joins, last."""
+def _result_width(stage: WrittenStage) -> tuple[int, bool]:
+    """Bits of the result's stream, and whether it has a sign; streams of the operand come first or, of joins, last."""
     names = [name for name in stage.widths if name in stage.arguments]
-    bits, is_signed = stage.widths[names[0] if stage.kind == "concat" else names[-1]]
+    return stage.widths[names[0] if stage.kind == "concat" else names[-1]]
+
+
+def _widths(stage: WrittenStage, proved: Interval) -> Pairs:
+    """The result's stream holds every level that is possible."""
+    bits, is_signed = _result_width(stage)
     needed = signed_bits(proved) if is_signed else max(proved[1].bit_length(), 1)
     yield "the width of its stream", "enough", "enough" if bits >= needed else f"{bits} bits of {needed}"
 
@@ -64,7 +68,7 @@ def _numbers(graph: Graph, op: o.Op, stage: WrittenStage, design: WrittenDesign)
         case o.Conv() | o.ConvTranspose() | o.Linear():
             yield from _weighted(graph, op, stage, design)
         case o.Requantize():
-            yield from _requantize(graph, op, stage, design)
+            yield from _requantize(op, stage, design)
         case o.Lookup():
             entries = np.asarray(graph.constants[op.table], dtype=np.int64).reshape(-1)
             yield "the table", entries, _or_empty(design.table(stage, "table"))
@@ -138,7 +142,7 @@ def _window(stage: WrittenStage, *parts: tuple[int, ...]) -> Pairs:
 # --- everything else ----------------------------------------------------------------------------------------------
 
 
-def _requantize(graph: Graph, op: o.Requantize, stage: WrittenStage, design: WrittenDesign) -> Pairs:
+def _requantize(op: o.Requantize, stage: WrittenStage, design: WrittenDesign) -> Pairs:
     """Multipliers, shifts and the fraction are one exact factor for each channel."""
     shifts = _or_empty(design.table(stage, "shifts"))
     multipliers = design.table(stage, "scales")
@@ -147,8 +151,7 @@ def _requantize(graph: Graph, op: o.Requantize, stage: WrittenStage, design: Wri
     wanted = [q * Fraction(2) ** (e - 31) for q, e in zip(op.multiplier, op.shift, strict=True)]
     found = [int(m) * Fraction(2) ** int(s) * unit for m, s in zip(factors, shifts, strict=True)]
     yield "the factor", np.array(wanted, dtype=object), np.array(found, dtype=object)
-    type_ = graph.types[op.out].format
-    least, most = code_range(replace(type_, narrow=False) if isinstance(type_, Int) else type_)
+    least, most = code_range(Int(*_result_width(stage)))
     low, high = max(op.low, least), min(op.high, most)
     yield "the least code", low, max(stage.number("low"), low - 1)
     yield "the largest code", high, min(stage.number("high"), high + 1)

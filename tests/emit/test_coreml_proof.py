@@ -96,6 +96,14 @@ def changed_byte(key: str, add: int = 1) -> Callable[[bytes, bytes], tuple[bytes
     return change
 
 
+def changed_level(model: bytes, weights: bytes) -> tuple[bytes, bytes]:
+    """The last place of the level of the first weight, of tables that may have levels which no weight has."""
+    operation = next(op for op in operations(Model.FromString(model)) if op.type == "constexpr_lut_to_dense")
+    table, codes = (operation.attributes[key].blobFileValue.offset + 64 for key in ("lut", "indices"))
+    place = table + 2 * weights[codes]
+    return model, weights[:place] + bytes([(weights[place] + 1) % 256]) + weights[place + 1 :]
+
+
 def left_as_numbers(model: bytes, weights: bytes) -> tuple[bytes, bytes]:
     """A weight silently left in half precision, with the very numbers that were meant."""
     message = Model.FromString(model)
@@ -143,7 +151,7 @@ BROKEN: list[tuple[str, Callable[[bytes, bytes], tuple[bytes, bytes]]]] = [
     ("coreml-post4", changed_byte("scale")),
     ("coreml-kmeans6", changed_byte("lut")),
     ("coreml-kmeans6", changed_byte("indices")),
-    ("coreml-kmeans8", changed_byte("lut")),
+    ("coreml-kmeans8", changed_level),
     ("coreml-w8a8", other_activation_scale),
     ("coreml-w8a8", changed_byte("quantized_data")),
 ]
