@@ -19,6 +19,7 @@ import pytest
 
 from edgeq.calibrate.cache import list_entries
 from edgeq.cli import main
+from edgeq.cli.group import caused_by_interrupt
 from edgeq.datasets.scenes import write_dataset
 from edgeq.ir.parse import from_text
 from edgeq.ir.text import to_text
@@ -432,3 +433,15 @@ def test_formats_are_asked_for_by_name() -> None:
     ):
         refused = edgeq(*options, "--calib", "scenes:4", "--dry-run")
         assert refused.exit == exit_code and len(refused.stderr.strip().splitlines()) == 1, refused
+
+
+def test_an_interrupt_is_seen_through_what_it_became() -> None:
+    """Descriptors and loaders turn an interrupt that arrives inside them into an error of their own."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise RuntimeError("of a descriptor") from interrupt
+    except RuntimeError as error:
+        assert caused_by_interrupt(error)
+    assert not caused_by_interrupt(RuntimeError("of its own"))

@@ -57,7 +57,7 @@ def _errors_in_one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if _caused_by_interrupt(error):
+        if caused_by_interrupt(error):
             _end_interrupted()
         if os.environ.get("EDGEQ_TRACEBACK"):
             raise
@@ -67,7 +67,7 @@ def _errors_in_one_line() -> Iterator[None]:
         _fail(f"internal error: {where}. Set EDGEQ_TRACEBACK=1 to see where, and please report it", 1)
 
 
-def _caused_by_interrupt(error: BaseException) -> bool:
+def caused_by_interrupt(error: BaseException) -> bool:
     """Whether an interrupt was turned into another error on its way, as `__set_name__` does."""
     causes: list[BaseException | None] = [error]
     while (cause := causes[-1]) is not None and cause not in causes[:-1]:

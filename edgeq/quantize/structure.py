@@ -461,7 +461,9 @@ def never_negative(graph: Graph, value: o.Value) -> bool:
             return maker.function.name in POSITIVE
         case o.Concat():
             return all(never_negative(graph, x) for x in maker.xs)
-        case o.MaxPool() | o.AveragePool() | o.Mean() | o.Resize():
+        case o.Resize():
+            return maker.mode != "cubic" and never_negative(graph, maker.x)  # which overshoots
+        case o.MaxPool() | o.AveragePool() | o.Mean():
             return never_negative(graph, maker.x)
         case o.Add():
             return never_negative(graph, maker.a) and never_negative(graph, maker.b)

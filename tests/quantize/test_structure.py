@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,8 @@ from edgeq.formats import INT8, INT16, UINT8
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.quantize.coverage import coverage
-from edgeq.quantize.structure import analyse, gated_function, is_expectation
+from edgeq.quantize.structure import analyse, gated_function, is_expectation, never_negative
+from edgeq.reference.interpret import run
 from edgeq.targets import find_target
 from tests.c_nets import small_transformer
 from tests.quantized import JETSON, ORT, TARGETS, Net, recipe
@@ -93,6 +95,18 @@ def test_softmax_of_more_shares_than_steps_stays_real_in_tflite(length: int) -> 
     graph = net.graph(net.linear(shares, 4, "y"))
     assert ("shares" in analyse(graph, find_target("tflite-int8"), recipe()).integer) == (length == 511)
     assert "shares" in analyse(graph, find_target("rpi-w8a16"), recipe()).integer
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_what_overshoots_may_become_negative(mode: o.ResizeMode) -> None:
+    """A step from 0 to 1 between rows: cubic interpolation goes below."""
+    net = Net(1, 2, 4, 4)
+    large = net.add(o.Resize(net.apply("x", "relu", "positive"), "large", (8, 8), (2.0, 2.0), mode))
+    graph = net.graph(large)
+    step = np.zeros((1, 2, 4, 4), np.float32)
+    step[:, :, 2:] = 1
+    lowest = float(run(graph, {"x": step})["large"].min())
+    assert never_negative(graph, "large") == (lowest >= 0) == (mode != "cubic")
 
 
 def test_gates() -> None:
