@@ -26,7 +26,17 @@ EDGEQ_INLINE edgeq_scales edgeq_scales_of_one(const edgeq_channel *c)
     return scales;
 }
 
-/* edgeq_requantize on four sums at once: each code in the lowest byte of its lane. */
+/* Four sums within the range of codes: each code in the lowest byte of its lane. */
+EDGEQ_INLINE int32x4_t edgeq_saturated_4(int32x4_t sum, const edgeq_output *o)
+{
+    if (edgeq_is_known(o->factor) && edgeq_clamps_nothing(o)) { /* by narrowing; the intrinsics would copy what is overwritten */
+        __asm__("vqmovnb.s32 %q0, %q0\n\tvqmovnb.s16 %q0, %q0" : "+w"(sum));
+        return sum;
+    }
+    return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(o->low)), vdupq_n_s32(o->high));
+}
+
+/* edgeq_requantize on four sums at once. */
 EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, const edgeq_output *o)
 {
     const int32_t usual = edgeq_is_known(o->factor) && edgeq_clamps_nothing(o);
@@ -37,12 +47,7 @@ EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, 
 #else
     sum = vmulhq_s32(sum, s->multiplier);
 #endif
-    sum = vshlq_s32(vaddq_s32(sum, s->offset), s->right);
-    if (usual) { /* saturate by narrowing; the intrinsics would copy what is overwritten */
-        __asm__("vqmovnb.s32 %q0, %q0\n\tvqmovnb.s16 %q0, %q0" : "+w"(sum));
-        return sum;
-    }
-    return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(o->low)), vdupq_n_s32(o->high));
+    return edgeq_saturated_4(vshlq_s32(vaddq_s32(sum, s->offset), s->right), o);
 }
 
 EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, int8_t *out)
