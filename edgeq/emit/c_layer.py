@@ -10,9 +10,8 @@ import numpy as np
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
 from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
-from edgeq.emit.c_pack import WIDE_COLUMNS, in_order, packed, padded_to, weight_bits, wide_codes
+from edgeq.emit.c_pack import in_order, packed, padded_to, weight_bits, wide_codes
 from edgeq.emit.c_place import Placed
-from edgeq.emit.c_steps import is_pointwise
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Format, IntArray, decode, looks_up, looks_up_wide
 from edgeq.ir import ops as o
@@ -91,10 +90,6 @@ class LayerContext:
         """The address of the layer's scratch memory."""
         offset = self.placed.memory.scratch.get(self.step)
         return "NULL" if offset is None else f"arena + {offset}"
-
-    def widens_pixels(self) -> bool:
-        """Whether the columns of a convolution are pixels of its input, widened."""
-        return self.instructions in WIDE_COLUMNS and is_pointwise(self.kernel, self.program)
 
     def takes_wide(self) -> bool:
         """Whether an operand or the result has 16-bit codes among 8-bit ones."""

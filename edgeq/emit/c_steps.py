@@ -33,6 +33,11 @@ def reads_in_place(kernel: Kernel, program: Program, instructions: Instructions)
     return is_pointwise(kernel, program) and instructions not in WIDE_COLUMNS
 
 
+def widens_pixels(kernel: Kernel, program: Program, instructions: Instructions) -> bool:
+    """Whether the columns of a convolution are pixels of its input, widened."""
+    return is_pointwise(kernel, program) and instructions in WIDE_COLUMNS
+
+
 def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
     """Rows and columns that the windows of a depthwise convolution cover, padding included."""
     rows, columns = ((out.shape[2 + k] - 1) * op.stride[k] + (kernel[k] - 1) * op.dilation[k] + 1 for k in (0, 1))

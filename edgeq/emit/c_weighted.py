@@ -6,7 +6,7 @@ from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializer
 from edgeq.emit.c_lines import line_of, sums_are_lines
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
-from edgeq.emit.c_steps import plane_of
+from edgeq.emit.c_steps import plane_of, widens_pixels
 from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
@@ -29,7 +29,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     numbers = this.scaling(bias)
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
     bits, is_long = this.bits(op, weight[0].size), this.care(weight, bias, op.out)
-    residual, summed = this.kernel.residual, "NULL"
+    residual, summed, in_place = this.kernel.residual, "NULL", this.step in this.placed.direct
     descriptor, usual = "", this.is_usual(numbers)
     if residual:
         descriptor, summed, usual_sum = sum_descriptor(this)
@@ -46,7 +46,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         "groups": op.groups,
         "zero": this.zero(op.x),
         "is_long": is_long,
-        "direct": int(this.step in this.placed.direct or this.widens_pixels()),
+        "direct": int(in_place or widens_pixels(this.kernel, this.program, this.instructions)),
         "reverse": int(this.step in this.placed.memory.reverse),
     }
     addend = this.read(residual.other.value) if residual else "NULL"

@@ -8,8 +8,8 @@
 #define EDGEQ_CONV_H
 
 #include "edgeq_block.h"
-#include "edgeq_bytes.h"
 #include "edgeq_finish.h"
+#include "edgeq_patch.h"
 
 typedef struct {
     const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
@@ -26,50 +26,6 @@ typedef struct {
     int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten, or whose columns are wide */
     int32_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
 } edgeq_conv_layer;
-
-/* A set of kernels may hold columns wider than codes: it then says what room they take, in codes, and how codes are put
- * there. Otherwise a 1x1 kernel may read them in place. */
-#if defined(EDGEQ_WIDE_COLUMNS)
-#define EDGEQ_IN_PLACE(layer) 0
-#else
-#define EDGEQ_IN_PLACE(layer) ((layer)->direct)
-EDGEQ_INLINE int32_t edgeq_column_size(int32_t k)
-{
-    return k;
-}
-
-#if defined(EDGEQ_TOTAL_H)
-#define edgeq_column_total edgeq_total
-#endif
-#endif
-
-/* The next n codes of a column, wide ones if `wide`; where the column goes on. */
-EDGEQ_INLINE edgeq_code *edgeq_put(edgeq_code *to, const edgeq_code *from, int32_t n, int32_t wide)
-{
-#if defined(EDGEQ_WIDE_COLUMNS)
-    if (wide) {
-        edgeq_widen(to, from, n);
-        return to + 2 * n;
-    }
-#endif
-    (void)wide;
-    edgeq_copy(to, from, n);
-    return to + n;
-}
-
-/* The same with n times the code of padding. */
-EDGEQ_INLINE edgeq_code *edgeq_pad(edgeq_code *to, int32_t code, int32_t n, int32_t wide)
-{
-#if defined(EDGEQ_WIDE_COLUMNS)
-    if (wide) {
-        edgeq_fill_wide(to, code, n);
-        return to + 2 * n;
-    }
-#endif
-    (void)wide;
-    edgeq_fill(to, code, n);
-    return to + n;
-}
 
 /* The `taps` elements of one kernel row at input row iy, columns ix, ix + dilation ... */
 EDGEQ_INLINE edgeq_code *edgeq_gather_row(const edgeq_conv_layer *l, const edgeq_code *x, int32_t iy, int32_t ix, int32_t depth,
@@ -112,7 +68,7 @@ EDGEQ_INLINE void edgeq_gather(
 /* The column of a pixel: codes of a depth that is no multiple of four are gathered behind the place of wide ones. */
 EDGEQ_INLINE void edgeq_column(const edgeq_conv_layer *l, const edgeq_code *x, int32_t pixel, int32_t depth, edgeq_code *to)
 {
-#if defined(EDGEQ_WIDE_COLUMNS)
+#if EDGEQ_WIDE_COLUMNS
     const int32_t wide = (depth & 3) == 0, k = edgeq_packed(l->kernel_h * l->kernel_w * depth);
     if (l->direct && wide) {
         edgeq_widen(to, x + (ptrdiff_t)pixel * depth, depth);
@@ -192,8 +148,8 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
     const int32_t finished = l->table || l->sum;
     const int32_t usual = edgeq_is_usual(&l->output);
-    const int32_t column = edgeq_column_size(k);
-    edgeq_code *const codes = EDGEQ_IN_PLACE(l) ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * column;
+    const int32_t column = edgeq_column_size(k), in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
+    edgeq_code *const codes = in_place ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * column;
     int32_t count;
     for (int32_t done = 0; done < pixels; done += count) {
         count = edgeq_conv_count(l, pixels - done);
@@ -206,7 +162,7 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
         for (int32_t g = 0; g < l->groups; g++) {
             const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
             const edgeq_code *x2 = x + (ptrdiff_t)third * l->in_c;
-            if (!EDGEQ_IN_PLACE(l)) {
+            if (!in_place) {
                 x0 = scratch, x1 = count > 1 ? scratch + column : scratch, x2 = scratch + 2 * column;
                 for (int32_t i = 0; i < count; i++) {
                     edgeq_column(l, x + (ptrdiff_t)g * depth, first + i, depth, scratch + i * column);

@@ -3,7 +3,7 @@
  * Weights come in blocks of two output channels (four of a matrix product), [k / 4, rounded up][channels][4], padded with
  * zeros. A word of four bytes is widened to two words of 16-bit halves, elements 0 and 2 and elements 1 and 3; inputs and
  * weights alike, so their order does not matter. The columns of a convolution are widened once for all its channels
- * (edgeq_widen): two words of halves and two of weights are each one load then, and 15 instructions do 16 multiplications,
+ * (edgeq_patch.h): two words of halves and two of weights are each one load then, and 15 instructions do 16 multiplications,
  * 0.94 each, where the multiplications alone would need 0.5. Without the extension the same sums are computed in plain C.
  */
 #ifndef EDGEQ_DOT_H
@@ -49,37 +49,6 @@ EDGEQ_INLINE void edgeq_dot_1(
         edgeq_four_1x2(even, odd, w + 8, &c, &d);
     }
     sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
-}
-
-/* Columns hold 16-bit halves: of every four codes the even pair, then the odd pair; the last four are padded with anything,
- * since the weights there are zero. Their bytes come in multiples of eight. */
-#define EDGEQ_WIDE_COLUMNS
-
-EDGEQ_INLINE int32_t edgeq_column_size(int32_t k)
-{
-    return 2 * edgeq_packed(k);
-}
-
-/* The next n codes of a column, n a multiple of four; the codes may lie in the column's second half. */
-EDGEQ_INLINE void edgeq_widen(int8_t *to, const int8_t *from, int32_t n)
-{
-    for (; n >= 8; n -= 8, from += 8) {
-        const uint32_t first = edgeq_word(from), second = edgeq_word(from + 4);
-        edgeq_put_two(&to, edgeq_even(first), edgeq_odd(first));
-        edgeq_put_two(&to, edgeq_even(second), edgeq_odd(second));
-    }
-    if (n > 0) {
-        const uint32_t word = edgeq_word(from);
-        edgeq_put_two(&to, edgeq_even(word), edgeq_odd(word));
-    }
-}
-
-EDGEQ_INLINE void edgeq_fill_wide(int8_t *to, int32_t code, int32_t n)
-{
-    const uint32_t halves = (uint32_t)code & 0xFFFFu, both = halves | halves << 16;
-    for (; n > 0; n -= 4) {
-        edgeq_put_two(&to, both, both);
-    }
 }
 
 /* Four elements of two columns and two channels. */

@@ -35,18 +35,6 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
     sum[2] = channel[2].bias + c - 8 * total, sum[3] = channel[3].bias + ((d - c) >> 4);
 }
 
-/* The sum of a column's codes, those that pad it included: their weights are l = h = 0, so u = b = 8. */
-EDGEQ_INLINE int32_t edgeq_column_total(const int8_t *x, int32_t k)
-{
-    int32_t sum = 0;
-    for (; k > 0; k -= 4) {
-        uint32_t even, odd;
-        edgeq_take_two(&x, &even, &odd);
-        sum = edgeq_two(odd, 0x00010001u, edgeq_two(even, 0x00010001u, sum));
-    }
-    return sum;
-}
-
 #define EDGEQ_DOT_W4_STEP                                                                    \
     do {                                                                                     \
         const uint32_t both = edgeq_word(w);                                                 \
