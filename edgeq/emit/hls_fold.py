@@ -59,7 +59,7 @@ def choose_folds(
         wanted = board.clock_mhz * 1e6 / most_cycles
         raise BudgetError(
             "the board cannot run this design so fast", where=board.name,
-            value=f"{wanted:,.6g} frames a second", allowed=f"up to {_rate(board, reached)}",
+            value=f"{wanted:,.1f} frames a second", allowed=f"up to {_rate(board, reached)}",
             next_step=_faster(design, depths, wanted),
         )  # fmt: skip
     return folds
