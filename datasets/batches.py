@@ -18,7 +18,7 @@ from edgeq.datasets.folder import read_image
 from edgeq.datasets.preprocess import Preprocess
 
 KEPT_BYTES = 4 << 30
-"""Inputs that take more than this, or more than a quarter of a GPU's free memory, are decoded anew in every epoch."""
+"""Inputs that take more than this, or on a GPU than a quarter of its free memory, are decoded anew in every epoch."""
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -87,16 +87,18 @@ class Batches:
             first = self._decode(0)
             if first.nbytes * len(self.paths) > self._room():
                 return None
-            whole = np.empty((len(self.paths), *first.shape[1:]), np.float32)
-            for row, image in enumerate(self._pool.map(self._decode, range(len(self.paths)))):
-                whole[row] = image[0]
-            self._kept = torch.from_numpy(whole).to(self.device)
+            kept = torch.empty((len(self.paths), *first.shape[1:]), device=self.device)
+            rows = np.arange(len(self.paths))
+            for part in (rows[k : k + self.size] for k in range(0, len(rows), self.size)):
+                images = np.concatenate(list(self._pool.map(self._decode, part)))
+                kept[part[0] : part[-1] + 1] = torch.from_numpy(images).to(self.device)
+            self._kept = kept
         return self._kept
 
     def _room(self) -> int:
         if self.device.type != "cuda":
             return KEPT_BYTES
-        return min(KEPT_BYTES, torch.cuda.mem_get_info(self.device)[0] // 4)
+        return torch.cuda.mem_get_info(self.device)[0] // 4
 
     def _decode(self, row: int) -> Float32Array:
         return self.preprocess.apply(read_image(self.paths[row]))

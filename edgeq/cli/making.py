@@ -135,9 +135,7 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Learning rate of AdamW, in units of the weights' usual size.",
+    help="Learning rate of AdamW, in units of the weights' usual size [0.01; less for fewer than 400 steps].",
 )
 @click.option("--decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Weight decay.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images at random.")

@@ -23,6 +23,7 @@ from edgeq.emit.c_golden import golden_codes
 from edgeq.emit.c_layer import comment, wide_tables
 from edgeq.emit.c_layers import print_work
 from edgeq.emit.c_layout import to_memory
+from edgeq.emit.c_lines import sums_are_lines
 from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pixels import pixel_tables
 from edgeq.emit.c_place import Placed, place
@@ -125,9 +126,21 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
         width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, tables,
-        has_wide_terms(found), target.instructions,
+        _sums(found), target.instructions,
     )  # fmt: skip
     return source, placed, found
+
+
+def _sums(found: Program) -> str:
+    """What the model defines of its sums of two codes (runtimes/c/edgeq_terms.h)."""
+    defined = ""
+    if has_wide_terms(found):
+        defined += (
+            "#define EDGEQ_WIDE_TERMS /* some codes are rounded twice before they are summed: see edgeq_terms.h */\n\n"
+        )
+    if any(kernel.residual for kernel in found.kernels) and sums_are_lines(found):
+        defined += "#define EDGEQ_LINES /* residuals need no tables of terms: see edgeq_terms.h */\n\n"
+    return defined
 
 
 def _levels(graph: Graph, bank: Bank) -> str:

@@ -115,7 +115,8 @@ def _definition(entry: Entry) -> str:
         items = [_number(row[0]) for row in entry.rows]
     else:
         items = ["{" + ", ".join(map(_number, row)) + "}" for row in entry.rows]
-    return f"/* {entry.comment} */\nconst {entry.kind} {entry.name}[{len(entry.rows)}] = {{\n{wrapped(items)}}};\n"
+    aligned = " EDGEQ_ALIGNED" if entry.kind == "int8_t" else ""  # kernels load words of weights
+    return f"/* {entry.comment} */\nconst {entry.kind} {entry.name}[{len(entry.rows)}]{aligned} = {{\n{wrapped(items)}}};\n"
 
 
 def _number(value: int) -> str:

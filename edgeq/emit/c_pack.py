@@ -23,6 +23,9 @@ PIXELS: dict[Instructions, int] = {"portable": 3, "dsp": 2, "mve": 3, "rvv": 2, 
 CHANNEL_VECTORS: frozenset[Instructions] = frozenset({"rvv", "neon", "avx2"})
 """Sets whose depthwise convolutions work on neighbouring channels at once."""
 
+WIDE_COLUMNS: frozenset[Instructions] = frozenset({"dsp"})
+"""Sets whose convolutions read columns of 16-bit halves, never their input in place."""
+
 LANES = 32
 """The most channels that such a convolution computes together."""
 
@@ -59,6 +62,11 @@ def wide_codes(levels: IntArray, table: Format) -> IntArray:
     """The codes of `levels` in `table`, as signed bytes."""
     found: IntArray = (encode(table, levels) + 128) % 256 - 128
     return found
+
+
+def column_size(k: int, instructions: Instructions) -> int:
+    """What a column of k codes takes, in codes (edgeq_column_size of the set)."""
+    return -(-k // 4) * 8 if instructions in WIDE_COLUMNS else k
 
 
 def pixel_groups(pixels: int, most: int) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeq.emit.c_bands import Banded, banded_choices, rooted
 from edgeq.emit.c_layout import source_places
-from edgeq.emit.c_steps import is_pointwise, step_of
+from edgeq.emit.c_steps import reads_in_place, step_of
 from edgeq.ir import ops as o
 from edgeq.passes.kernels import Kernel, Program
 from edgeq.passes.schedule import Memory, Step, naive_bytes, needs, plan_memory
@@ -71,7 +71,7 @@ class _Plan:
     def step(self, work: Work, *, direct: bool) -> Step:
         if isinstance(work, Banded):
             return work.step
-        direct = direct and is_pointwise(work, self.program)
+        direct = direct and reads_in_place(work, self.program, self.instructions)
         return rooted(step_of(work, self.program, self.instructions, direct=direct), self.root)
 
     def steps(self, works: Sequence[Work]) -> tuple[list[Step], list[Step], frozenset[int]]:
@@ -84,7 +84,7 @@ class _Plan:
         enough = max(map(min, needs(overlapping, sizes, *ports), needs(straight, sizes, *ports)))
         direct = frozenset(
             k for k, (work, need) in enumerate(zip(works, needs(straight, sizes, *ports), strict=True))
-            if isinstance(work, Kernel) and is_pointwise(work, self.program) and need <= enough
+            if isinstance(work, Kernel) and reads_in_place(work, self.program, self.instructions) and need <= enough
         )  # fmt: skip
         return [straight[k] if k in direct else overlapping[k] for k in range(len(works))], straight, direct
 

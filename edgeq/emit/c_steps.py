@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.emit.c_layout import image
-from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, pixel_groups, weight_bits
+from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, WIDE_COLUMNS, column_size, pixel_groups, weight_bits
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
@@ -26,6 +26,16 @@ def is_pointwise(kernel: Kernel, program: Program) -> bool:
     if not isinstance(op, o.Conv) or program.type(op.weight).shape[2:] != (1, 1):
         return False
     return (op.stride, op.padding, op.groups) == ((1, 1), (0, 0, 0, 0), 1)
+
+
+def reads_in_place(kernel: Kernel, program: Program, instructions: Instructions) -> bool:
+    """Whether a convolution can read pixels of its input as columns."""
+    return is_pointwise(kernel, program) and instructions not in WIDE_COLUMNS
+
+
+def widens_pixels(kernel: Kernel, program: Program, instructions: Instructions) -> bool:
+    """Whether the columns of a convolution are pixels of its input, widened."""
+    return is_pointwise(kernel, program) and instructions in WIDE_COLUMNS
 
 
 def plane_of(op: o.Conv, kernel: tuple[int, int], out: Type) -> tuple[int, int]:
@@ -63,7 +73,7 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
         case o.Conv():
             shape = types[op.weight].shape
             most = _pixels_at_once(op, program, instructions)
-            columns = 0 if direct else most * int(np.prod(shape[1:]))
+            columns = 0 if direct else most * column_size(int(np.prod(shape[1:])), instructions)
             codes = most * shape[0] if kernel.table is not None or kernel.residual else 0
             scratch = columns + codes
             if not direct:
@@ -75,8 +85,11 @@ def step_of(kernel: Kernel, program: Program, instructions: Instructions, *, dir
             overlaps = (_channels_overlap(op, op.kernel, dilation, types[op.x], types[kernel.out]),)
         case o.Lookup() | o.Requantize():
             overlaps = (Overlap(op.x, 0),)
-        case o.Linear() if kernel.table is not None and types[op.x].size > types[op.weight].shape[1]:
-            scratch = _pixels_at_once(op, program, instructions) * types[op.weight].shape[0]
+        case o.Linear() if types[op.x].size > types[op.weight].shape[1]:
+            outputs, k = types[op.weight].shape
+            column = column_size(k, instructions) if instructions in WIDE_COLUMNS else 0
+            codes = outputs if kernel.table is not None else 0
+            scratch = _pixels_at_once(op, program, instructions) * (column + codes)
         case o.MatMul() | o.Softmax() | o.LayerNorm():
             scratch = _attention_scratch(kernel, program)
         case o.Add() | o.Sub() | o.Mul():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
+from edgeq.emit.c_lines import line_of, sums_are_lines
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
-from edgeq.emit.c_steps import plane_of
+from edgeq.emit.c_steps import plane_of, widens_pixels
 from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
+from edgeq.passes.kernels import Residual
 
 # Headers of packed weights, by their bits.
 SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}
@@ -28,7 +30,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
     bits = this.bits(op, weight[0].size)
     is_long = this.care(weight, bias, op.out, bits)
-    residual, summed = this.kernel.residual, "NULL"
+    residual, summed, in_place = this.kernel.residual, "NULL", this.step in this.placed.direct
     descriptor, usual = "", this.is_usual(numbers)
     if residual:
         descriptor, summed, usual_sum = sum_descriptor(this)
@@ -45,7 +47,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         "groups": op.groups,
         "zero": this.zero(op.x),
         "is_long": is_long,
-        "direct": int(this.step in this.placed.direct),
+        "direct": int(in_place or widens_pixels(this.kernel, this.program, this.instructions)),
         "reverse": int(this.step in this.placed.memory.reverse),
     }
     addend = this.read(residual.other.value) if residual else "NULL"
@@ -64,18 +66,29 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
 def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
     """The descriptor of a residual, the expression that points to it, and whether its output is the usual one."""
     residual = this.kernel.residual
-    assert residual is not None and residual.other.table is not None
+    assert residual is not None
     op = residual.requantize
     numbers = scaling(op, this.types[op.out].zero_point, [0], residual.sums)
     name = f"sum_{this.number}"
+    fields = (_line if sums_are_lines(this.program) else _terms)(this, residual, numbers)
+    fields["output"] = output_fields(numbers)
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
+
+
+def _line(this: LayerContext, residual: Residual, numbers: Scaling) -> Fields:
+    line = line_of(residual, this.program)
+    assert line is not None
+    return {"own": line.own, "other": line.other, "start": line.start, "shift": line.shift}
+
+
+def _terms(this: LayerContext, residual: Residual, numbers: Scaling) -> Fields:
+    assert residual.other.table is not None
     own, other = (terms_of(this.program, table) for table in (residual.own, residual.other.table))
-    fields: Fields = {
+    return {
         "own": own.named(this.bank, f"own_{this.number}"),
         "other": other.named(this.bank, f"other_{this.number}"),
         "channel": [own.start + other.start, *numbers.channels[0][1:]],
-        "output": output_fields(numbers),
     }
-    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
 
 
 def depthwise(this: LayerContext, op: o.Conv) -> Layer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,19 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.plan import Plan
 
+USUAL_RATE = 1e-2
+USUAL_STEPS = 400
+
+
+def usual_rate(steps: int) -> float:
+    """A learning rate for so many steps: short trainings cannot take back what large steps disturb (QAT.md)."""
+    return USUAL_RATE * min(1.0, math.sqrt(steps / USUAL_STEPS))
+
 
 @dataclass(frozen=True)
 class Training:
-    """The options of training. `rate` is AdamW's learning rate, with weights counted by their usual size (see QatModule);
-    `flip` and `shift` move images at random.
+    """The options of training. `rate` is AdamW's learning rate, with weights counted by their usual size (see QatModule; None
+    for that of `usual_rate`); `flip` and `shift` move images at random.
 
     `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
     share of the steps; None for ever). `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
@@ -31,7 +40,7 @@ class Training:
 
     epochs: int = 10
     batch: int = 64
-    rate: float = 1e-3
+    rate: float | None = None
     decay: float = 1e-4
     flip: bool = True
     shift: bool = True

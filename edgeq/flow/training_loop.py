@@ -20,7 +20,7 @@ from edgeq.errors import UsageError
 from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import local_device, processes
 from edgeq.flow.ranges import objective_of
-from edgeq.flow.training import Trained, Training, TrainingRun
+from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
 from edgeq.flow.training_data import check_classes, head_of, split
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
@@ -33,6 +33,8 @@ from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
 
 WARMUP = 0.05
 """Share of the steps over which the learning rate rises; then it falls along half a cosine."""
+LEAST_LIKENESS = 0.9
+"""Cosine of the gradients of the step and of the compiled step: half precision adds in another order."""
 LOOK_EVERY = 50
 """Steps between two looks at whether the loss is still a number."""
 
@@ -54,7 +56,8 @@ class Loop:
         check_classes(graph, data, self.head)
         self.training, self.held_out = split(data, run, self.device, self.processes, self.head)
         self.steps = self.options.epochs * len(self.training)
-        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.options.rate)
+        self.rate = self.options.rate or usual_rate(self.steps)
+        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.rate)
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
@@ -109,10 +112,13 @@ class Loop:
                 break
             share = min(share, 1.0)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.options.rate * group["share"] * _schedule(share)
-            losses.append(self._step(*self._moved(images, labels)))
+                group["lr"] = self.rate * group["share"] * _schedule(share)
+            moved = self._moved(images, labels)
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
+                if self.options.compiled:
+                    self._check_compiled(*moved)
                 counted, self.is_compiled = time.monotonic(), True
+            losses.append(self._step(*moved))
             if k % LOOK_EVERY == 0:
                 self._check(losses[-1])
             progress("training", step + 1, self.steps)
@@ -126,6 +132,20 @@ class Loop:
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
         self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
         self._save()
+
+    def _check_compiled(self, images: Tensor, labels: Tensor | None) -> None:
+        """Raise UsageError where the compiled step has other gradients: some compilers lose them without a word."""
+        wanted, found = (self._slopes(self._loss(images, labels, compiled=compiled)) for compiled in (False, True))
+        if (likeness := float(torch.cosine_similarity(found, wanted, dim=0))) < LEAST_LIKENESS:
+            raise UsageError(
+                "torch.compile gives other gradients than the step it compiles", where=f"torch {torch.__version__}",
+                value=f"cosine {likeness:.3f}", allowed=f"{LEAST_LIKENESS} or more", next_step="Train without --compile.",
+            )  # fmt: skip
+
+    def _slopes(self, loss: Tensor) -> Tensor:
+        learned = [p for p in self.module.parameters() if p.requires_grad]
+        slopes = torch.autograd.grad(loss, learned, materialize_grads=True)
+        return torch.cat([slope.flatten() for slope in slopes])
 
     def _step(self, images: Tensor, labels: Tensor | None) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)

@@ -25,17 +25,19 @@ from edgeq.ir.graph import Type
 
 Bound = float | Tensor
 """A lowest or highest level: a number, or a tensor of no dimensions that is learned."""
-_Table = tuple[Tensor, Tensor]
+Table = tuple[Tensor, Tensor]
 
 
 @lru_cache(maxsize=64)
-def _levels(format: Format) -> _Table:
-    """Ascending levels of a table format, and the middles between them."""
+def _table(format: Format) -> Table | None:
+    """Ascending levels of a table format, and the middles between them; None for other formats."""
+    if not isinstance(format, Float | Codebook):
+        return None
     levels = np.unique(level_table(format)).astype(np.float32)
     return torch.from_numpy(levels), torch.from_numpy((levels[1:] + levels[:-1]) / 2)
 
 
-def _nearest(inside: Tensor, table: _Table | None) -> Tensor:
+def _nearest(inside: Tensor, table: Table | None) -> Tensor:
     if table is None:
         return torch.round(inside)
     return table[0][torch.bucketize(inside, table[1])].to(inside.dtype)
@@ -59,7 +61,7 @@ class _Rounding(torch.autograd.Function):
     """See the module's docstring. `low` and `high` are tensors where they are learned."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, table: _Table | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None) -> Tensor:
         ctx.numbers, ctx.table = (low, high), table
         learned = [bound for bound in (low, high) if isinstance(bound, Tensor)]
         ctx.save_for_backward(x, scale, *learned)
@@ -84,19 +86,32 @@ class _Rounding(torch.autograd.Function):
         return of_x, of_scale, of_low, of_high, None
 
 
-def round_to(x: Tensor, scale: Tensor, format: Format, low: Bound, high: Bound) -> Tensor:
-    """`x` on the levels of `format` between the bounds (two numbers or two tensors), times scale."""
-    table = None
-    if isinstance(format, Float | Codebook):
-        levels, middles = _levels(format)
-        table = levels.to(x.device), middles.to(x.device)
+def _rounding(x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None) -> Tensor:
+    """What _Rounding does, in operators whose own gradients are those: for compilers, which keep what they like anyway.
+
+    torch 2.11 compiles _Rounding to gradients of zero.
+    """
+    if scale.numel() == 1 and x.dim() > 1:
+        channels = 1 if x.dim() == 4 else x.dim() - 1
+        scale = scale.reshape([1] * x.dim()).expand([x.shape[k] if k == channels else 1 for k in range(x.dim())])
+    inside = torch.clamp(_exact(x) / scale, low, high)  # type: ignore[arg-type]
+    return ((inside + (_nearest(inside, table) - inside).detach()) * scale).to(x.dtype)
+
+
+def round_to(x: Tensor, scale: Tensor, table: Table | None, low: Bound, high: Bound) -> Tensor:
+    """`x` on the levels of `table` (None for whole numbers) between the bounds (two numbers or two tensors), times scale."""
+    if torch.compiler.is_compiling():
+        return _rounding(x, scale, low, high, table)
     found: Tensor = _Rounding.apply(x, scale, low, high, table)  # type: ignore[no-untyped-call]
     return found
 
 
 def fake_quantize(x: Tensor, scale: Tensor, format: Format, zero_point: int = 0) -> Tensor:
     """`x` on the grid of `format`: scale times a level, ties to even (to the lower level between those of a table)."""
-    return round_to(x, scale, format, *level_range(format, zero_point))
+    table = _table(format)
+    if table is not None:
+        table = table[0].to(x.device), table[1].to(x.device)
+    return round_to(x, scale, table, *level_range(format, zero_point))
 
 
 class Grid(nn.Module):
@@ -109,6 +124,8 @@ class Grid(nn.Module):
 
     start: Tensor
     index: Tensor
+    levels: Tensor | None
+    middles: Tensor | None
 
     def __init__(self, type_: Type, elements: int, *, learned: bool = True) -> None:
         super().__init__()
@@ -119,6 +136,9 @@ class Grid(nn.Module):
         # One scale per channel, or per block of a channel, broadcasts as the type says.
         places = replace(type_, scale=tuple(range(len(type_.scale)))).scales.astype(np.int64)
         self.register_buffer("index", torch.from_numpy(places), persistent=False)
+        levels, middles = _table(type_.format) or (None, None)
+        self.register_buffer("levels", levels, persistent=False)
+        self.register_buffer("middles", middles, persistent=False)
         low, high = level_range(type_.format, type_.zero_point)
         self.damping = 1 / math.sqrt(max(elements, 1) * max(abs(low), high))
 
@@ -135,7 +155,12 @@ class Grid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid."""
-        return fake_quantize(x, self.spread(), self.planned.format, self.planned.zero_point)
+        return self.rounded(x, self.spread())
+
+    def rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+        """`x` rounded to the levels, of this scale."""
+        table = None if self.levels is None or self.middles is None else (self.levels, self.middles)
+        return round_to(x, scale, table, *level_range(self.planned.format, self.planned.zero_point))
 
     def learned_type(self) -> Type:
         """The type with the scales learned so far, as float32 numbers."""

@@ -90,7 +90,7 @@ class OffsetGrid(Grid):
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid."""
         zero = self.zero_point
-        return round_to(x, self.spread(), self._format, self._format.low - zero, self._format.high - zero)
+        return round_to(x, self.spread(), None, self._format.low - zero, self._format.high - zero)
 
     def learned_type(self) -> Type:
         """The type with the scale and the zero point learned so far."""
@@ -154,12 +154,12 @@ class AdaptiveGrid(Grid):
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid of each image; what has lost its places is rounded to the usual one."""
         if x.dim() != 4 or x.shape[1] != self.channels:
-            return fake_quantize(x, self.spread() * self.usual, self.planned.format, self.planned.zero_point)
+            return self.rounded(x, self.spread() * self.usual)
         beta = self.beta(x)
         if self.training:
             with torch.no_grad():
                 self.usual.lerp_(beta.mean(), 0.01)
-        return fake_quantize(x, self.spread() * beta, self.planned.format, self.planned.zero_point)
+        return self.rounded(x, self.spread() * beta)
 
     def learned_type(self) -> Type:
         """The type with the scale at the usual factor."""

@@ -18,18 +18,21 @@
 
 /* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
  * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
- * run out of registers, and spill. edgeq_is_known says whether the compiler knows a value. */
+ * run out of registers, and spill. EDGEQ_ALIGNED puts bytes where words may be read. edgeq_is_known says whether the
+ * compiler knows a value. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
 #define EDGEQ_APART __attribute__((noinline))
+#define EDGEQ_ALIGNED __attribute__((aligned(4)))
 #define edgeq_is_known __builtin_constant_p
 #else
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
 #define EDGEQ_IN_ORDER ((void)0)
 #define EDGEQ_APART
+#define EDGEQ_ALIGNED
 #define edgeq_is_known(value) 0
 #endif
 

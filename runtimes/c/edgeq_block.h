@@ -20,15 +20,6 @@ EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bit
     return edgeq_group_channels(outputs) * edgeq_packed(k) * bits / 8;
 }
 
-EDGEQ_INLINE void edgeq_store_block(const edgeq_output *output, edgeq_scales s, const int32_t *sum, edgeq_code *out)
-{
-#if EDGEQ_BLOCK == 4
-    edgeq_store_4(output, s, sum, out);
-#else
-    edgeq_store_2(output, s, sum, out);
-#endif
-}
-
 EDGEQ_INLINE void edgeq_sums_2(int32_t bits, const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
     const edgeq_channel *c, const int32_t *totals, int32_t *sum)
 {
@@ -68,9 +59,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         return;
     }
-    const edgeq_scales scales = edgeq_scales_of(c);
-    edgeq_store_block(output, scales, sum, out0);
-    edgeq_store_block(output, scales, sum + EDGEQ_BLOCK, out1);
+    edgeq_store_pixels(output, c, sum, EDGEQ_BLOCK, 2, out0, out1, out1);
 }
 
 #if EDGEQ_PIXELS == 3
@@ -96,10 +85,7 @@ EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, con
         edgeq_store_some(output, c, sum + 2 * EDGEQ_BLOCK, left, out2);
         return;
     }
-    const edgeq_scales scales = edgeq_scales_of(c);
-    edgeq_store_block(output, scales, sum, out0);
-    edgeq_store_block(output, scales, sum + EDGEQ_BLOCK, out1);
-    edgeq_store_block(output, scales, sum + 2 * EDGEQ_BLOCK, out2);
+    edgeq_store_pixels(output, c, sum, EDGEQ_BLOCK, 3, out0, out1, out2);
 }
 #endif
 
@@ -137,7 +123,7 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     (void)is_long;
     edgeq_sums_1(bits, x, w, k, c, total, count, sum);
     if (count == EDGEQ_ROW_BLOCK) {
-        edgeq_store_4(output, edgeq_scales_of(c), sum, out);
+        edgeq_store_4(output, c, sum, out);
     } else {
         edgeq_store_some(output, c, sum, count, out);
     }

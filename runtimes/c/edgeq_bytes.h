@@ -49,7 +49,16 @@ EDGEQ_INLINE void edgeq_copy(edgeq_code *to, const edgeq_code *from, int32_t n)
 
 EDGEQ_INLINE void edgeq_fill(edgeq_code *to, int32_t code, int32_t n)
 {
-    for (int32_t i = 0; i < n; i++) {
+    int32_t i = 0;
+#if defined(EDGEQ_WORDS) && !defined(EDGEQ_WIDE_CODES)
+    if (EDGEQ_WORDS(to, to)) {
+        const uint32_t word = (uint8_t)code * UINT32_C(0x01010101);
+        for (; i + 4 <= n; i += 4) {
+            edgeq_copy_word(to + i, (const int8_t *)&word);
+        }
+    }
+#endif
+    for (; i < n; i++) {
         to[i] = (edgeq_code)code;
     }
 }

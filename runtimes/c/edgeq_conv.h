@@ -8,8 +8,8 @@
 #define EDGEQ_CONV_H
 
 #include "edgeq_block.h"
-#include "edgeq_bytes.h"
 #include "edgeq_finish.h"
+#include "edgeq_patch.h"
 
 typedef struct {
     const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
@@ -23,32 +23,31 @@ typedef struct {
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
     int32_t zero;    /* input code of a padded element */
     int32_t is_long; /* sums need more care, see edgeq_block.h */
-    int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten */
+    int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten, or whose columns are wide */
     int32_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
 } edgeq_conv_layer;
 
 /* The `taps` elements of one kernel row at input row iy, columns ix, ix + dilation ... */
-EDGEQ_INLINE edgeq_code *edgeq_gather_row(
-    const edgeq_conv_layer *l, const edgeq_code *x, int32_t iy, int32_t ix, int32_t depth, edgeq_code *to)
+EDGEQ_INLINE edgeq_code *edgeq_gather_row(const edgeq_conv_layer *l, const edgeq_code *x, int32_t iy, int32_t ix, int32_t depth,
+    int32_t wide, edgeq_code *to)
 {
-    const int32_t run = l->kernel_w * depth;
     if (iy < 0 || iy >= l->in_h) {
-        edgeq_fill(to, l->zero, run);
-        return to + run;
+        return edgeq_pad(to, l->zero, l->kernel_w * depth, wide);
     }
     x += (ptrdiff_t)iy * l->in_w * l->in_c;
-    for (int32_t kx = 0; kx < l->kernel_w; kx++, ix += l->dilation_w, to += depth) {
+    for (int32_t kx = 0; kx < l->kernel_w; kx++, ix += l->dilation_w) {
         if (ix < 0 || ix >= l->in_w) {
-            edgeq_fill(to, l->zero, depth);
+            to = edgeq_pad(to, l->zero, depth, wide);
         } else {
-            edgeq_copy(to, x + (ptrdiff_t)ix * l->in_c, depth);
+            to = edgeq_put(to, x + (ptrdiff_t)ix * l->in_c, depth, wide);
         }
     }
     return to;
 }
 
 /* The window of one pixel as a column. */
-EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const edgeq_code *x, int32_t pixel, int32_t depth, edgeq_code *to)
+EDGEQ_INLINE void edgeq_gather(
+    const edgeq_conv_layer *l, const edgeq_code *x, int32_t pixel, int32_t depth, int32_t wide, edgeq_code *to)
 {
     const int32_t oy = pixel / l->out_w, ox = pixel - oy * l->out_w, run = l->kernel_w * depth;
     const int32_t iy = oy * l->stride_h - l->pad_top, ix = ox * l->stride_w - l->pad_left;
@@ -56,14 +55,32 @@ EDGEQ_INLINE void edgeq_gather(const edgeq_conv_layer *l, const edgeq_code *x, i
     if (depth == l->in_c && l->dilation_w == 1 && iy >= 0 && last < l->in_h && ix >= 0 && ix + l->kernel_w <= l->in_w) {
         const ptrdiff_t step = (ptrdiff_t)l->dilation_h * l->in_w * depth;
         x += ((ptrdiff_t)iy * l->in_w + ix) * depth;
-        for (int32_t ky = l->kernel_h; ky > 0; ky--, x += step, to += run) {
-            edgeq_copy(to, x, run);
+        for (int32_t ky = l->kernel_h; ky > 0; ky--, x += step) {
+            to = edgeq_put(to, x, run, wide);
         }
         return;
     }
     for (int32_t y = iy; y <= last; y += l->dilation_h) {
-        to = edgeq_gather_row(l, x, y, ix, depth, to);
+        to = edgeq_gather_row(l, x, y, ix, depth, wide, to);
     }
+}
+
+/* The column of a pixel: codes of a depth that is no multiple of four are gathered behind the place of wide ones. */
+EDGEQ_INLINE void edgeq_column(const edgeq_conv_layer *l, const edgeq_code *x, int32_t pixel, int32_t depth, edgeq_code *to)
+{
+#if EDGEQ_WIDE_COLUMNS
+    const int32_t wide = (depth & 3) == 0, k = edgeq_packed(l->kernel_h * l->kernel_w * depth);
+    if (l->direct && wide) {
+        edgeq_widen(to, x + (ptrdiff_t)pixel * depth, depth);
+        return;
+    }
+    edgeq_gather(l, x, pixel, depth, wide, wide ? to : to + k);
+    if (!wide) {
+        edgeq_widen(to, to + k, k);
+    }
+#else
+    edgeq_gather(l, x, pixel, depth, 0, to);
+#endif
 }
 
 /* All output channels of one group for the columns x0, x1 and, if there are three, x2. `output` is given apart so that the
@@ -87,7 +104,7 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
     (void)count, (void)x2, (void)out2;
 #if defined(EDGEQ_TOTAL_H)
     if (l->bits < 8) {
-        totals[0] = edgeq_total(x0, k), totals[1] = edgeq_total(x1, k);
+        totals[0] = edgeq_column_total(x0, k), totals[1] = edgeq_column_total(x1, k);
     }
 #endif
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
@@ -123,7 +140,7 @@ EDGEQ_INLINE int32_t edgeq_conv_count(const edgeq_conv_layer *l, int32_t left)
     return left < 2 ? left : 2;
 }
 
-/* scratch: columns of k codes for the pixels that are computed together unless direct, then out_c codes for each of them
+/* scratch: columns for the pixels that are computed together unless they are read in place, then out_c codes for each of them
  * if there is a table or a sum. */
 EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, const edgeq_code *addend, edgeq_code *out, edgeq_code *scratch)
 {
@@ -131,7 +148,8 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
     const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
     const int32_t finished = l->table || l->sum;
     const int32_t usual = edgeq_is_usual(&l->output);
-    edgeq_code *const codes = l->direct ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * k;
+    const int32_t column = edgeq_column_size(k), in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
+    edgeq_code *const codes = in_place ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * column;
     int32_t count;
     for (int32_t done = 0; done < pixels; done += count) {
         count = edgeq_conv_count(l, pixels - done);
@@ -144,10 +162,10 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
         for (int32_t g = 0; g < l->groups; g++) {
             const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
             const edgeq_code *x2 = x + (ptrdiff_t)third * l->in_c;
-            if (!l->direct) {
-                x0 = scratch, x1 = count > 1 ? scratch + k : scratch, x2 = scratch + 2 * k;
+            if (!in_place) {
+                x0 = scratch, x1 = count > 1 ? scratch + column : scratch, x2 = scratch + 2 * column;
                 for (int32_t i = 0; i < count; i++) {
-                    edgeq_gather(l, x + (ptrdiff_t)g * depth, first + i, depth, scratch + i * k);
+                    edgeq_column(l, x + (ptrdiff_t)g * depth, first + i, depth, scratch + i * column);
                 }
             }
             if (usual) {
@@ -157,10 +175,9 @@ EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, con
             }
             to0 += outputs, to1 += outputs, to2 += outputs;
         }
-        for (int32_t i = 0; finished && i < count; i++) {
-            const int32_t p = l->reverse ? count - 1 - i : i;
-            const ptrdiff_t at = (ptrdiff_t)(first + p) * l->out_c;
-            edgeq_finish(l->table, l->sum, l->out_c, l->reverse, codes + p * l->out_c, addend ? addend + at : NULL, out + at);
+        if (finished) {
+            const edgeq_code *const others = addend ? addend + (out0 - out) : NULL;
+            edgeq_finish(l->table, l->sum, count * l->out_c, l->reverse, codes, others, out0);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* What follows a convolution, on the codes of one pixel: a table of a function, then a residual. */
+/* What follows a convolution, on the codes of neighbouring pixels: a table of a function, then a residual. */
 #ifndef EDGEQ_FINISH_H
 #define EDGEQ_FINISH_H
 

@@ -12,8 +12,7 @@ EDGEQ_INLINE void edgeq_add_codes(const edgeq_sum *sum, edgeq_output output, int
     const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
     const int32_t step = reverse ? -1 : 1;
     for (int32_t c = reverse ? count - 1 : 0; count > 0; count--, c += step) {
-        const int32_t own = edgeq_term_of(&s.own, codes[c]), other = edgeq_term_of(&s.other, addend[c]);
-        out[c] = (edgeq_code)edgeq_requantize(s.channel.bias + own + other, &s.channel, &output);
+        out[c] = (edgeq_code)edgeq_residual_of(&s, &output, codes[c], addend[c]);
     }
 }
 

@@ -4,24 +4,37 @@
 
 #include "edgeq.h"
 
-/* What brings the sums of one block to codes, read once for all pixels where that saves instructions. */
-typedef const edgeq_channel *edgeq_scales;
-
-EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_channel *c)
+/* One channel of two or three pixels, whose sums lie `block` apart: its numbers are read once for all of them. */
+EDGEQ_INLINE void edgeq_store_channel(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+    int32_t pixels, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
 {
-    return c;
+    const edgeq_channel own = *c; /* a copy: stores of codes cannot change it */
+    *out0 = (edgeq_code)edgeq_requantize(sum[0], &own, o);
+    *out1 = (edgeq_code)edgeq_requantize(sum[block], &own, o);
+    if (pixels == 3) {
+        *out2 = (edgeq_code)edgeq_requantize(sum[2 * block], &own, o);
+    }
 }
 
-EDGEQ_INLINE void edgeq_store_2(const edgeq_output *o, edgeq_scales s, const int32_t *sum, edgeq_code *out)
+/* A block of two or four channels of two or three pixels; with two, out2 is not used. */
+EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+    int32_t pixels, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
 {
-    out[0] = (edgeq_code)edgeq_requantize(sum[0], s, o);
-    out[1] = (edgeq_code)edgeq_requantize(sum[1], s + 1, o);
+    edgeq_store_channel(o, c, sum, block, pixels, out0, out1, out2);
+    edgeq_store_channel(o, c + 1, sum + 1, block, pixels, out0 + 1, out1 + 1, out2 + 1);
+    if (block == 4) {
+        edgeq_store_channel(o, c + 2, sum + 2, block, pixels, out0 + 2, out1 + 2, out2 + 2);
+        edgeq_store_channel(o, c + 3, sum + 3, block, pixels, out0 + 3, out1 + 3, out2 + 3);
+    }
 }
 
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, edgeq_code *out)
+/* Four channels of one row. */
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, edgeq_code *out)
 {
-    edgeq_store_2(o, s, sum, out);
-    edgeq_store_2(o, s + 2, sum + 2, out + 2);
+    out[0] = (edgeq_code)edgeq_requantize(sum[0], c, o);
+    out[1] = (edgeq_code)edgeq_requantize(sum[1], c + 1, o);
+    out[2] = (edgeq_code)edgeq_requantize(sum[2], c + 2, o);
+    out[3] = (edgeq_code)edgeq_requantize(sum[3], c + 3, o);
 }
 
 EDGEQ_INLINE void edgeq_store_some(

@@ -20,16 +20,35 @@ typedef struct {
     const edgeq_fine *fine;
 } edgeq_terms;
 
-/* A residual: out = requantize(term of code + term of addend), in 32 bits, elementwise. */
+EDGEQ_INLINE int32_t edgeq_term_of(const edgeq_terms *t, int32_t code)
+{
+    return t->step * code + t->fine[code + 128];
+}
+
+/* A residual: out = requantize(term of code + term of addend), in 32 bits, elementwise. A model defines EDGEQ_LINES if for
+ * each of its residuals there are numbers that give the same for all pairs of codes without tables. */
+#if defined(EDGEQ_LINES)
+typedef struct {
+    int32_t own, other, start, shift;
+    edgeq_output output;
+} edgeq_sum;
+
+EDGEQ_INLINE int32_t edgeq_residual_of(const edgeq_sum *s, const edgeq_output *o, int32_t code, int32_t addend)
+{
+    return edgeq_clamp((s->own * code + s->other * addend + s->start) >> s->shift, o->low, o->high);
+}
+#else
 typedef struct {
     edgeq_terms own, other;
     edgeq_channel channel;
     edgeq_output output;
 } edgeq_sum;
 
-EDGEQ_INLINE int32_t edgeq_term_of(const edgeq_terms *t, int32_t code)
+EDGEQ_INLINE int32_t edgeq_residual_of(const edgeq_sum *s, const edgeq_output *o, int32_t code, int32_t addend)
 {
-    return t->step * code + t->fine[code + 128];
+    const int32_t sum = s->channel.bias + edgeq_term_of(&s->own, code) + edgeq_term_of(&s->other, addend);
+    return edgeq_requantize(sum, &s->channel, o);
 }
+#endif
 
 #endif

@@ -129,6 +129,8 @@ def test_the_test_bench_names_the_first_value_that_differs(tmp_path: Path) -> No
     folder_of(residual_network(), "fpga-int4", tmp_path / "out")
     done = subprocess.run(["make", "-C", tmp_path / "out", "test"], capture_output=True, text=True, check=True)
     assert "passed: " in done.stdout and re.search(r"s_\d+: depth \d+, at most \d+ tokens, 0 left", done.stdout)
+    hardened = ["make", "-B", "-C", tmp_path / "out", "test", "CXXFLAGS=-O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2"]
+    assert subprocess.run(hardened, capture_output=True, text=True, check=True).stdout.count("passed: ")
     tables = tmp_path / "out" / "net_tables.h"
     text = tables.read_text()
     second = text.index("/* of second.acc */")

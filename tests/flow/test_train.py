@@ -25,7 +25,8 @@ from edgeq.errors import DataError, UsageError
 from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.processes import Processes
 from edgeq.flow.train import train
-from edgeq.flow.training import Trained, Training, TrainingRun
+from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
+from edgeq.flow.training_loop import Loop
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
@@ -193,6 +194,26 @@ def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> N
     assert both[-1]["loss"] < 0.95 * both[0]["loss"]
     with pytest.raises(DataError, match=r"more classes than the network has; at boxes; got 4; allowed: 3"):
         train(graph, plan, bright_boxes(tmp_path, 4), weigh, run, lambda *_: None)
+
+
+def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
+    graph, plan = network()
+    run = TrainingRun(replace(TRAINING, compiled=True), PREPROCESS, None)
+    loop = Loop(graph, plan, data, None, run, torch.device("cpu"))
+    step = loop._values
+    loop.compiled = torch.compile(step, backend="aot_eager")
+    loop.one_epoch(lambda *_: None)
+    loop.is_compiled, loop.compiled = False, lambda images: tuple(y.detach().requires_grad_() for y in step(images))
+    before = [p.detach().clone() for p in loop.module.parameters()]
+    with pytest.raises(UsageError, match=r"torch\.compile gives other gradients .* cosine 0\.000; .*without --compile"):
+        loop.one_epoch(lambda *_: None)
+    assert all(torch.equal(p, known) for p, known in zip(loop.module.parameters(), before, strict=True))
+
+
+def test_short_trainings_take_smaller_steps() -> None:
+    rates = [usual_rate(steps) for steps in (8, 32, 100, 400, 3280)]
+    assert rates[0] < 0.2 * rates[-1]
+    assert sorted(rates) == rates and rates[-2:] == [1e-2, 1e-2]
 
 
 def test_patience_and_minutes_end_it(data: Dataset) -> None:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from edgeq.formats import INT4_NARROW, INT8, POST4, POT4, UINT8, Fixed, Float, Format, Int, code_range, decode, encode
+from edgeq.formats import (
+    INT4_NARROW,
+    INT8,
+    POST4,
+    POT4,
+    UINT8,
+    Fixed,
+    Float,
+    Format,
+    Int,
+    code_range,
+    decode,
+    encode,
+    level_range,
+)  # fmt: skip
 from edgeq.ir.graph import Type
-from edgeq.quantize.fake import Grid, fake_quantize
+from edgeq.quantize.fake import Grid, _table, fake_quantize, round_to
 
 FORMATS: list[tuple[Format, int]] = [
     (INT8, 0), (INT8, -128), (UINT8, 117), (INT4_NARROW, 0), (Int(2, narrow=True), 0), (Fixed(6, 3), 0),
@@ -46,6 +62,35 @@ def test_gradients_follow_the_rule_of_learned_steps() -> None:
         v = value / 0.1
         wanted += max(-8.0, min(7.0, v)) if not -8 < v < 7 else round(v) - v
     assert float(scale.grad) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(("format_", "zero_point"), [(Int(4), 3), (POST4, 0)], ids=str)
+@pytest.mark.parametrize("spread", ["lone", "channels"])
+@pytest.mark.parametrize("bounds", ["fixed", "learned"])
+def test_a_compiled_step_has_the_gradients_of_the_step(
+    format_: Format, zero_point: int, spread: str, bounds: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    low, high = level_range(format_, zero_point)
+    table = _table(format_)
+    x = 3 * torch.randn(2, 5, 7, 3, generator=generator)
+    scale = (torch.tensor(0.2) if spread == "lone" else torch.rand(1, 5, 1, 1, generator=generator) / 4) * 7 / high
+    weights = torch.randn(x.shape, generator=generator)
+
+    operands = [x, scale, *([torch.tensor(float(low)), torch.tensor(float(high))] if bounds == "learned" else [])]
+
+    def step(*leaves: torch.Tensor) -> torch.Tensor:
+        return round_to(leaves[0], leaves[1], table, *(leaves[2:] or (low, high)))  # type: ignore[arg-type]
+
+    def results(step: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        leaves = [operand.clone().requires_grad_() for operand in operands]
+        rounded = step(*leaves)
+        return rounded.detach(), *torch.autograd.grad((weights * rounded).sum(), leaves)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for mine, theirs in zip(results(compiled), results(step), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+        assert bool(theirs.abs().max() > 0.01)
 
 
 def test_each_channel_has_its_own_scale_and_gradients_are_damped() -> None:

@@ -42,7 +42,9 @@ EDGEQ_INLINE void edgeq_plane_3x3(const edgeq_plane *r, const int8_t *n, const i
             for (; x >= 2; x -= 2, at += 2, out += 2 * step) {
                 int32_t a = r->channel.bias, b = a;
                 edgeq_row_of_two(at, o0, i0, &a, &b);
+                EDGEQ_IN_ORDER;
                 edgeq_row_of_two(at + width, o1, i1, &a, &b);
+                EDGEQ_IN_ORDER;
                 edgeq_row_of_two(at + 2 * width, o2, i2, &a, &b);
                 edgeq_store_code(r, a, out);
                 edgeq_store_code(r, b, out + step);

@@ -2,8 +2,9 @@
  *
  * Weights come in blocks of two output channels (four of a matrix product), [k / 4, rounded up][channels][4], padded with
  * zeros. A word of four bytes is widened to two words of 16-bit halves, elements 0 and 2 and elements 1 and 3; inputs and
- * weights alike, so their order does not matter. 20 instructions do 16 multiplications, 1.25 each, where loads and the
- * multiplications alone would need 1.0. Without the extension the same sums are computed in plain C.
+ * weights alike, so their order does not matter. The columns of a convolution are widened once for all its channels
+ * (edgeq_patch.h): two words of halves and two of weights are each one load then, and 15 instructions do 16 multiplications,
+ * 0.94 each, where the multiplications alone would need 0.5. Without the extension the same sums are computed in plain C.
  */
 #ifndef EDGEQ_DOT_H
 #define EDGEQ_DOT_H
@@ -50,39 +51,39 @@ EDGEQ_INLINE void edgeq_dot_1(
     sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
 }
 
-EDGEQ_INLINE void edgeq_four_2x2(
-    uint32_t x, uint32_t y, uint32_t wa, uint32_t wb, int32_t *xa, int32_t *xb, int32_t *ya, int32_t *yb)
+/* Four elements of two columns and two channels. */
+EDGEQ_INLINE void edgeq_four_2x2(const int8_t **x, const int8_t **y, uint32_t wa, uint32_t wb, int32_t *xa, int32_t *xb,
+    int32_t *ya, int32_t *yb)
 {
     const uint32_t a_even = edgeq_even(wa), a_odd = edgeq_odd(wa), b_even = edgeq_even(wb), b_odd = edgeq_odd(wb);
-    uint32_t even = edgeq_even(x), odd = edgeq_odd(x);
+    uint32_t even, odd;
+    edgeq_take_two(x, &even, &odd);
     *xa = edgeq_two(odd, a_odd, edgeq_two(even, a_even, *xa));
     *xb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *xb));
-    even = edgeq_even(y), odd = edgeq_odd(y);
+    edgeq_take_two(y, &even, &odd);
     *ya = edgeq_two(odd, a_odd, edgeq_two(even, a_even, *ya));
     *yb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *yb));
 }
 
-#define EDGEQ_DOT_STEP(i)                                                                              \
-    do {                                                                                               \
-        edgeq_four_2x2(edgeq_word(x + (i)), edgeq_word(y + (i)), edgeq_word(w + 2 * (i)),              \
-            edgeq_word(w + 2 * (i) + 4), &xa, &xb, &ya, &yb);                                          \
-        EDGEQ_IN_ORDER;                                                                                \
+#define EDGEQ_DOT_STEP                                                \
+    do {                                                              \
+        uint32_t a, b;                                                \
+        edgeq_take_two(&w, &a, &b);                                   \
+        edgeq_four_2x2(&x, &y, a, b, &xa, &xb, &ya, &yb);             \
     } while (0)
 
 EDGEQ_INLINE void edgeq_dot_2(
     const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
 {
     int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
-    for (const int8_t *const end = x + (k & ~15); x < end; x += 16, y += 16, w += 32) {
-        EDGEQ_DOT_STEP(0);
-        EDGEQ_DOT_STEP(4);
-        EDGEQ_DOT_STEP(8);
-        EDGEQ_DOT_STEP(12);
+    for (const int8_t *const end = x + 2 * (k & ~15); x < end;) {
+        EDGEQ_DOT_STEP;
+        EDGEQ_DOT_STEP;
+        EDGEQ_DOT_STEP;
+        EDGEQ_DOT_STEP;
     }
-    for (k &= 15; k > 0; k -= 4, x += 4, y += 4, w += 8) {
-        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k);
-        const uint32_t other = k >= 4 ? edgeq_word(y) : edgeq_rest(y, k);
-        edgeq_four_2x2(word, other, edgeq_word(w), edgeq_word(w + 4), &xa, &xb, &ya, &yb);
+    for (k &= 15; k > 0; k -= 4) {
+        EDGEQ_DOT_STEP;
     }
     sum[0] = xa, sum[1] = xb, sum[2] = ya, sum[3] = yb;
 }

@@ -35,11 +35,11 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
     sum[2] = channel[2].bias + c - 8 * total, sum[3] = channel[3].bias + ((d - c) >> 4);
 }
 
-#define EDGEQ_DOT_W4_STEP(i)                                                                                   \
-    do {                                                                                                       \
-        const uint32_t both = edgeq_word(w + (i));                                                             \
-        edgeq_four_2x2(edgeq_word(x + (i)), edgeq_word(y + (i)), both & EDGEQ_LOWER_HALVES, both, &xa, &xb, &ya, &yb); \
-        EDGEQ_IN_ORDER;                                                                                        \
+#define EDGEQ_DOT_W4_STEP                                                                    \
+    do {                                                                                     \
+        const uint32_t both = edgeq_word(w);                                                 \
+        w += 4;                                                                              \
+        edgeq_four_2x2(&x, &y, both & EDGEQ_LOWER_HALVES, both, &xa, &xb, &ya, &yb);         \
     } while (0)
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
@@ -47,16 +47,14 @@ EDGEQ_INLINE void edgeq_dot_w4_2(const int8_t *x, const int8_t *y, const int8_t 
     const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
 {
     int32_t xa = 0, xb = 0, ya = 0, yb = 0;
-    for (const int8_t *const end = x + (k & ~15); x < end; x += 16, y += 16, w += 16) {
-        EDGEQ_DOT_W4_STEP(0);
-        EDGEQ_DOT_W4_STEP(4);
-        EDGEQ_DOT_W4_STEP(8);
-        EDGEQ_DOT_W4_STEP(12);
+    for (const int8_t *const end = x + 2 * (k & ~15); x < end;) {
+        EDGEQ_DOT_W4_STEP;
+        EDGEQ_DOT_W4_STEP;
+        EDGEQ_DOT_W4_STEP;
+        EDGEQ_DOT_W4_STEP;
     }
-    for (k &= 15; k > 0; k -= 4, x += 4, y += 4, w += 4) {
-        const uint32_t word = k >= 4 ? edgeq_word(x) : edgeq_rest(x, k), both = edgeq_word(w);
-        const uint32_t other = k >= 4 ? edgeq_word(y) : edgeq_rest(y, k);
-        edgeq_four_2x2(word, other, both & EDGEQ_LOWER_HALVES, both, &xa, &xb, &ya, &yb);
+    for (k &= 15; k > 0; k -= 4) {
+        EDGEQ_DOT_W4_STEP;
     }
     sum[0] = channel[0].bias + xa - 8 * totals[0], sum[1] = channel[1].bias + ((xb - xa) >> 4);
     sum[2] = channel[0].bias + ya - 8 * totals[1], sum[3] = channel[1].bias + ((yb - ya) >> 4);

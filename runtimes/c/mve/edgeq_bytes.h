@@ -21,6 +21,20 @@ EDGEQ_INLINE void edgeq_copy(int8_t *to, const int8_t *from, int32_t n)
         : "lr", "q0", "memory");
 }
 
+EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
+{
+    const int8x16_t codes = vdupq_n_s8((int8_t)code);
+    __asm__ volatile(
+        "wlstp.8 lr, %[n], 2f\n"
+        "1:\n"
+        "vstrb.8 %q[codes], [%[to]], #16\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [to] "+r"(to)
+        : [n] "r"(n), [codes] "w"(codes)
+        : "lr", "memory");
+}
+
 /* Every step-th byte of `from`, n of them. */
 EDGEQ_INLINE void edgeq_collect(int8_t *to, const int8_t *from, ptrdiff_t step, int32_t n)
 {
@@ -51,7 +65,6 @@ EDGEQ_INLINE void edgeq_collect(int8_t *to, const int8_t *from, ptrdiff_t step, 
         to[i] = from[i * step];
     }
 }
-#endif
 
 EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
 {
@@ -59,5 +72,6 @@ EDGEQ_INLINE void edgeq_fill(int8_t *to, int32_t code, int32_t n)
         to[i] = (int8_t)code;
     }
 }
+#endif
 
 #endif

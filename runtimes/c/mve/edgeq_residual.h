@@ -6,6 +6,13 @@
 #include "edgeq_terms.h"
 
 #if defined(__ARM_FEATURE_MVE)
+#if defined(EDGEQ_LINES)
+EDGEQ_INLINE int32x4_t edgeq_residual_of_4(const edgeq_sum *s, const edgeq_output *o, int32x4_t codes, int32x4_t addend)
+{
+    const int32x4_t line = vmlaq_n_s32(vmlaq_n_s32(vdupq_n_s32(s->start), codes, s->own), addend, s->other);
+    return edgeq_saturated_4(vshlq_r_s32(line, -s->shift), o);
+}
+#else
 /* `sum` and the terms of four codes. */
 EDGEQ_INLINE int32x4_t edgeq_add_terms(int32x4_t sum, const edgeq_terms *t, int32x4_t codes)
 {
@@ -18,25 +25,42 @@ EDGEQ_INLINE int32x4_t edgeq_add_terms(int32x4_t sum, const edgeq_terms *t, int3
     return vmlaq_n_s32(vaddq_s32(sum, fine), codes, t->step);
 }
 
-EDGEQ_INLINE void edgeq_add_4(
-    const edgeq_sum *s, edgeq_output output, const int8_t *codes, const int8_t *addend, int32_t left, int8_t *out)
+EDGEQ_INLINE int32x4_t edgeq_residual_of_4(const edgeq_sum *s, const edgeq_output *o, int32x4_t codes, int32x4_t addend)
 {
-    const mve_pred16_t some = vctp32q((uint32_t)left);
-    const int32x4_t own = edgeq_add_terms(vdupq_n_s32(s->channel.bias), &s->own, vldrbq_z_s32(codes, some));
-    const int32x4_t total = edgeq_add_terms(own, &s->other, vldrbq_z_s32(addend, some));
+    const int32x4_t own = edgeq_add_terms(vdupq_n_s32(s->channel.bias), &s->own, codes);
     const edgeq_scales scales = edgeq_scales_of_one(&s->channel);
-    vstrbq_p_s32(out, edgeq_requantize_4(total, &scales, &output), some);
+    return edgeq_requantize_4(edgeq_add_terms(own, &s->other, addend), &scales, o);
+}
+#endif
+
+EDGEQ_INLINE void edgeq_add_4(
+    const edgeq_sum *s, const edgeq_output *o, const int8_t *codes, const int8_t *addend, int8_t *out)
+{
+    vstrbq_s32(out, edgeq_residual_of_4(s, o, vldrbq_s32(codes), vldrbq_s32(addend)));
 }
 #else
 EDGEQ_INLINE void edgeq_add_4(
-    const edgeq_sum *s, edgeq_output output, const int8_t *codes, const int8_t *addend, int32_t left, int8_t *out)
+    const edgeq_sum *s, const edgeq_output *o, const int8_t *codes, const int8_t *addend, int8_t *out)
 {
-    for (int32_t c = 0; c < 4 && c < left; c++) {
-        const int32_t total = s->channel.bias + edgeq_term_of(&s->own, codes[c]) + edgeq_term_of(&s->other, addend[c]);
-        out[c] = (int8_t)edgeq_requantize(total, &s->channel, &output);
+    int8_t found[4];
+    for (int32_t c = 0; c < 4; c++) {
+        found[c] = (int8_t)edgeq_residual_of(s, o, codes[c], addend[c]);
+    }
+    for (int32_t c = 0; c < 4; c++) {
+        out[c] = found[c];
     }
 }
 #endif
+
+/* The last codes, which are no four. */
+EDGEQ_INLINE void edgeq_add_rest(const edgeq_sum *s, const edgeq_output *o, int32_t count, int32_t reverse,
+    const int8_t *codes, const int8_t *addend, int8_t *out)
+{
+    for (int32_t i = count & ~3; i < count; i++) {
+        const int32_t c = reverse ? (count & ~3) + count - 1 - i : i;
+        out[c] = (int8_t)edgeq_residual_of(s, o, codes[c], addend[c]);
+    }
+}
 
 /* The output is given apart so that the usual one can be a constant. In `reverse` the last codes come first, so that the
  * output may begin anywhere above the addend. */
@@ -44,9 +68,17 @@ EDGEQ_INLINE void edgeq_add_codes(const edgeq_sum *sum, edgeq_output output, int
     const int8_t *codes, const int8_t *addend, int8_t *out)
 {
     const edgeq_sum s = *sum; /* a copy: stores of codes cannot change it */
-    for (int32_t i = 0; i < count; i += 4) {
-        const int32_t c = reverse ? ((count - 1) & ~3) - i : i;
-        edgeq_add_4(&s, output, codes + c, addend + c, count - c, out + c);
+    const int32_t step = reverse ? -4 : 4, first = reverse ? (count & ~3) - 4 : 0;
+    if (reverse) {
+        edgeq_add_rest(&s, &output, count, 1, codes, addend, out);
+    }
+    const int8_t *c = codes + first, *a = addend + first;
+    int8_t *to = out + first;
+    for (int32_t left = count; left >= 4; left -= 4, c += step, a += step, to += step) {
+        edgeq_add_4(&s, &output, c, a, to);
+    }
+    if (!reverse) {
+        edgeq_add_rest(&s, &output, count, 0, codes, addend, out);
     }
 }
 

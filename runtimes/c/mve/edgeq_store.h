@@ -26,42 +26,69 @@ EDGEQ_INLINE edgeq_scales edgeq_scales_of_one(const edgeq_channel *c)
     return scales;
 }
 
-/* edgeq_requantize on four sums at once: each code in the lowest byte of its lane. */
-EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, const edgeq_output *o)
+/* Four sums within the range of codes: each code in the lowest byte of its lane. */
+EDGEQ_INLINE int32x4_t edgeq_saturated_4(int32x4_t sum, const edgeq_output *o)
 {
-    const int32_t usual = edgeq_is_known(o->factor) && edgeq_clamps_nothing(o);
-    sum = o->factor == EDGEQ_USUAL_FACTOR ? sum : vmulq_n_s32(sum, o->factor / EDGEQ_USUAL_FACTOR);
-#ifdef EDGEQ_GEMMLOWP
-    sum = vqrdmulhq_s32(sum, s->multiplier);
-    sum = vaddq_s32(sum, vshrq_n_s32(usual ? sum : vandq_s32(sum, s->right), 31)); /* ties away from zero, if shifted */
-#else
-    sum = vmulhq_s32(sum, s->multiplier);
-#endif
-    sum = vshlq_s32(vaddq_s32(sum, s->offset), s->right);
-    if (usual) { /* saturate by narrowing; the intrinsics would copy what is overwritten */
+    if (edgeq_is_known(o->factor) && edgeq_clamps_nothing(o)) { /* by narrowing; the intrinsics would copy what is overwritten */
         __asm__("vqmovnb.s32 %q0, %q0\n\tvqmovnb.s16 %q0, %q0" : "+w"(sum));
         return sum;
     }
     return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(o->low)), vdupq_n_s32(o->high));
 }
 
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, int8_t *out)
+/* edgeq_requantize on four sums at once. */
+EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, const edgeq_output *o)
 {
-    vstrbq_s32(out, edgeq_requantize_4(vldrwq_s32(sum), &s, o));
+    sum = o->factor == EDGEQ_USUAL_FACTOR ? sum : vmulq_n_s32(sum, o->factor / EDGEQ_USUAL_FACTOR);
+#ifdef EDGEQ_GEMMLOWP
+    const int32_t usual = edgeq_is_known(o->factor) && edgeq_clamps_nothing(o);
+    sum = vqrdmulhq_s32(sum, s->multiplier);
+    sum = vaddq_s32(sum, vshrq_n_s32(usual ? sum : vandq_s32(sum, s->right), 31)); /* ties away from zero, if shifted */
+#else
+    sum = vmulhq_s32(sum, s->multiplier);
+#endif
+    return edgeq_saturated_4(vshlq_s32(vaddq_s32(sum, s->offset), s->right), o);
+}
+
+EDGEQ_INLINE void edgeq_store_sums(const edgeq_output *o, const edgeq_scales *s, const int32_t *sum, int8_t *out)
+{
+    vstrbq_s32(out, edgeq_requantize_4(vldrwq_s32(sum), s, o));
     EDGEQ_IN_ORDER;
 }
-#else
-typedef const edgeq_channel *edgeq_scales;
 
-EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_channel *c)
+/* Four channels of one row. */
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
 {
-    return c;
+    const edgeq_scales scales = edgeq_scales_of(c);
+    edgeq_store_sums(o, &scales, sum, out);
 }
 
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, edgeq_scales s, const int32_t *sum, int8_t *out)
+/* Four channels of two or three pixels, whose sums lie `block` = 4 apart: their numbers are read once. */
+EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+    int32_t pixels, int8_t *out0, int8_t *out1, int8_t *out2)
+{
+    const edgeq_scales scales = edgeq_scales_of(c);
+    edgeq_store_sums(o, &scales, sum, out0);
+    edgeq_store_sums(o, &scales, sum + block, out1);
+    if (pixels == 3) {
+        edgeq_store_sums(o, &scales, sum + 2 * block, out2);
+    }
+}
+#else
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
 {
     for (int32_t j = 0; j < 4; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], s + j, o);
+        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
+    }
+}
+
+EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+    int32_t pixels, int8_t *out0, int8_t *out1, int8_t *out2)
+{
+    edgeq_store_4(o, c, sum, out0);
+    edgeq_store_4(o, c, sum + block, out1);
+    if (pixels == 3) {
+        edgeq_store_4(o, c, sum + 2 * block, out2);
     }
 }
 #endif

@@ -7,6 +7,13 @@
 #if defined(__riscv_vector)
 #include <riscv_vector.h>
 
+/* n numbers within the range of codes. */
+EDGEQ_INLINE void edgeq_store_clamped(const edgeq_output *o, vint32m4_t sum, size_t n, int8_t *out)
+{
+    sum = __riscv_vmin_vx_i32m4(__riscv_vmax_vx_i32m4(sum, o->low, n), o->high, n);
+    __riscv_vse8_v_i8m1(out, __riscv_vncvt_x_x_w_i8m1(__riscv_vncvt_x_x_w_i16m2(sum, n), n), n);
+}
+
 /* n codes of the channels from c on, `step` bytes apart. */
 EDGEQ_INLINE void edgeq_store_some_sums(
     const edgeq_output *o, const edgeq_channel *c, ptrdiff_t step, vint32m4_t sum, size_t n, int8_t *out)
@@ -25,9 +32,7 @@ EDGEQ_INLINE void edgeq_store_some_sums(
     const vint32m4_t tie = __riscv_vand_vv_i32m4(negative, __riscv_vreinterpret_v_u32m4_i32m4(shifted), n);
     sum = __riscv_vsub_vv_i32m4(sum, tie, n);
 #endif
-    sum = __riscv_vsra_vv_i32m4(__riscv_vadd_vv_i32m4(sum, offset, n), shift, n);
-    sum = __riscv_vmin_vx_i32m4(__riscv_vmax_vx_i32m4(sum, o->low, n), o->high, n);
-    __riscv_vse8_v_i8m1(out, __riscv_vncvt_x_x_w_i8m1(__riscv_vncvt_x_x_w_i16m2(sum, n), n), n);
+    edgeq_store_clamped(o, __riscv_vsra_vv_i32m4(__riscv_vadd_vv_i32m4(sum, offset, n), shift, n), n, out);
 }
 
 /* The same for up to twice as many. */

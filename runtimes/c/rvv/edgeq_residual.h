@@ -5,7 +5,17 @@
 #include "edgeq_requantize.h"
 #include "edgeq_terms.h"
 
-#if defined(__riscv_vector)
+#if defined(__riscv_vector) && defined(EDGEQ_LINES)
+EDGEQ_INLINE void edgeq_add_some(
+    const edgeq_sum *s, const edgeq_output *output, const int8_t *codes, const int8_t *addend, size_t n, int8_t *out)
+{
+    const vint32m4_t own = __riscv_vsext_vf4_i32m4(__riscv_vle8_v_i8m1(codes, n), n);
+    const vint32m4_t other = __riscv_vsext_vf4_i32m4(__riscv_vle8_v_i8m1(addend, n), n);
+    vint32m4_t sum = __riscv_vmacc_vx_i32m4(__riscv_vmv_v_x_i32m4(s->start, n), s->own, own, n);
+    sum = __riscv_vsra_vx_i32m4(__riscv_vmacc_vx_i32m4(sum, s->other, other, n), (size_t)s->shift, n);
+    edgeq_store_clamped(output, sum, n, out);
+}
+#elif defined(__riscv_vector)
 /* `sum` and the terms of n codes. */
 EDGEQ_INLINE vint32m4_t edgeq_add_terms(vint32m4_t sum, const edgeq_terms *t, const int8_t *codes, size_t n)
 {
@@ -34,8 +44,7 @@ EDGEQ_INLINE void edgeq_add_some(
     const edgeq_sum *s, const edgeq_output *output, const int8_t *codes, const int8_t *addend, size_t n, int8_t *out)
 {
     for (size_t i = 0; i < n; i++) {
-        const int32_t own = edgeq_term_of(&s->own, codes[i]), other = edgeq_term_of(&s->other, addend[i]);
-        out[i] = (int8_t)edgeq_requantize(s->channel.bias + own + other, &s->channel, output);
+        out[i] = (int8_t)edgeq_residual_of(s, output, codes[i], addend[i]);
     }
 }
 #endif

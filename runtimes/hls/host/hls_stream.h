@@ -24,6 +24,16 @@
 
 namespace edgeq_host {
 
+/* To another stack, too: where builds are hardened (_FORTIFY_SOURCE), glibc's own _longjmp takes that for a fault. */
+#ifdef __GLIBC__
+extern "C" void jump_to(struct __jmp_buf_tag *place, int value) __asm__("_longjmp") __attribute__((noreturn));
+#else
+inline void jump_to(jmp_buf place, int value)
+{
+    _longjmp(place, value);
+}
+#endif
+
 struct fiber;
 
 /* What the scheduler knows of a stream. */
@@ -95,7 +105,7 @@ public:
         self->waits_for = &c;
         self->wants_to_read = to_read;
         if (_setjmp(self->place) == 0) {
-            _longjmp(home, 1);
+            jump_to(home, 1);
         }
     }
 
@@ -118,7 +128,7 @@ private:
     void resume(fiber *next)
     {
         if (next->is_started) {
-            _longjmp(next->place, 1);
+            jump_to(next->place, 1);
         }
         next->is_started = true;
         next->stack.reset(new char[STACK_BYTES]);
@@ -211,7 +221,7 @@ inline void run_scheduler::enter()
     fiber *self = scheduler().current;
     self->work();
     self->is_done = true;
-    _longjmp(scheduler().home, 1);
+    jump_to(scheduler().home, 1);
 }
 
 } // namespace edgeq_host
