@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import escape
 
-from edgeq.catalogue import Blocks, KMeans, Nupes, find_choice
+from edgeq.catalogue import Blocks, Choice, KMeans, Nupes, find_choice, short_name
 from edgeq.errors import UsageError
 from edgeq.formats import REAL, Codebook, Float, Format, Int, Real, bits_of, level_table
+from edgeq.ir.sound import format_problems
 
 _SHORT = re.compile(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?")
 _ALLOWED = "w4a8, w4, a8, int4/int8, post4/int16, e2m1/int8, real"
@@ -107,18 +108,30 @@ def parse_formats(text: str) -> Formats:
     return Formats(weight_format(weight), activation_format(activation)) if separator else KEPT_REAL
 
 
+def _choice(name: str) -> Choice:
+    found = find_choice(name)
+    if isinstance(found, Float) and (wrong := next(format_problems(found), None)):
+        raise UsageError("no such number format", value=name, allowed=wrong)
+    return found
+
+
 def weight_format(name: str) -> Format:
     """The weight format called `name`; integers leave the most negative code unused. Raises UsageError.
 
     >>> weight_format("int4"), str(weight_format("e2m1"))
     (Int(bits=4, signed=True, narrow=True), 'e2m1')
     """
-    format_ = find_choice(name)
-    if isinstance(format_, KMeans | Nupes | Blocks):
+    format_ = _choice(name)
+    if isinstance(format_, Blocks):
         raise UsageError(
-            "a family of formats is no format by itself", value=name,
-            next_step="Tables are fitted by --weights and --format; edgeq formats measures blocks, which coreml-w4 stores.",
+            "blocks of weights with a scale each are what some targets store, no format of layers", value=name,
+            allowed="--target onnx-w4, onnx-mxfp4, coreml-w4, coreml-mxfp4",
+            next_step=f"The nearest with a scale for each channel is {short_name(format_.element)}.",
         )  # fmt: skip
+    if isinstance(format_, KMeans | Nupes):
+        raise UsageError(
+            "a family of tables is fitted to a weight", value=name, next_step="--weights and --format take it."
+        )
     if isinstance(format_, Real):
         raise UsageError(
             "weights alone cannot stay real", value=name, next_step="PATTERN=real keeps operators in float."
@@ -127,6 +140,8 @@ def weight_format(name: str) -> Format:
         if not 2 <= format_.bits <= 16:
             raise UsageError("no such weight format", value=name, allowed="int2 to int16")
         return replace(format_, signed=True, narrow=True)
+    if bits_of(format_) > 8:
+        raise UsageError("no such weight format", value=name, allowed="minifloats and tables of at most 8 bits")
     return format_
 
 
@@ -135,7 +150,7 @@ def activation_format(name: str) -> Int | Float | Codebook:
 
     Tables (minifloats, POST, powers of two) hold zero and take at most eight bits. Raises UsageError.
     """
-    format_ = find_choice(name)
+    format_ = _choice(name)
     if isinstance(format_, Int) and 2 <= format_.bits <= 16:
         return Int(format_.bits)
     if isinstance(format_, Float | Codebook) and bits_of(format_) <= 8 and 0 in level_table(format_):

@@ -98,7 +98,7 @@ def mac_cost(choice: Choice) -> int | None:
 
 @dataclass(frozen=True)
 class Line:
-    """One format of one model: bits of a weight, LUTs (None where the model knows none), and who measured it."""
+    """One format (and effort, if it is not `balanced`) of one model: bits of a weight, LUTs (None where the model knows none), and who measured it."""
 
     name: str
     bits: float
@@ -120,7 +120,9 @@ def lines(rows: list[ba.Row], metric: str) -> list[Line]:
         name, activations = row.cell.split("/")
         usual, choice = activations == "int8", find_choice(name)
         luts = mac_cost(choice) if usual else None
-        found.append(Line(name if usual else row.cell, bits_per_weight(choice), luts, row, peers.get(row.cell)))
+        effort = "" if row.effort == "balanced" else f" ({row.effort})"
+        shown = (name if usual else row.cell) + effort
+        found.append(Line(shown, bits_per_weight(choice), luts, row, peers.get(row.cell)))
     return sorted(found, key=lambda line: ("/" in line.name, line.bits, line.noise))
 
 
@@ -171,9 +173,8 @@ def markdown(path: Path, model: str) -> str:
     text += [f"| bits | LUTs | weights | {metric} | SQNR dB | front | Brevitas {metric} | SQNR dB |"]
     text += ["|---:|---:|---|---:|---:|---|---:|---:|"]
     for line in found:
-        effort = "" if line.row.effort == "balanced" else f" ({line.row.effort})"
         luts = "" if line.luts is None else line.luts
-        start = f"| {line.bits:g} | {luts} | {line.name}{effort} | {_figures(line.row, metric)} |"
+        start = f"| {line.bits:g} | {luts} | {line.name} | {_figures(line.row, metric)} |"
         other = _figures(line.peer, metric) if line.peer else " | "
         text.append(f"{start} {marked.get(line.name, '')} | {other} |")
     return "\n".join(text)

@@ -16,6 +16,15 @@ settings.load_profile("repeatable")
 # A shell that starts the tests in the background ignores Ctrl-C for all its children; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `whole` unless -m names it."""
+    left_out = [] if "whole" in config.getoption("-m") else [i for i in items if i.get_closest_marker("whole")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
+
+
 BESIDE_THE_PROJECT = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 

@@ -118,8 +118,11 @@ def test_names_read_back_and_unknown_ones_hint() -> None:
     with pytest.raises(UsageError, match="Did you mean mxfp4"):
         find_choice("mxfpp4")
     assert weight_format("fp8_e4m3") == FP8_E4M3 and weight_format("dense3") == dense_shift(3)
-    for name in ("kmeans4", "mxfp4", "nupes4"):
-        with pytest.raises(UsageError, match="edgeq formats"):
+    for name, hint in (
+        ("kmeans4", "--weights and --format take it"), ("nupes4", "--weights"), ("mxfp4", "onnx-mxfp4.* is e2m1"),
+        ("bfp6", "is int6"), ("e9m9", "1 to 5 exponent"), ("e0m3", "1 to 5 exponent"), ("e4m9", "at most 8 bits"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=hint):
             weight_format(name)
 
 

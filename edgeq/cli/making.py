@@ -26,9 +26,9 @@ from edgeq.cli.options import (
 
 def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, options: dict[str, Any]) -> None:
     from edgeq.flow import ExportRequest, export_model
-    from edgeq.flow.allocation import Budgets
     from edgeq.flow.calib_mode import ModeRequest
     from edgeq.flow.latency_gate import export_with_latency_gate
+    from edgeq.flow.limits import Budgets
     from edgeq.flow.memory_budget import MemoryBudget
     from edgeq.flow.processes import is_first
     from edgeq.report import parse_budget, parse_size

@@ -163,10 +163,13 @@ class LayerContext:
         sums = weight.reshape(len(weight), -1).sum(1)
         return weight, [b - self.zero(op.x) * int(w) for b, w in zip(bias, sums, strict=True)]
 
-    def care(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> int:
-        """The field `is_long` of a layer: one more than the index of its table of wide levels, or whether it `is_long`."""
+    def care(self, weight: IntArray, folded: Sequence[int], where: o.Value, bits: int = 8) -> int:
+        """The field `is_long` of a layer whose weights take `bits`: whether it `is_long`; with wide levels one more than
+        the index of their table, negative where codes share bytes.
+        """
         if self.wide_table is not None:
-            return wide_tables(self.program.graph).index(self.wide_table) + 1
+            place = wide_tables(self.program.graph).index(self.wide_table) + 1
+            return place if bits == 8 else -place
         return int(self.is_long(weight, folded, where))
 
     def is_long(self, weight: IntArray, folded: Sequence[int], where: o.Value) -> bool:
@@ -212,16 +215,15 @@ class LayerContext:
 
     def packed(self, rows: IntArray, groups: int, block: int, bits: int) -> str:
         """Rows [outputs, k] of each group as edgeq_dot.h of the kernels in use reads them."""
-        rows = self._as_stored(rows)
-        codes = packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits, self.table_of_weights)
-        return self._weights(codes)
+        table = self.table_of_weights or self.wide_table
+        return self._weights(packed(rows.reshape(groups, -1, rows.shape[1]), block, self.instructions, bits, table))
 
     def packed_in_fours(self, rows: IntArray, bits: int) -> str:
         """Rows [outputs, k] as edgeq_four.h of the kernels in use reads them."""
         # RISC-V vectors have sixteen elements side by side, AVX2 uses the portable kernel.
         others: dict[Instructions, Instructions] = {"rvv": "mve", "avx2": "portable"}
         order = others.get(self.instructions, self.instructions)
-        return self._weights(packed(self._as_stored(rows)[None], 4, order, bits, self.table_of_weights))
+        return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights or self.wide_table))
 
     def channels_in_fours(self, numbers: Scaling) -> str:
         """Channels, padded to a multiple of four."""
@@ -229,12 +231,9 @@ class LayerContext:
         return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
 
     def in_order(self, weight: IntArray, bits: int) -> str:
-        """Weights one after another, as edgeq_unpack.h reads them."""
-        return self._weights(in_order(self._as_stored(weight), bits, self.table_of_weights))
-
-    def _as_stored(self, levels: IntArray) -> IntArray:
-        """Levels, or their codes where they exceed a byte."""
-        return levels if self.wide_table is None else wide_codes(levels, self.wide_table)
+        """Weights one after another, as edgeq_unpack.h reads them; codes where levels exceed a byte."""
+        stored = weight if self.wide_table is None else wide_codes(weight, self.wide_table)
+        return self._weights(in_order(stored, bits, self.table_of_weights))
 
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
@@ -250,7 +249,7 @@ class LayerContext:
         if self.table_of_weights is not None:
             headers = headers.replace("edgeq_dot_w4.h", "edgeq_dot_t4.h").replace("unpack.h", "unpack_t4.h")
         if self.wide_table is not None:
-            headers = f"edgeq_levels.h {headers}"
+            headers = f"edgeq_levels.h {headers.replace('edgeq_dot_w4.h', '')}"
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
         return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)

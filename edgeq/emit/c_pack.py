@@ -49,9 +49,12 @@ def stored_bits(bits: int, longest: int, instructions: Instructions) -> int:
 
 
 def weight_bits(format_: Format, longest: int, instructions: Instructions) -> int:
-    """Bits that a weight of this format takes, in sums of `longest` products; whole bytes if its levels exceed one."""
+    """Bits that a weight of this format takes, in sums of `longest` products (0: its kernel takes no columns).
+
+    Codes whose levels exceed a byte share one only in columns (edgeq_levels.h).
+    """
     if looks_up_wide(format_):
-        return 8
+        return 4 if longest and bits_of(format_) <= 4 else 8
     return stored_bits(4 if looks_up(format_) else bits_of(format_), longest, instructions)
 
 
@@ -85,7 +88,10 @@ def packed(
     """Rows [groups, outputs, k] as [groups][outputs / block][k / depth][block][depth], padded with zeros.
 
     With fewer `bits`, bytes hold one element of 8 / bits neighbouring outputs; codes of `table`, if levels have one.
+    Levels that exceed a byte are codes of 8 bits, too.
     """
+    if bits == 8 and table is not None and looks_up_wide(table):
+        rows = wide_codes(rows, table)
     groups, outputs, k = rows.shape
     depth = _DEPTH[instructions]
     if instructions in _RAGGED:

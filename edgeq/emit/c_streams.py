@@ -80,11 +80,11 @@ def _described(name: str, fields: Fields) -> str:
 def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tuple[str, str], fields: Fields) -> Layer:
     layer = joining.layer
     weight, bias = this.folded(layer)
-    is_long = this.care(weight, bias, layer.out)
+    bits = this.bits(layer, weight.shape[1])
+    is_long = this.care(weight, bias, layer.out, bits)
     assert this.types[joining.requantize.out].format == INT32
     rule = scaling if this.wide_table is None else long_scaling
     numbers = rule(joining.requantize, 0, bias, this.kernel.inner)
-    bits = this.bits(layer, weight.shape[1])
     inner: Fields = {
         "weights": this.packed_in_fours(weight, bits),
         "bits": bits,

@@ -28,7 +28,8 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     outputs = len(weight)
     numbers = this.scaling(bias)
     kernel, block = (weight.shape[2], weight.shape[3]), PIXEL_BLOCK[this.instructions]
-    bits, is_long = this.bits(op, weight[0].size), this.care(weight, bias, op.out)
+    bits = this.bits(op, weight[0].size)
+    is_long = this.care(weight, bias, op.out, bits)
     residual, summed, in_place = this.kernel.residual, "NULL", this.step in this.placed.direct
     descriptor, usual = "", this.is_usual(numbers)
     if residual:
@@ -173,7 +174,8 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     """A matrix product with constant weights; of several rows, a pointwise convolution over them."""
     weight, bias = this.folded(op)
     numbers = this.scaling(bias)
-    bits, is_long = this.bits(op, weight.shape[1]), this.care(weight, bias, op.out)
+    bits = this.bits(op, weight.shape[1])
+    is_long = this.care(weight, bias, op.out, bits)
     if this.types[op.x].size > weight.shape[1]:
         return _rows(this, op, weight, numbers, bits, is_long)
     block = ROW_BLOCK[this.instructions]

@@ -23,7 +23,8 @@ from edgeq.ir.graph import Graph
 Ports = tuple[tuple[o.Value, o.Value], ...]
 _MOVES = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Pad | o.Gather
 WIDEST_PORT = 16
-_NEAREST = "--target c-int8 computes it; --keep-real and --raw-head leave operators out."
+_NEAREST = "--target c-int8 may compute it; --raw-head leaves a detector's decoding out."
+_REAL = "--target onnx-int8 computes it in float; --raw-head leaves a detector's decoding out."
 
 
 def build(graph: Graph, folds: Mapping[o.Value, Fold], prefix: str, title: str) -> Design:
@@ -79,7 +80,7 @@ def _ports(graph: Graph) -> tuple[Ports, Ports]:
         value = maker.x if isinstance(maker, o.Dequantize) else name
         if not is_codes(graph.types[value]):
             kind = "the caller" if maker is None else type(maker).__name__
-            raise UnsupportedError(f"an output that {kind} computes on real numbers", where=name, next_step=_NEAREST)
+            raise UnsupportedError(f"an output that {kind} computes on real numbers", where=name, next_step=_REAL)
         outputs.append((name, value))
     return tuple(inputs), tuple(outputs)
 
@@ -89,7 +90,7 @@ def _check(graph: Graph, ops: list[o.Op]) -> None:
         value = o.results(op)[0]
         type_ = graph.types[value]
         if not is_codes(type_):
-            raise refuse(op, "on real numbers", _NEAREST)
+            raise refuse(op, "on real numbers", _REAL)
         if not isinstance(type_.format, Int):
             raise refuse(op, f"that gives {type_.format}", "Activations are integers of 2 to 16 bits: int8.")
         if type_.zero_point:

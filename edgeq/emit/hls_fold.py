@@ -6,13 +6,14 @@ again, until the board is full, a stage that has no such choice is the slowest, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edgeq.emit.hls_boards import BOARDS, FpgaBoard
 from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, stage_cost, total
-from edgeq.emit.hls_stage import Fold, Macs, Stage
+from edgeq.emit.hls_stage import Design, Fold, Macs, Stage
 from edgeq.emit.hls_weighted import interval_cycles
 from edgeq.errors import BudgetError
 from edgeq.ir import ops as o
@@ -52,18 +53,44 @@ def choose_folds(
     one product at a time, or not that fast.
     """
     design, depths = build(graph, {}, "design", graph.name), depths or {}
-    base = total(design_cost(design, depths))
-    check_held(base, board)
+    check_held(total(design_cost(design, depths)), board)
+    folds, reached = _fastest(design, depths, board, most_cycles)
+    if most_cycles and reached > most_cycles:
+        wanted = board.clock_mhz * 1e6 / most_cycles
+        raise BudgetError(
+            "the board cannot run this design so fast", where=board.name,
+            value=f"{wanted:,.1f} frames a second", allowed=f"up to {_rate(board, reached)}",
+            next_step=_faster(design, depths, wanted),
+        )  # fmt: skip
+    return folds
+
+
+def _fastest(
+    design: Design, depths: Mapping[str, int], board: FpgaBoard, most_cycles: int
+) -> tuple[dict[o.Value, Fold], int]:
+    """Folds of the layers, and the cycles of a frame with them."""
     layers = {stage.value: _layer(stage, depths) for stage in design.stages if stage.work.macs is not None}
     fixed = max((stage.work.cycles for stage in design.stages if stage.work.macs is None), default=0)
-    _speed_up(layers, base, board, max(fixed, most_cycles))
+    _speed_up(layers, total(design_cost(design, depths)), board, max(fixed, most_cycles))
     reached = max([fixed, *(layer.cost.cycles for layer in layers.values())])
-    if most_cycles and reached > most_cycles:
-        raise BudgetError(
-            "the board cannot run this design so fast", where=board.name, value=f"{most_cycles:,} cycles a frame",
-            allowed=f"{reached:,} or more", next_step="Use fewer bits, a larger board or a smaller image.",
-        )  # fmt: skip
-    return {value: layer.fold for value, layer in layers.items()}
+    return {value: layer.fold for value, layer in layers.items()}, reached
+
+
+def _rate(board: FpgaBoard, cycles: int) -> str:
+    """Frames a second, rounded down to what can be asked for."""
+    return f"{math.floor(board.clock_mhz * 1e7 / cycles) / 10:,.1f} ({cycles:,} cycles each at {board.clock_mhz} MHz)"
+
+
+def _faster(design: Design, depths: Mapping[str, int], wanted: float) -> str:
+    """The board that runs `design` so fast, or the one that comes nearest."""
+    base = total(design_cost(design, depths))
+    held = [board for board in BOARDS if not _missing(base, board)]
+    cycles = {board.name: _fastest(design, depths, board, int(board.clock_mhz * 1e6 / wanted))[1] for board in held}
+    enough = [board for board in held if board.clock_mhz * 1e6 / cycles[board.name] >= wanted]
+    if enough:
+        return f"{enough[0].name} runs it so fast."
+    best = max(held, key=lambda board: board.clock_mhz / cycles[board.name])
+    return f"The fastest board here, {best.name}, reaches {_rate(best, cycles[best.name])}; or use a smaller image."
 
 
 def check_held(cost: Cost, board: FpgaBoard) -> None:

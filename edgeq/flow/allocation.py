@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import Mse
 from edgeq.errors import UsageError
 from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.limits import Budgets, check_limits, limits_of
 from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
 from edgeq.formats import Int, bits_of
 from edgeq.ir import ops as o
-from edgeq.ir.cost import constant_bytes
 from edgeq.ir.graph import Graph, Type
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.progress import Progress
@@ -35,23 +34,13 @@ from edgeq.quantize.allocate import (
 )
 from edgeq.quantize.asked import check_formats, weight_formats, with_spared_ends
 from edgeq.quantize.closed_form import solve_closed
-from edgeq.quantize.costs import (
-    ACTIVATION_BITS,
-    BYTES,
-    MILLISECONDS,
-    WEIGHT_BITS,
-    LatencyTable,
-    read_latency_table,
-    weight_elements,
-)
-from edgeq.quantize.items import build_items, choices_of, read_classes, selected, weighted_results
-from edgeq.quantize.losses import Kind, measure_losses, weight_errors
-from edgeq.quantize.structure import Structure, analyse, weight_of
+from edgeq.quantize.costs import BYTES, MILLISECONDS, read_latency_table
+from edgeq.quantize.items import build_items, choices_of, read_classes, selected
+from edgeq.quantize.losses import measure_losses, weight_errors
+from edgeq.quantize.structure import analyse, weight_of
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_formats, weight_format
 from edgeq.target import Target
 
-Search = Literal["ilp", "greedy", "bisect", "closed"]
-SEARCHES: tuple[Search, ...] = ("ilp", "greedy", "bisect", "closed")
 WEIGHT_CHOICES, ACTIVATION_CHOICES = (2, 3, 4, 5, 6, 8), (3, 4, 5, 6, 8)
 """Bits tried by default where any format can be held."""
 
@@ -59,26 +48,6 @@ IMAGES = 12
 
 IsGood = Callable[[Recipe], bool]
 """Whether a recipe keeps the accuracy that was asked for."""
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """The options of bit allocation: mean bits, bytes of weights, milliseconds, and how to search."""
-
-    avg_bits: float | None = None
-    max_size: int | None = None
-    max_latency_ms: float | None = None
-    latency_table: Path | None = None
-    choices: tuple[str, ...] = ()
-    sensitivity: Kind = "noise"
-    search: Search = "ilp"
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether bits are allocated at all."""
-        return any(limit is not None for limit in (self.avg_bits, self.max_size, self.max_latency_ms)) or (
-            self.search == "bisect"
-        )
 
 
 @dataclass(frozen=True)
@@ -210,7 +179,8 @@ def allocate(
         structure, errors, grids, samples, objective_of(structure, calibration.weigh), budgets.sensitivity
     )
     items = build_items(structure, choices, losses, latency)
-    limits = _limits(structure, items, budgets, latency)
+    limits = limits_of(structure, items, budgets, latency)
+    check_limits(items, limits, budgets)
     progress("allocating bits", 0, 0)
 
     def keeps(selection: Selection) -> bool:
@@ -241,30 +211,6 @@ def offered_formats(target: Target, choices: Sequence[str]) -> list[Formats]:
             next_step="edgeq quantize allocates any formats.",
         )
     return [Formats(weight, Int(target.narrow.bits)) for weight in held]
-
-
-def _limits(
-    structure: Structure, items: Sequence[Item], budgets: Budgets, latency: LatencyTable | None
-) -> dict[str, float]:
-    found: dict[str, float] = {}
-    if budgets.avg_bits is not None:
-        results = weighted_results(structure)
-        found[WEIGHT_BITS] = budgets.avg_bits * weight_elements(structure.graph, results)
-        if len({choice.formats.activation for item in items for choice in item.choices}) > 1:
-            read = {key for result in results for key in read_classes(structure, result)}
-            found[ACTIVATION_BITS] = budgets.avg_bits * sum(structure.graph.types[key].size for key in read)
-    if budgets.max_size is not None:
-        found[BYTES] = budgets.max_size - _other_bytes(structure)
-    if budgets.max_latency_ms is not None:
-        if latency is None:
-            raise UsageError("--max-latency-ms needs --latency-table", next_step="edgeq profile-ops measures one.")
-        found[MILLISECONDS] = budgets.max_latency_ms - latency.rest_ms
-    return found
-
-
-def _other_bytes(structure: Structure) -> int:
-    """Constants that are not weights of operators on codes, in float; biases take four bytes on codes, too."""
-    return constant_bytes(structure.graph) - 4 * weight_elements(structure.graph, weighted_results(structure))
 
 
 def _searched(

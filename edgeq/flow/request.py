@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import UsageError
-from edgeq.flow.allocation import Budgets
 from edgeq.flow.calib_mode import AUTO, ModeRequest
 from edgeq.flow.effort import Effort
+from edgeq.flow.limits import Budgets
 from edgeq.flow.memory_budget import MemoryBudget, check_memory_budget
 from edgeq.flow.training import Training
 from edgeq.quantize.asked import Asked

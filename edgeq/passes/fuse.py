@@ -1,4 +1,4 @@
-"""Operators that an exporter spelled out become one again: activations, normalizations, softmax, norms."""
+"""Operators that an exporter spelled out become one again: activations, normalizations, softmax, norms, pools."""
 
 from __future__ import annotations
 
@@ -128,4 +128,12 @@ def l2_norm(s: Sweep, op: o.Op) -> o.Op | None:
     return None
 
 
-FUSE: tuple[Rule, ...] = (as_scalar_function, layer_norm, group_norm, softmax, l2_norm)
+def largest_of_images(s: Sweep, op: o.Op) -> o.Op | None:
+    """The largest element of each channel of images [N,C,H,W] is a pool of the whole image, which every target has."""
+    if not isinstance(op, o.Reduce) or op.function != "max" or op.axes != (2, 3) or len(s.shape(op.x)) != 4:
+        return None
+    height, width = s.shape(op.x)[2:]
+    return o.MaxPool(op.x, op.out, (height, width), (height, width))
+
+
+FUSE: tuple[Rule, ...] = (as_scalar_function, layer_norm, group_norm, softmax, l2_norm, largest_of_images)

@@ -191,7 +191,7 @@ class _Grouping:
                 "integers alone cannot compute this network",
                 where=self.graph.name,
                 value="; ".join(dict.fromkeys(self.problems)),
-                next_step="Cut a detector's decode off with --raw-head, or choose another target.",
+                next_step="Cut a detector's decode off with --raw-head, or choose a target that keeps some in float, such as onnx-int8.",
             )
         return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits, self.rows)
 

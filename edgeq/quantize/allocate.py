@@ -133,10 +133,15 @@ def groups_of(items: Sequence[Item]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in found.values()]
 
 
+def least_cost(items: Sequence[Item], kind: str) -> float:
+    """The cost of the cheapest choices of all items."""
+    return sum(min(choice.costs.get(kind, 0.0) for choice in item.choices) for item in items)
+
+
 def check_reachable(items: Sequence[Item], budgets: Mapping[str, float]) -> None:
     """Raise BudgetError where even the cheapest choices exceed a budget."""
     for kind, limit in budgets.items():
-        least = sum(min(choice.costs.get(kind, 0.0) for choice in item.choices) for item in items)
+        least = least_cost(items, kind)
         if least > limit * (1 + 1e-9):
             raise BudgetError(
                 f"no choice of formats keeps the budget of {kind}",

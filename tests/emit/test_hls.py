@@ -161,8 +161,13 @@ def test_folds_fill_a_board_and_keep_a_budget() -> None:
             macs, fold = stage.work.macs, stage.work.fold
             assert macs.outputs % fold.pe == 0 and macs.inputs % fold.simd == 0
     assert max(fold.pe * fold.simd for fold in folds.values()) > 4
-    with pytest.raises(BudgetError, match=r"cannot run this design so fast; at pynq-z2; got 10 cycles"):
+    too_fast = r"so fast; at pynq-z2; got 10,000,000.0 frames a second; allowed: up to ([0-9,.]+) \(.* fastest board here, kv260"
+    with pytest.raises(BudgetError, match=too_fast) as refused:
         choose_folds(integer, DEFAULT_BOARD, 10)
+    reachable = float(re.search(too_fast, str(refused.value))[1].replace(",", ""))  # type: ignore[index]
+    assert choose_folds(integer, DEFAULT_BOARD, int(DEFAULT_BOARD.clock_mhz * 1e6 / reachable)) == folds
+    with pytest.raises(BudgetError, match="ultra96-v2 runs it so fast"):
+        choose_folds(integer, DEFAULT_BOARD, int(DEFAULT_BOARD.clock_mhz * 1e6 / (1.5 * reachable)))
 
 
 def test_a_board_that_is_too_small_is_refused_with_one_that_is_not() -> None:

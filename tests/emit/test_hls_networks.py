@@ -2,12 +2,13 @@
 
 One integer graph is printed twice. Of the design every value is compared, sums too; of the C all that it stores. A
 target's own format stands in all layers; all others take turns from layer to layer. A convolutional and a residual
-network see every format, the others two designs each. C holds all but INT16 and FP8 E5M2, which are compared without it.
+network see every format, the others two designs each unless `-m whole` asks for all. C holds all but INT16 and FP8 E5M2,
+which are compared without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
@@ -47,13 +48,22 @@ CIFAR = "small/cifar10_test_jpg.zip"
 
 @dataclass(frozen=True)
 class Whole:
-    """A real graph and an image for it; the depths of its design's streams, which do not depend on formats."""
+    """A real graph and an image for it; the depths of streams by the stages of a design, as formats do not matter."""
 
     graph: Graph
     image: Array
-    depths: Mapping[str, int]
+    depths: dict[tuple[str, ...], Mapping[str, int]]
+
+    def depths_of(self, integer: Graph) -> Mapping[str, int]:
+        """Depths of the design of `integer`, found by simulation unless one with the same stages was before."""
+        design = build(integer, {}, "net", "net")
+        stages = tuple(f"{stage.kind} {stage.value}" for stage in design.stages)
+        if stages not in self.depths:
+            self.depths[stages] = depths_of(design)
+        return self.depths[stages]
 
 
+RESIDUAL = ("resnet8", "resnet20")
 NETWORKS = {
     "resnet8": "mlperf_tiny/ic/pretrainedResnet.tflite",
     "resnet20": "models/resnet20-12fca82f.th",
@@ -69,9 +79,7 @@ def whole(name: str, real: Path | None = None) -> Whole:
     graph = simplify(model.graph)
     head = split_head(graph) if name == "detector" else None
     image = _image(model, "scenes", None) if real is None else _image(model, str(real / CIFAR), "cifar-resnet")
-    graph = head.trunk if head else graph
-    integer = lowered(graph, find_target("fpga-int4"), {graph.inputs[0]: image})
-    return Whole(graph, image, depths_of(build(integer, {}, "net", "net")))
+    return Whole(head.trunk if head else graph, image, {})
 
 
 def _image(model: Model, images: str, preset: str | None) -> Array:
@@ -91,8 +99,9 @@ def assert_equal_three_times(at: Whole, target: Target, recipe: Recipe, folder: 
     """Design, C and reference agree on every value; the values are many."""
     (port,) = at.graph.inputs
     integer = lowered(at.graph, target, {port: at.image}, recipe)
-    folds = choose_folds(integer, replace(LARGEST, bram18=10_000), 0, at.depths)
-    design = simulation(integer, at.depths, folder / "hls", folds)
+    depths = at.depths_of(integer)
+    folds = choose_folds(integer, replace(LARGEST, bram18=10_000), 0, depths)
+    design = simulation(integer, depths, folder / "hls", folds)
     written = _written_c(integer, folder / "c")
     seen: dict[o.Value, set[int]] = {}
     for image in _inputs(at):
@@ -160,26 +169,29 @@ def _case(at: Whole, what: str, folder: Path) -> None:
 
 
 ALL = (*TARGETS, *TURNS)
+OFTEN = {
+    **dict.fromkeys(("depth", "resnet8"), ALL), "classifier": ("fpga-fx8", "turn-0"),
+    "detector": ("fpga-int4", "turn-1"), "resnet20": ("fpga-e2m3", "turn-2"),
+}  # fmt: skip
+"""What is compared whenever tests run; the rest where `-m whole` asks for the whole matrix."""
+
+
+def _cases(names: Iterable[str]) -> list[pytest.ParameterSet]:
+    return [
+        pytest.param(name, what, marks=() if what in OFTEN[name] else pytest.mark.whole)
+        for name in names
+        for what in ALL
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "what"),
-    [
-        *(("depth", what) for what in ALL),
-        *(("classifier", what) for what in ("fpga-fx8", "turn-0")),
-        *(("detector", what) for what in ("fpga-int4", "turn-1")),
-    ],
-)
+@pytest.mark.parametrize(("network", "what"), _cases(name for name in NETWORKS if name not in RESIDUAL))
 def test_zoo(network: str, what: str, tmp_path: Path) -> None:
     _case(whole(network), what, tmp_path)
 
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "what"),
-    [*(("resnet8", what) for what in ALL), *(("resnet20", what) for what in ("fpga-e2m3", "turn-2"))],
-)
+@pytest.mark.parametrize(("network", "what"), _cases(RESIDUAL))
 def test_residual_networks(network: str, what: str, real: Path, tmp_path: Path) -> None:
     _case(whole(network, real), what, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,9 @@ import pytest
 from edgeq.datasets.preprocess import preset
 from edgeq.errors import BudgetError, UsageError
 from edgeq.flow import ExportRequest, export_model
-from edgeq.flow.allocation import Allocation, Budgets, raised, within_budgets
+from edgeq.flow.allocation import Allocation, raised, within_budgets
 from edgeq.flow.inputs import InputRule, calibration_set
+from edgeq.flow.limits import Budgets
 from edgeq.ir import ops as o
 from edgeq.ir.file import load
 from edgeq.progress import silent
@@ -48,8 +50,13 @@ def test_mean_bits(search: str, tmp_path: Path) -> None:
 
 
 def test_size_and_what_cannot_be_reached(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="weight bytes"):
+    with pytest.raises(BudgetError, match=r"got 1,000 bytes; allowed: [0-9,]+ and more") as refused:
         export_model(request(tmp_path, budgets=Budgets(max_size=1000)))
+    least = int(re.sub(r".*allowed: ([0-9,]+) .*", r"\1", str(refused.value)).replace(",", ""))
+    with pytest.raises(BudgetError, match=f"allowed: {least:,} and"):
+        export_model(request(tmp_path, budgets=Budgets(max_size=least - 1)))
+    with pytest.raises(BudgetError, match=r"got 1.5 weight bits on average; allowed: [2-9].*and more"):
+        export_model(request(tmp_path, budgets=Budgets(avg_bits=1.5)))
     assert not (tmp_path / "run").exists()
     report = export_model(request(tmp_path, target="tflite-int8", budgets=Budgets(max_size=200_000)))
     size = report.value("constant_bytes", "reference")

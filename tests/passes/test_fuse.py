@@ -213,3 +213,16 @@ def test_l2_norm() -> None:
     body = "(float[2,5,6] x) => (float[2,5,1] y) { q = Pow(x, two)  s = ReduceSum(q, axis)  y = Sqrt(s) }"
     ops = compare(body, {"axis": np.int64([2]), "two": f32(2)}, {"x": reals(2, 5, 6)})
     assert [type(op).__name__ for op in ops] == ["Reduce"]
+
+
+@pytest.mark.parametrize(
+    "spelling", ["GlobalMaxPool(x)", "ReduceMax<axes = [2, 3]>(x)", "ReduceMax<axes = [-1, -2]>(x)"]
+)
+def test_the_largest_of_an_image_is_a_pool(spelling: str) -> None:
+    ops = compare(f"(float[2,5,6,7] x) => (float[2,5,1,1] y) {{ y = {spelling} }}", {}, {"x": reals(2, 5, 6, 7)})
+    assert ops == [o.MaxPool("x", "y", (6, 7), (6, 7))]
+
+
+def test_the_largest_along_one_axis_stays() -> None:
+    body = "(float[2,5,6,7] x) => (float[2,5,6,1] y) { y = ReduceMax<axes = [3]>(x) }"
+    assert [type(op).__name__ for op in compare(body, {}, {"x": reals(2, 5, 6, 7)})] == ["Reduce"]
