@@ -1,6 +1,8 @@
 """What competes to be the quantized network of a job, and which one is taken: the one that does best on images held out.
 
 Every effort but `best` has one candidate. Those of `best` begin with `balanced` itself, so that it is never worse there.
+`balanced` looks at positions that are drawn at random, and which codes it finds is chance to some degree: other draws
+compete as well.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.target import Target
 
-WAYS = ("balanced", "with descent on the whole", "with channels moved and descent on units")
-"""What competes in `best`."""
+DRAWS = 4
+"""Of `balanced` in `best`."""
+
+_APART = 1 << 20
+"""Between the seeds of draws, so that none meets those of another's operators."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,22 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a candidate is learned: a name for people, the settings (None: those of the effort), and which draw."""
+
+    name: str = "balanced"
+    settings: Settings | None = None
+    draw: int = 0
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A network that is ready for quantization, a digest for its statistics, and the ways to learn it that compete."""
 
     graph: Graph
     recipe: Recipe
     source: str
-    ways: tuple[Settings | None, ...] = (None,)
+    ways: tuple[Way, ...] = (Way(),)
 
 
 def candidates_of(
@@ -68,14 +82,17 @@ def candidates_of(
     if target.is_integer and effort != "fast":
         graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
 
-    def item(graph: Graph, *ways: Settings | None) -> Candidate:
+    def item(graph: Graph, *ways: Way) -> Candidate:
         source = job.model.digest if graph is plain else digest(graph)
         return Candidate(with_narrow_copies(graph, recipe), recipe, source, ways)
 
     if effort != "best" or not target.is_integer:
-        return (item(graph, None),)
+        return (item(graph, Way()),)
     moved = migrated(graph, target, calibration, notes, job.progress)
-    return item(graph, SETTINGS["balanced"], replace(SETTINGS["best"], steps=0)), item(moved, SETTINGS["best"])
+    balanced = (Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS))
+    whole = Way("with descent on the whole", replace(SETTINGS["best"], steps=0))
+    units = Way("with channels moved and descent on units", SETTINGS["best"])
+    return item(graph, *balanced, whole), item(moved, units)
 
 
 def winner_of(
@@ -86,18 +103,18 @@ def winner_of(
     seen, held = calibration.parted()
     if len(candidates) == 1 or not held.images:
         return first.graph, quantized(job, first, first.ways[0], calibration)
-    trials: list[tuple[Candidate, Settings | None, Quantization]] = []
+    trials: list[tuple[Candidate, Way, Quantization]] = []
     for item in candidates:
         found = _ranged(job, item, seen)
         trials += [(item, way, _learned(job, item, found, way, seen)) for way in item.ways]
     losses = [output_loss(item.graph, found.plan, held, job.task) for item, _, found in trials]
-    told = ", ".join(f"{name} {loss:.3g}" for name, loss in zip(WAYS, losses, strict=True))
+    told = ", ".join(f"{way.name} {loss:.3g}" for (_, way, _), loss in zip(trials, losses, strict=True))
     notes.append(f"loss on {len(held.images)} images held out: {told}")
     item, way, found = trials[losses.index(min(losses))]
-    return item.graph, quantized(job, item, way, calibration) if item is first else found
+    return item.graph, quantized(job, item, way, calibration) if item is first and way.draw == 0 else found
 
 
-def quantized(job: Job, item: Candidate, way: Settings | None, calibration: CalibrationSet) -> Quantization:
+def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) -> Quantization:
     """One candidate, learned one way from these images."""
     return _learned(job, item, _ranged(job, item, calibration), way, calibration)
 
@@ -109,13 +126,11 @@ def _ranged(job: Job, item: Candidate, calibration: CalibrationSet) -> Quantizat
     )
 
 
-def _learned(
-    job: Job, item: Candidate, found: Quantization, way: Settings | None, calibration: CalibrationSet
-) -> Quantization:
+def _learned(job: Job, item: Candidate, found: Quantization, way: Way, calibration: CalibrationSet) -> Quantization:
     """What `way` learns on top of `found`; training starts from the real weights instead."""
     if job.request.training is not None:
         return found
     return learned(
-        item.graph, found, job.target, calibration, job.request.effort, job.task, job.progress, settings=way,
-        seed=job.request.seed, use_cache=job.use_cache,
+        item.graph, found, job.target, calibration, job.request.effort, job.task, job.progress, settings=way.settings,
+        seed=job.request.seed + _APART * way.draw, use_cache=job.use_cache,
     )  # fmt: skip

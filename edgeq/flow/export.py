@@ -203,7 +203,7 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
     def is_good(recipe: Recipe) -> bool:
         split = with_narrow_copies(graph, recipe)
         item = Candidate(split, recipe, job.model.digest)
-        lowered = lower(split, quantized(job, item, None, calibration).plan)
+        lowered = lower(split, quantized(job, item, item.ways[0], calibration).plan)
         run = interpreter_run(lowered)
         if job.head is not None:
             run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])
