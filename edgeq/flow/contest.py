@@ -105,8 +105,9 @@ def quantized(job: Job, item: Candidate, way: Settings | None, calibration: Cali
 def _ranged(job: Job, item: Candidate, calibration: CalibrationSet) -> Quantization:
     """Ranges of all values and corrected biases."""
     return quantize(
-        item.graph, job.target, item.recipe, calibration, item.source, job.progress, use_cache=job.use_cache
-    )
+        item.graph, job.target, item.recipe, calibration, item.source, job.progress,
+        use_cache=job.use_cache, quick=job.request.effort == "fast",
+    )  # fmt: skip
 
 
 def _learned(
