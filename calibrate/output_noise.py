@@ -92,7 +92,7 @@ def _behind(function: o.Function | None, x: Tensor) -> Tensor:
 def _in_parts(x: Tensor) -> tuple[Tensor, ...]:
     """x by a few channels (axis 1) at a time."""
     x = x if x.dim() > 1 else x.reshape(1, 1, -1)
-    return torch.split(x, max(1, IN_CACHE * x.shape[1] // max(x.numel(), 1)), 1)  # type: ignore[no-any-return, no-untyped-call]
+    return torch.split(x, max(1, IN_CACHE * x.shape[1] // max(x.numel(), 1)), 1)
 
 
 def _noise_of(
