@@ -55,7 +55,10 @@ class OutputAgreement:
 
 @dataclass
 class Report:
-    """The document of one command; `pictures` are for its page alone."""
+    """The document of one command; `pictures` are for its page alone.
+
+    Of `seconds`, an export took the first `seconds_to_artifact` until its files were written, and checks took the rest.
+    """
 
     command: str
     target: str | None = None
@@ -70,6 +73,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    seconds_to_artifact: float | None = None
     exit: int = 0
 
     def value(self, metric: str, where: Where) -> float | None:
@@ -93,6 +97,7 @@ class Report:
                 "notes": self.notes,
                 "next": self.next_commands,
                 "seconds": round(self.seconds, 3),
+                "seconds_to_artifact": None if self.seconds_to_artifact is None else round(self.seconds_to_artifact, 3),
                 "exit": self.exit,
             }
         )

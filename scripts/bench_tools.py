@@ -27,7 +27,8 @@ PEER_SETTINGS = {"PYTHONPATH": str(ROOT), "YOLO_AUTOINSTALL": "false", "YOLO_OFF
 class Conversion:
     """Seconds by the clock and of CPU time, and the largest resident memory; `problem` says why there are none.
 
-    `exit` is the process's own, where it wrote its file but was not content with it.
+    `exit` is the process's own, where it wrote its file but was not content with it. `file_seconds` are those until the
+    file was there, of a tool that then checks and measures it.
     """
 
     tool: str
@@ -36,6 +37,7 @@ class Conversion:
     peak_mb: float | None = None
     problem: str | None = None
     exit: int = 0
+    file_seconds: float | None = None
 
 
 def convert(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+OURS = "edgeq tflite-fp32", "edgeq tflite-int8", "edgeq tflite-int8 fast"
 PEERS = ("ai-edge-quantizer", "ai-edge-quantizer trunk")
 
 
@@ -72,9 +73,10 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 def test_our_files_are_measured(comparison: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     kept, results = comparison
-    fp32, int8 = results["edgeq tflite-fp32"], results["edgeq tflite-int8"]
+    fp32, int8, fast = (results[tool] for tool in OURS)
     assert fp32["metrics"]["map50-95"] > 0.5
-    assert int8["metrics"]["sqnr"] > 20
+    assert min(int8["metrics"]["sqnr"], fast["metrics"]["sqnr"]) > 20
+    assert all(0 < r["conversion"]["file_seconds"] < r["conversion"]["seconds"] for r in (fp32, int8, fast))
     assert fp32["file_bytes"] > 2 * int8["file_bytes"] == 2 * (kept / "edgeq-tflite-int8.tflite").stat().st_size
     assert int8["by_edgeq"] == int8["cpu_by_edgeq"] == 1
     assert min(fp32["p50_ms"], int8["p50_ms"], fp32["by_edgeq"]) > 0
@@ -93,4 +95,4 @@ def test_other_tools_are_measured_or_named_as_missing(comparison: tuple[Path, di
 
 
 def test_ultralytics_is_left_out_where_it_has_no_checkpoint(comparison: tuple[Path, dict[str, dict[str, Any]]]) -> None:
-    assert set(comparison[1]) == {"edgeq tflite-fp32", "edgeq tflite-int8", *PEERS}
+    assert set(comparison[1]) == {*OURS, *PEERS}

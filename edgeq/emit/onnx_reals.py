@@ -12,11 +12,12 @@ import numpy as np
 from onnx import TensorProto
 
 from edgeq.emit.onnx_functions import BINARY_OPERATORS, write_function
-from edgeq.emit.onnx_writer import Tensor, Writer
+from edgeq.emit.onnx_writer import Tensor, Writer, is_codes
 from edgeq.errors import UnsupportedError
 from edgeq.formats import INDEX
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Array
+from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.structure import moves_codes
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _INT64_MIN = -(1 << 63)
@@ -183,14 +184,29 @@ def _channels(value: o.Value, rank: int, w: Writer) -> Tensor:
     return w.node("Reshape", [w.real(value), w.integers(shape, f"{value}.shape")], w.fresh(f"{value}.channels"))
 
 
+def _becomes_codes(value: o.Value, graph: Graph) -> bool:
+    """Whether `value` is quantized, maybe after it was moved."""
+    readers = graph.consumers.get(value, ())
+    moved = (o.results(op)[0] for op in readers if moves_codes(op))
+    return (
+        is_codes(graph.types[value])
+        or any(isinstance(op, o.Quantize) for op in readers)
+        or any(_becomes_codes(result, graph) for result in moved)
+    )
+
+
 def _softmax(op: o.Softmax, out: Tensor, w: Writer) -> None:
     last = len(w.type(op.x).shape) - 1
+    x = w.real(op.x)
+    if w.runtime == "onnxruntime" and _becomes_codes(op.out, w.graph):
+        # Between codes ONNX Runtime would put a softmax of its own, from a table, whose shares may be a code off.
+        x = w.node("Max", [x], w.fresh(f"{out}.scores"))
     if w.runtime == "tensorrt" or op.axis == last:
-        w.node("Softmax", [w.real(op.x)], out, axis=op.axis)
+        w.node("Softmax", [x], out, axis=op.axis)
         return
     # ONNX Runtime walks any other axis with a stride, four times slower than it moves the axis to the end.
     swap = [last if axis == op.axis else op.axis if axis == last else axis for axis in range(last + 1)]
-    moved = w.node("Transpose", [w.real(op.x)], w.fresh(f"{out}.moved"), perm=swap)
+    moved = w.node("Transpose", [x], w.fresh(f"{out}.moved"), perm=swap)
     shares = w.node("Softmax", [moved], w.fresh(f"{out}.shares"), axis=last)
     w.node("Transpose", [shares], out, perm=swap)
 

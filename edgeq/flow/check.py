@@ -29,6 +29,7 @@ from edgeq.progress import Progress
 from edgeq.reference.interpret import Interpreter, real_of
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
+from edgeq.runtimes.latency import WARM_UP_RUNS, elapsed_ms
 from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
@@ -38,6 +39,9 @@ LAYER_IMAGES = 1
 """A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
 """The step of half precision at zero: layers whose results are tiny have no more digits."""
+LATENCY_RUNS = (7, 20)
+LATENCY_MS = 500.0
+"""Runs of a file that are timed, and how long they may take together beyond the fewest."""
 EXIT_BUDGET = 4
 EXIT_AGREEMENT = 5
 LOWER_IS_BETTER = ("absrel", "rmse")
@@ -63,14 +67,18 @@ class _Difference:
     noise: float = 0.0
 
     def add(self, reference: Array, artifact: Array) -> None:
-        wanted, found = reference.astype(np.float64), artifact.astype(np.float64)
+        wanted = reference.astype(np.float64)
+        self.count += wanted.size
+        self.signal += float(np.vdot(wanted, wanted))
+        if np.array_equal(reference, artifact):
+            self.equal += wanted.size
+            return
+        found = artifact.astype(np.float64)
         error = np.abs(found - wanted)
         codes = np.abs(np.rint(found / self.step) - np.rint(wanted / self.step))
         self.equal += int((codes == 0).sum())
-        self.count += codes.size
         self.largest_code = max(self.largest_code, int(codes.max(initial=0)))
         self.largest = max(self.largest, float(error.max(initial=0.0)))
-        self.signal += float((wanted**2).sum())
         self.noise += float((error[error > self.floor] ** 2).sum())
 
     @property
@@ -90,11 +98,11 @@ def agreement(
     *,
     exact: bool = True,
     real_layers: bool = False,
-    images: int = OUTPUT_IMAGES,
+    only_layers: bool = False,
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
-    Outputs are compared as they come out, on `images`; they have no codes of their own, so steps of 1/255 of the
+    Outputs are compared as they come out, unless `only_layers` are; they have no codes of their own, so steps of 1/255 of the
     reference's range stand for them. Layers are compared one at a time, on the first image: each is given the codes that
     the artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does
     the same with reals.
@@ -108,15 +116,20 @@ def agreement(
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
     inside = runtime.watching(watched.values()) if watched else None
+    images = LAYER_IMAGES if only_layers else OUTPUT_IMAGES
     for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
+        wanted = None
+        if inside is not None and done <= LAYER_IMAGES:
+            wanted = _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
+        if only_layers:
+            continue
+        if wanted is None:
+            with torch.no_grad():
+                wanted = reference(inputs)
         results = runtime.run(inputs)
-        with torch.no_grad():
-            wanted = reference(inputs)
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
-        if inside is not None and done <= LAYER_IMAGES:
-            _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
         progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
@@ -143,19 +156,27 @@ def _compare_layers(
     seen: Mapping[str, Array],
     watched: Mapping[Value, str],
     layers: dict[Value, _Difference],
-) -> None:
-    """Each of the `watched` values, by its tensor in the file, from operands as the artifact has `seen` them."""
+) -> dict[Value, torch.Tensor] | None:
+    """Each of the `watched` values, by its tensor in the file, from operands as the artifact has `seen` them.
+
+    Where the artifact had the reference's own values everywhere, this was a run of the reference: then its outputs.
+    """
+    parted = False
 
     def compare(name: Value, tensor: torch.Tensor) -> torch.Tensor | None:
+        nonlocal parted
         if name not in watched:
             return None
         found = seen[watched[name]]
         floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
-        layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor)).add(tensor.numpy(), found)
+        difference = layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor))
+        difference.add(tensor.numpy(), found)
+        parted = parted or difference.largest > 0 or difference.equal < difference.count  # so that NaN parts them
         return torch.from_numpy(found)
 
     with torch.no_grad():
-        reference(inputs, compare)
+        outputs = reference(inputs, compare)
+    return None if parted else outputs
 
 
 def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
@@ -294,11 +315,13 @@ def decoded_run(run: Run, decode: Graph, types: Sequence[Type]) -> Run:
     return decoded
 
 
-def latency_rows(runtime: Runtime, where: str, runs: int = 20) -> list[Row]:
-    """Latency of a loaded file on this machine, on random input."""
+def latency_rows(runtime: Runtime, where: str) -> list[Row]:
+    """Latency of a loaded file on this machine, on random input: over LATENCY_RUNS, fewer of what takes long."""
     rng = np.random.default_rng(0)
     inputs = {name: rng.random(shape, dtype=np.float32) for name, shape in runtime.input_shapes.items()}
-    measured = runtime.latency(inputs, runs=runs)
+    once = min(elapsed_ms(runtime.call(inputs)) for _ in range(2))  # the first is never typical
+    least, most = LATENCY_RUNS
+    measured = runtime.latency(inputs, runs=max(least, min(most, int(LATENCY_MS / once))), warm_up=WARM_UP_RUNS - 2)
     how = f"{runtime.name} on this machine, {measured.threads} threads, {measured.runs} runs"
     return [
         Row("latency_p50_ms", measured.p50_ms, "ms", measured.runs, where, how),

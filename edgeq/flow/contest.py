@@ -122,8 +122,9 @@ def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) 
 def _ranged(job: Job, item: Candidate, calibration: CalibrationSet) -> Quantization:
     """Ranges of all values and corrected biases."""
     return quantize(
-        item.graph, job.target, item.recipe, calibration, item.source, job.progress, use_cache=job.use_cache
-    )
+        item.graph, job.target, item.recipe, calibration, item.source, job.progress,
+        use_cache=job.use_cache, quick=job.request.effort == "fast",
+    )  # fmt: skip
 
 
 def _learned(job: Job, item: Candidate, found: Quantization, way: Way, calibration: CalibrationSet) -> Quantization:

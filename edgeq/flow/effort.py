@@ -1,6 +1,6 @@
 """How much work goes into accuracy: fast rounds to the nearest, balanced and best learn from the calibration images.
 
-    fast       ranges and bias correction; every weight is rounded to the nearest
+    fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
     best       balanced in several draws, and beside it with gradient descent on the whole network, and with channels
                moved where that helps and descent on every unit before: the one that does best on images held out is taken

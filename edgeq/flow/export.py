@@ -136,7 +136,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
     artifact = emitter_of(target)(lowered, target, folder, model.name, metadata, report.manifest, more_files)
-    report.artifact = artifact.document()
+    report.artifact, report.seconds_to_artifact = artifact.document(), time.monotonic() - started
     report.rows += sizes(lowered, artifact, target)
     _check(job, report, lowered, artifact, calibration)
     return _written(_finished(report, started), artifact)
@@ -230,7 +230,9 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
         report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = as_xnnpack(lowered)
-        found = agreement(quick, artifact, samples, request.seed, request.threads, progress, exact=False, images=1)
+        found = agreement(
+            quick, artifact, samples, request.seed, request.threads, progress, exact=False, only_layers=True
+        )
         report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside XNNPACK's rounding"))
     if target.runs_here:
         report.rows += latency(job.whole, artifact, request.threads)

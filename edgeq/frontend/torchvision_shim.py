@@ -3,6 +3,7 @@
 torchvision registers shape rules for `torchvision::nms` and `torchvision::qnms` while it is imported, and fails when
 no library has defined those operators. `install()` defines them first, with a kernel for `nms` that keeps the same
 boxes as the C++ one. When the real extension loads, or torchvision is already imported, nothing is changed.
+torchvision itself takes seconds to import, so a package that may never need it gets `define_operators()` alone.
 The operators that need the extension and have no kernel here (`deform_conv2d`, `roi_pool`) keep their own error.
 """
 
@@ -20,7 +21,19 @@ _libraries: list[torch.library.Library] = []  # a Library takes its operators aw
 
 
 def install() -> None:
-    """Defines the missing operators; call before torchvision, timm or ultralytics is imported. Safe to repeat."""
+    """Defines the missing operators and lets torchvision's `nms` use them; call before torchvision or timm is imported.
+
+    Safe to repeat.
+    """
+    define_operators()
+    if _libraries:
+        from torchvision.ops import boxes
+
+        boxes._assert_has_ops = lambda: None
+
+
+def define_operators() -> None:
+    """Defines the missing operators, so that torchvision can be imported; safe to repeat."""
     if _libraries or "torchvision" in sys.modules or not _extension_is_missing():
         return
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -28,10 +41,6 @@ def install() -> None:
     library.define(f"qnms{_SCHEMA}")  # type: ignore[no-untyped-call]
     library.impl("nms", nms, "CPU")  # type: ignore[no-untyped-call]
     _libraries.append(library)
-
-    from torchvision.ops import boxes
-
-    boxes._assert_has_ops = lambda: None
 
 
 def _extension_is_missing() -> bool:

@@ -37,7 +37,7 @@ MAX_DETECTIONS = 300
 
 def import_ultralytics() -> None:
     """Imports the package offline. Raises MissingDependencyError when it is not installed."""
-    torchvision_shim.install()
+    torchvision_shim.define_operators()
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeq"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache))

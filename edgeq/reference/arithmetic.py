@@ -57,7 +57,7 @@ def saturating_rounding_doubling_high_mul(a: Tensor, b: Tensor) -> Tensor:
     >>> saturating_rounding_doubling_high_mul(torch.tensor([3, -3, INT32_MIN]), half).tolist()
     [2, -1, -1073741824]
     """
-    return ((a * b + (1 << 30)) >> 31).clamp_(max=INT32_MAX)
+    return (a * b).add_(1 << 30).bitwise_right_shift_(31).clamp_(max=INT32_MAX)
 
 
 def rounding_divide_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def rounding_divide_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     [1, 2, -2, -2]
     """
     half = (torch.ones_like(exponent) << exponent) >> 1
-    return (x + half - ((x < 0) & (half > 0)).to(x.dtype)) >> exponent
+    below_zero = (x >> 63).mul_((half > 0).to(x.dtype))  # -1 where x < 0 and there is a half, without a mask of its own
+    return below_zero.add_(x).add_(half).bitwise_right_shift_(exponent)
 
 
 def _gemmlowp2(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
@@ -76,8 +77,10 @@ def _gemmlowp2(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     >>> _gemmlowp2(torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)).tolist()
     [3, -3]
     """
-    shifted = level.clamp(INT32_MIN, INT32_MAX) << shift.clamp(min=0)
-    high = saturating_rounding_doubling_high_mul(shifted.clamp_(INT32_MIN, INT32_MAX), multiplier)
+    shifted = level.clamp(INT32_MIN, INT32_MAX)
+    if bool((shift > 0).any()):
+        shifted = (shifted << shift.clamp(min=0)).clamp_(INT32_MIN, INT32_MAX)
+    high = saturating_rounding_doubling_high_mul(shifted, multiplier)
     return rounding_divide_by_power_of_two(high, (-shift).clamp(min=0))
 
 

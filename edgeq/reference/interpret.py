@@ -220,8 +220,8 @@ class Interpreter:
             level = level.to(torch.int64)
         multiplier = along_axis(op.multiplier, from_type, torch.int64).to(x.device)
         shift = along_axis(op.shift, from_type, torch.int64).to(x.device)
-        code = requantize(level, multiplier, shift, op.rounding) + to_type.zero_point
-        return torch.clamp(code, op.low, op.high).to(dtype)
+        code = requantize(level, multiplier, shift, op.rounding).add_(to_type.zero_point)
+        return code.clamp_(op.low, op.high).to(dtype)
 
     def _divide_codes(self, op: o.DivideCodes, x: Tensor) -> Tensor:
         level = self._level(op.x, lambda _: x, x.dtype).to(torch.int64)

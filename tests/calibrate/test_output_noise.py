@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgeq.calibrate import output_noise
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import MinMax, Mse, Percentile
 from edgeq.calibrate.observe import observe
@@ -60,6 +61,17 @@ def chosen_for(graph: Graph, batches: Images) -> dict[str, Choice]:
 @pytest.fixture(scope="module")
 def chosen() -> dict[str, Choice]:
     return chosen_for(small_net(), images(COUNT))
+
+
+def test_work_in_parts_changes_nothing(chosen: dict[str, Choice], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_noise, "IN_CACHE", 1)  # one channel at a time
+    found = chosen_for(small_net(), images(COUNT))
+    assert {key: (c.scale, c.zero_point, c.estimator) for key, c in found.items()} == {
+        key: (c.scale, c.zero_point, c.estimator) for key, c in chosen.items()
+    }
+    for key, choice in chosen.items():
+        assert found[key].noise == pytest.approx(choice.noise, rel=1e-5)
+    assert sum(choice.noise > 0 for choice in chosen.values()) > 3
 
 
 def test_every_choice_is_a_candidate_and_no_worse_than_minmax(chosen: dict[str, Choice]) -> None:

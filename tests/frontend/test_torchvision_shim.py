@@ -63,3 +63,13 @@ def test_packages_that_need_torchvision_import_after_it() -> None:
     code = "from edgeq.frontend import torchvision_shim as s; s.install(); import torchvision, timm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_of_ultralytics_is_read_without_torchvision_which_still_imports_afterwards() -> None:
+    code = (
+        "import sys; from edgeq.frontend.ultralytics import find_network;"
+        "assert find_network('ultralytics.nn.tasks', 'DetectionModel') is not None;"
+        "assert not {'torchvision', 'torch._dynamo'} & set(sys.modules); import torchvision"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
