@@ -150,7 +150,7 @@ class _IntegerNet(Draws):
             low, high = self.integer(low, middle), self.integer(middle, high)
         bound = self.peaks.get(x, peak(from_type))
         fits = bound.bit_length() + 1 + max(0, *shift) <= 32
-        rounding = self.one_of(*(rule for rule in get_args(o.Rounding) if fits or rule != "gemmlowp2"))
+        rounding = self.one_of(*(rule for rule in get_args(o.Rounding) if fits or not rule.startswith("gemmlowp2")))
         out = self.add(
             o.Requantize(x, self.name(), multiplier, shift, rounding, low, high), replace(to, shape=from_type.shape)
         )

@@ -102,6 +102,10 @@ def requantized(x: int, multiplier: int, shift: int, rounding: str) -> int:
     if rounding == "gemmlowp2":
         left, right = max(shift, 0), max(-shift, 0)
         return divide_by_power_of_two(high_mul(saturated(saturated(x) << left), multiplier), right)
+    if rounding == "gemmlowp2-up":
+        left, right = max(shift, 0), max(-shift, 0)
+        high = high_mul(saturated(saturated(x) << left), multiplier)
+        return math.floor(Fraction(high, 1 << right) + Fraction(1, 2))
     if rounding == "single":
         total = 31 - shift
         return (x * multiplier + (1 << (total - 1))) >> total

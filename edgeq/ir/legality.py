@@ -332,9 +332,9 @@ def _power_overflow(graph: Graph, op: o.LayerNorm, levels: Interval) -> Problems
 
 
 def _shift_overflow(op: o.Requantize, levels: Interval) -> Problems:
-    """gemmlowp2 first shifts a 32-bit level left; the other rules end in 64 bits."""
+    """gemmlowp2 and gemmlowp2-up first shift a 32-bit level left; the other rules end in 64 bits."""
     left = max(0, *op.shift)
     bits = signed_bits(levels) + left
-    limit = 32 if op.rounding == "gemmlowp2" else 63
+    limit = 32 if op.rounding.startswith("gemmlowp2") else 63
     if bits > limit:
         yield f"levels {list(levels)} shifted left by {left} need {bits} bits; {op.rounding} has {limit}"

@@ -28,7 +28,7 @@ BinaryName = Literal[
     "div", "pow", "maximum", "minimum", "mod", "equal", "less", "less_equal", "greater", "greater_equal", "and", "or"
 ]
 ReduceName = Literal["sum", "max", "min", "l2"]
-Rounding = Literal["gemmlowp2", "single", "single15", "fp32rne", "fc-float"]
+Rounding = Literal["gemmlowp2", "gemmlowp2-up", "single", "single15", "fp32rne", "fc-float"]
 ResizeMode = Literal["nearest", "linear", "cubic"]
 Coordinates = Literal["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
 NumberKind = Literal["real", "index", "bool"]

@@ -3,11 +3,12 @@
 A scale ratio is stored as a 31-bit multiplier q and a shift e, ratio = q 2^(e - 31), and a level x becomes
 round(x q 2^(e - 31)). Runtimes round that product differently, so the rule is named:
 
-    gemmlowp2   x q / 2^31, ties upward; then 2^e, ties away from zero   gemmlowp, TFLite and TFLM reference
-    single      one rounding, ties upward                                TFLite, CMSIS-NN single rounding; ruy
-    single15    the same with q rounded to 15 bits                       TFLite with 16-bit activations
-    fp32rne     float32(x) float32(ratio), ties to even                  XNNPACK "fp32"
-    fc-float    double(x) double(ratio), ties away from zero             TFLite reference FULLY_CONNECTED
+    gemmlowp2     x q / 2^31, ties upward; then 2^e, ties away from zero   gemmlowp, TFLite and TFLM reference
+    gemmlowp2-up  the same with ties upward both times                     ruy on x86
+    single        one rounding, ties upward                                TFLite, CMSIS-NN single rounding; ruy
+    single15      the same with q rounded to 15 bits                       TFLite with 16-bit activations
+    fp32rne       float32(x) float32(ratio), ties to even                  XNNPACK "fp32"
+    fc-float      double(x) double(ratio), ties away from zero             TFLite reference FULLY_CONNECTED
 
 Every function works element by element on int64 tensors and broadcasts. No result depends on the device.
 """
@@ -84,6 +85,18 @@ def _gemmlowp2(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     return rounding_divide_by_power_of_two(high, (-shift).clamp(min=0))
 
 
+def _gemmlowp2_up(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
+    """floor(SRDHM(x 2^max(e, 0), q) / 2^max(-e, 0) + 1/2), saturating as _gemmlowp2.
+
+    >>> _gemmlowp2_up(torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)).tolist()
+    [3, -2]
+    """
+    left, right = shift.clamp(min=0), (-shift).clamp(min=0)
+    shifted = (level.clamp(INT32_MIN, INT32_MAX) << left).clamp_(INT32_MIN, INT32_MAX)
+    half = (torch.ones_like(right) << right) >> 1
+    return saturating_rounding_doubling_high_mul(shifted, multiplier).add_(half).bitwise_right_shift_(right)
+
+
 def _single(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     """floor((x q + 2^(30 - e)) / 2^(31 - e)), exact for every int64 x whose result fits in int64.
 
@@ -157,7 +170,7 @@ def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Round
     level: int64, any shape; multiplier and shift: int64 that broadcast to it, from quantize_multiplier.
     The result is int64. fp32rne and fc-float also take levels as float32 or float64 holding integers, and
     then answer in the rule's own float type (float32, float64) with the same integers.
-    Overflow: gemmlowp2 saturates level 2^max(shift, 0) to int32 (verify refuses graphs that could reach it);
+    Overflow: gemmlowp2 and gemmlowp2-up saturate level 2^max(shift, 0) to int32 (verify refuses graphs that could reach it);
     the others hold as stated while the result is below 2^63.
 
     >>> x, q, e = torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)
@@ -167,6 +180,8 @@ def requantize(level: Tensor, multiplier: Tensor, shift: Tensor, rounding: Round
     match rounding:
         case "gemmlowp2":
             return _gemmlowp2(level, multiplier, shift)
+        case "gemmlowp2-up":
+            return _gemmlowp2_up(level, multiplier, shift)
         case "single":
             return _single(level, multiplier, shift)
         case "single15":

@@ -2,10 +2,11 @@
 
     CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, FULLY_CONNECTED, MUL, MEAN of 8-bit codes    fp32rne
     QUANTIZE of reals                                                                        ties to even
+    CONV_2D with 4-bit weights, which XNNPACK leaves to ruy (seen on x86)                    gemmlowp2-up
 
 The ratio is s_a s_b / s_out, of a mean over n elements s_x / s_out / n, in single precision, whose every step is
 rounded. Everything else is taken as the reference kernels have it: exact for tables and what moves codes, within a
-code for sums, which XNNPACK weighs and rounds once, and for interpolation.
+code for FULLY_CONNECTED with 4-bit weights and for sums, which XNNPACK weighs and rounds once, and for interpolation.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def _in_single_precision(op: o.Requantize, graph: Graph) -> o.Requantize:
     accumulated = graph.producer.get(op.x)
     operands = _operands(accumulated)
     types = [graph.types[value] for value in operands]
-    if not types or any(bits_of(type_.format) != 8 for type_ in types):
+    bits = [bits_of(type_.format) for type_ in types]
+    if bits == [8, 4] and isinstance(accumulated, o.Conv) and accumulated.groups == 1:
+        return replace(op, rounding="gemmlowp2-up")
+    if not types or bits != [8] * len(types):
         return op  # kernels of other widths are not XNNPACK's
     scales = [np.asarray(type_.scale, dtype=np.float32) for type_ in types]
     ratios = prod(scales[1:], start=scales[0]) / np.float32(graph.types[op.out].scale[0])

@@ -75,7 +75,7 @@ def test_the_unchanged_text_is_a_graph() -> None:
         ("%w, none)", "%w, none, none)", 5, "no more attributes"),
         ("%w, none)", "%w, none", 5, "', '"),
         ("%w, none)", "%w, none) ", 5, "the end of the line"),
-        ("rounding=single", "rounding=double", 6, "gemmlowp2, single, single15, fp32rne, fc-float"),
+        ("rounding=single", "rounding=double", 6, "gemmlowp2, gemmlowp2-up, single, single15, fp32rne, fc-float"),
         ("rounding=single", "rounding=single, rounding=single", 6, "multiplier, shift, low, high|low, high"),
         (", high=127", "", 6, "also high"),
         ("high=127", "high=127.0", 6, "an integer"),

@@ -108,7 +108,7 @@ def test_every_rule_is_near_the_exact_product(x: int, multiplier: int, shift: in
     found = {rule: requantize_one(x, multiplier, shift, rule) for rule in ROUNDINGS}
     assert found["single"] == math.floor(exact + half)
     assert abs(found["single15"] - exact) <= half + abs(exact) / 2**14
-    assert abs(found["gemmlowp2"] - exact) <= 1
+    assert abs(found["gemmlowp2"] - exact) <= 1 and abs(found["gemmlowp2-up"] - exact) <= 1
     assert abs(found["fc-float"] - exact) <= half + abs(exact) / 2**52
     assert abs(found["fp32rne"] - exact) <= half + abs(exact) / 2**22
 
