@@ -21,7 +21,7 @@ from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_num
 from edgeq.errors import UnsupportedError
 from edgeq.formats import Fixed, Int, code_range, encode
 from edgeq.ir import ops as o
-from edgeq.quantize.structure import CLAMPS, is_matrix_product
+from edgeq.quantize.operators import CLAMPS, is_matrix_product
 from edgeq.reference.meaning import nearest_sources
 
 

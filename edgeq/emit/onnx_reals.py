@@ -17,7 +17,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import INDEX
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
-from edgeq.quantize.structure import moves_codes
+from edgeq.quantize.operators import moves_codes
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 _INT64_MIN = -(1 << 63)

@@ -37,7 +37,8 @@ from edgeq.quantize.closed_form import solve_closed
 from edgeq.quantize.costs import BYTES, MILLISECONDS, read_latency_table
 from edgeq.quantize.items import build_items, choices_of, read_classes, selected
 from edgeq.quantize.losses import measure_losses, weight_errors
-from edgeq.quantize.structure import analyse, weight_of
+from edgeq.quantize.operators import weight_of
+from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, parse_formats, weight_format
 from edgeq.target import Target
 

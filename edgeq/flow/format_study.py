@@ -32,8 +32,8 @@ from edgeq.progress import Progress, silent
 from edgeq.quantize import allocate
 from edgeq.quantize.asked import holds_weight
 from edgeq.quantize.assign import weight_axis
+from edgeq.quantize.operators import is_weighted, weight_of
 from edgeq.quantize.scale import weight_type
-from edgeq.quantize.structure import is_weighted, weight_of
 from edgeq.quantize.weights import typed_weight
 from edgeq.recipe import Formats, weight_format
 from edgeq.reference.interpret import Interpreter

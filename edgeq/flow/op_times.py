@@ -30,7 +30,7 @@ from edgeq.ir.file import load
 from edgeq.ir.graph import Graph
 from edgeq.passes.kernels import program
 from edgeq.quantize.costs import layer_key
-from edgeq.quantize.structure import is_weighted
+from edgeq.quantize.operators import is_weighted
 from edgeq.recipe import Formats
 from edgeq.runtimes.folder import read_folder
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph
-from edgeq.quantize.structure import is_weighted, moves_codes, table_read
+from edgeq.quantize.operators import is_weighted, moves_codes
+from edgeq.quantize.structure import table_read
 from edgeq.recipe import Recipe
 
 FEWER_THAN = 8

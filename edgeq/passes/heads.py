@@ -13,7 +13,7 @@ from typing import Any, Literal
 from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
-from edgeq.quantize.structure import is_expectation, is_weighted
+from edgeq.quantize.operators import is_expectation, is_weighted
 
 Role = Literal["distribution", "boxes", "scores", "boxes and scores", "features"]
 

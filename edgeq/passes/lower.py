@@ -38,9 +38,9 @@ from edgeq.ir.bounds import (
 )
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.rename import with_output_names
+from edgeq.quantize.operators import CLAMPS, moves_codes
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import SCALE_FLOOR, quantize_weight
-from edgeq.quantize.structure import CLAMPS, moves_codes
 from edgeq.reference import tflite, tflite_compound, tflite_tables
 from edgeq.reference.arithmetic import quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function

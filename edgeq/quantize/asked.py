@@ -31,7 +31,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.held import is_own, kept_table, table_type
 from edgeq.quantize.fitted import fitted_family, fitted_rules, rules_of, stand_in
-from edgeq.quantize.structure import analyse, is_expectation, is_weighted, weight_of
+from edgeq.quantize.operators import is_expectation, is_weighted, weight_of
+from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
 from edgeq.target import Target
 

@@ -18,8 +18,9 @@ from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.passes.bands import Bands, Stretch
+from edgeq.quantize.operators import gated_function
 from edgeq.quantize.sensitivity import Objective, backward_passes
-from edgeq.quantize.structure import Structure, gated_function
+from edgeq.quantize.structure import Structure
 
 MOST_BANDS = 4
 LEAST_FACTOR = 2.0

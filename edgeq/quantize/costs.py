@@ -20,7 +20,7 @@ from edgeq.formats import bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Graph
-from edgeq.quantize.structure import weight_of
+from edgeq.quantize.operators import weight_of
 from edgeq.recipe import Formats
 
 SCHEMA = "edgeq.latency/1"

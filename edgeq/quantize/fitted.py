@@ -10,7 +10,7 @@ from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.quantize.assign import weight_axis
-from edgeq.quantize.structure import weight_of
+from edgeq.quantize.operators import weight_of
 from edgeq.quantize.weights import typed_weight
 from edgeq.recipe import Formats, Rule, activation_format, parse_rule
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
+from edgeq.quantize.operators import is_weighted
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Noise, Weigh, relative_power
-from edgeq.quantize.structure import is_weighted
 from edgeq.reference.interpret import Interpreter, real_of
 
 Samples = Sequence[Mapping[o.Value, Array]]

@@ -11,7 +11,8 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.allocate import Choice, Item, Selection
 from edgeq.quantize.costs import LatencyTable, costs_of
 from edgeq.quantize.losses import Losses
-from edgeq.quantize.structure import Structure, is_weighted, weight_of
+from edgeq.quantize.operators import is_weighted, weight_of
+from edgeq.quantize.structure import Structure
 from edgeq.recipe import Formats, Recipe
 
 Choices = Mapping[o.Value, tuple[Formats, ...]]

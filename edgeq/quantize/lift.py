@@ -16,16 +16,11 @@ from functools import cached_property
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs, total_macs
 from edgeq.ir.graph import Graph
+from edgeq.quantize.integer_part import integer_part, read_as_codes
+from edgeq.quantize.operators import accumulates, is_matrix_product, is_weighted
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Noise
-from edgeq.quantize.structure import (
-    Structure,
-    accumulates,
-    integer_part,
-    is_matrix_product,
-    is_weighted,
-    read_as_codes,
-)
+from edgeq.quantize.structure import Structure
 from edgeq.target import Target
 
 LEAST_SHARE = 0.03

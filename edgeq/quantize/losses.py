@@ -25,9 +25,10 @@ from edgeq.formats import Format, bits_of
 from edgeq.ir.graph import Array, Type, trimmed
 from edgeq.ir.ops import Value
 from edgeq.quantize.assign import weight_axis
+from edgeq.quantize.operators import weight_of
 from edgeq.quantize.scale import dequantize_weight, quantize_weight, weight_type
 from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounding_error
-from edgeq.quantize.structure import Structure, weight_of
+from edgeq.quantize.structure import Structure
 from edgeq.reference.interpret import Interpreter
 
 Kind = Literal["noise", "measured", "hessian", "fisher", "lrp", "error", "bits"]

@@ -25,9 +25,9 @@ from edgeq.passes.lower import lower
 from edgeq.quantize.assign import storable
 from edgeq.quantize.fake import Grid
 from edgeq.quantize.grids import NestedGrid, Strategy, nested_codes
+from edgeq.quantize.operators import is_expectation, moves_codes, weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, quantize_weight
-from edgeq.quantize.structure import is_expectation, moves_codes, weight_of
 from edgeq.reference.interpret import Interpreter
 from edgeq.reference.meaning import evaluate
 

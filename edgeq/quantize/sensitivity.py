@@ -18,9 +18,10 @@ from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type, trimmed
 from edgeq.quantize.fake import fake_quantize
+from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
-from edgeq.quantize.structure import Structure, weight_of
+from edgeq.quantize.structure import Structure
 from edgeq.reference.interpret import Interpreter
 
 

@@ -20,9 +20,9 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.passes.batch import Batches
 from edgeq.quantize.fake import fake_quantize
+from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
-from edgeq.quantize.structure import weight_of
 from edgeq.reference.meaning import evaluate
 
 Read = Callable[[o.Value], Tensor]

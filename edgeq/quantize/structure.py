@@ -1,114 +1,34 @@
-"""Which operators run on codes, and which values must share one type: decided by the graph and the target alone.
+"""Which values are codes, which of them share one type, and in which format: decided by graph, target and recipe alone.
 
-An operator stays real when the target has no integer form of it, or (unless the target knows nothing else) when only
-real operators read its result: the decode of a detector, the residual stream between layer norms. Values joined by operators that only move codes
-share a type. A value read by a weighted operator is narrow, any other is wide.
+Values joined by operators that only move codes share a type. A value read by a weighted operator is narrow, any other
+is wide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-
-import numpy as np
 
 from edgeq.formats import INT8, INT16, Format, Int, bits_of, is_table, unsigned
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.ir.graph import Graph
+from edgeq.quantize.integer_part import integer_results, read_as_codes
+from edgeq.quantize.operators import (
+    CLAMPS,
+    WEIGHTED,
+    accumulates,
+    gated_function,
+    moves_codes,
+    never_negative,
+    weight_of,
+)
 from edgeq.recipe import Recipe
 from edgeq.reference.tflite import fixed_range, keeps_type
 from edgeq.target import Target
 
-Weighted = o.Conv | o.ConvTranspose | o.Linear | o.MatMul
-Accumulating = Weighted | o.Add | o.Sub | o.Mul | o.AveragePool | o.Mean | o.Resize
-_WEIGHTED = (o.Conv, o.ConvTranspose, o.Linear, o.MatMul)
 _EXP = o.Function("exp")
-CLAMPS = ("relu", "clip")
-"""Functions that the clamp of a requantization computes."""
-
-POSITIVE = ("relu", "sigmoid", "hardsigmoid", "softplus", "exp", "sqrt", "abs")
-"""Functions without negative results; clip may be one."""
-
-
-def is_weighted(op: o.Op) -> bool:
-    """Whether `op` is a convolution or matrix product."""
-    return isinstance(op, _WEIGHTED)
-
-
-def weight_of(op: o.Op) -> o.Value | None:
-    """The weight operand of a weighted operator with learned weights."""
-    return op.weight if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) else None
-
-
-def is_matrix_product(op: o.Op, graph: Graph) -> bool:
-    """Whether `op` with learned weights is a matrix product of rows, as a 1x1 convolution is."""
-    if not isinstance(op, o.Conv):
-        return isinstance(op, o.Linear)
-    kernel = graph.types[op.weight].shape[2:]
-    return (kernel, op.stride, op.padding, op.groups) == ((1, 1), (1, 1), (0, 0, 0, 0), 1)
-
-
-def is_expectation(op: o.Op, graph: Graph) -> bool:
-    """Whether `op` sums k p_k over a distribution (weights 0, 1, 2 …), as box-distribution decoders do."""
-    weight = weight_of(op)
-    if weight is None or weight not in graph.constants:
-        return False
-    array = graph.constants[weight].reshape(-1)
-    return graph.types[weight].shape[0] == 1 and len(array) > 2 and bool(np.all(array == np.arange(len(array))))
-
-
-def moves_codes(op: o.Op) -> bool:
-    """Whether `op` only moves or selects elements, so that its result has its operand's type."""
-    match op:
-        case o.MaxPool() | o.Slice() | o.Reshape() | o.Transpose() | o.Expand() | o.Gather():
-            return True
-        case o.Pad():
-            return op.mode != "constant" or op.value == 0.0
-        case o.Resize():
-            return op.mode == "nearest"
-        case _:
-            return False
-
-
-def accumulates(op: o.Op) -> bool:
-    """Whether the integer form of `op` yields a wide accumulator that is requantized afterwards."""
-    if isinstance(op, o.Resize):
-        return op.mode == "linear"
-    return isinstance(op, (*_WEIGHTED, o.Add, o.Sub, o.Mul, o.AveragePool, o.Mean, o.Softmax, o.LayerNorm))
-
-
-TFLITE_SOFTMAX_LIMIT = 512
-"""So many equal shares are each half a step of LiteRT's 1/256, where its reference kernel shifts by 32 bits and aborts."""
-
-
-def _fits_integers(op: o.Op, graph: Graph, target: Target) -> bool:
-    if type(op) not in target.integer_ops or not all(graph.types[v].is_real for v in o.results(op)):
-        return False
-    match op:
-        case o.Conv() | o.ConvTranspose() | o.Linear():
-            constants = [v for v in (op.weight, op.bias) if v is not None]
-            channels = graph.types[op.x].shape[-1 if isinstance(op, o.Linear) else 1]
-            fits = all(v in graph.constants for v in constants) and channels >= target.least_channels
-            return fits and not is_expectation(op, graph)
-        case o.LayerNorm():
-            return all(v in graph.constants for v in (op.gamma, op.beta) if v is not None)
-        case o.AveragePool():
-            return op.count_padding or not any(op.padding)
-        case o.Resize():
-            return op.mode != "cubic"
-        case o.Pad():
-            return moves_codes(op)
-        case o.Softmax():
-            narrow = target.kernels == "tflite" and target.narrow.bits <= 8
-            return not narrow or graph.types[op.x].shape[op.axis] < TFLITE_SOFTMAX_LIMIT
-        case o.Apply():
-            return target.narrow.bits <= 8 or op.function.name in (*CLAMPS, *target.wide_functions)
-        case o.Add() | o.Sub() | o.Mul():
-            return not all(v in graph.constants for v in (op.a, op.b))
-        case _:
-            return True
 
 
 class _Classes:
@@ -181,64 +101,6 @@ class Structure:
         return functions.pop()
 
 
-def gated_function(readers: list[o.Op]) -> o.Function | None:
-    """silu or hardswish, when `readers` are the two halves of x g(x)."""
-    match readers:
-        case [
-            o.Apply(function=o.Function(name="sigmoid" | "hardsigmoid" as name)) as gate,
-            o.Mul() as product,
-        ]:
-            if {product.a, product.b} == {gate.x, gate.out}:
-                return o.Function("silu" if name == "sigmoid" else "hardswish")
-    return None
-
-
-def _integer_results(graph: Graph, target: Target, recipe: Recipe) -> frozenset[o.Value]:
-    able = {
-        o.results(op)[0]
-        for op in graph.ops
-        if _fits_integers(op, graph, target) and not recipe.keeps_real(o.results(op)[0])
-    }
-    return integer_part(graph, target, able)
-
-
-def integer_part(graph: Graph, target: Target, able: Collection[o.Value]) -> frozenset[o.Value]:
-    """Results of the operators that run on codes, out of those that could."""
-    found: set[o.Value] = set()
-    for op in reversed(graph.ops):
-        result = o.results(op)[0]
-        if result not in able:
-            continue
-        leaves_as_codes = target.ports == "codes" and result in graph.outputs and not _mixes_kinds(result, graph)
-        if leaves_as_codes or isinstance(op, _WEIGHTED) or read_as_codes(op, graph, found):
-            found.add(result)
-    return frozenset(_without_real_arithmetic(graph, found))
-
-
-def read_as_codes(op: o.Op, graph: Graph, integer: Collection[o.Value]) -> bool:
-    """Whether an operator on codes, by its result in `integer`, reads a result of `op`."""
-    return any(o.results(reader)[0] in integer for value in o.results(op) for reader in graph.consumers.get(value, ()))
-
-
-def _mixes_kinds(value: o.Value, graph: Graph) -> bool:
-    """Whether a decode puts different things, such as boxes and scores, into one tensor, which one scale cannot hold."""
-    op = graph.producer.get(value)
-    if op is None or isinstance(op, _WEIGHTED):
-        return False
-    return isinstance(op, o.Concat) or any(_mixes_kinds(operand, graph) for operand in o.operands(op))
-
-
-def _without_real_arithmetic(graph: Graph, integer: set[o.Value]) -> set[o.Value]:
-    """`integer` less element-wise operators whose operands real operators compute: rounding waits for their result."""
-    kept = set(integer)
-    for op in graph.ops:
-        if o.results(op)[0] in kept and isinstance(op, o.Apply | o.Mul | o.Add | o.Sub):
-            computed = [value for value in o.operands(op) if value in graph.producer]
-            if computed and not any(value in kept for value in computed):
-                kept.discard(o.results(op)[0])
-    return kept
-
-
 def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
     """What reads a value, directly or moved to other places; None stands for the caller."""
     if value in graph.outputs:
@@ -307,7 +169,7 @@ def _activations(op: o.Op) -> tuple[o.Value, ...]:
 
 def analyse(graph: Graph, target: Target, recipe: Recipe) -> Structure:
     """The structure of quantization of a simplified real graph for `target`."""
-    integer = _integer_results(graph, target, recipe)
+    integer = integer_results(graph, target, recipe)
     streams = _streams(graph, integer)
     integer_ops = [op for op in graph.ops if o.results(op)[0] in integer]
     held = _held(graph, target, integer, streams, _read_in_tables(integer_ops, recipe))
@@ -406,7 +268,7 @@ def _bits_of_readers(
     """Bits of every narrow class: the most that a weighted operator (or softmax) which reads it asks for; outputs ask for all."""
     bits = {classes.find(value): target.narrow.bits for value in outputs}
     for op in integer_ops:
-        if isinstance(op, (*_WEIGHTED, o.Softmax)):
+        if isinstance(op, (*WEIGHTED, o.Softmax)):
             asked = recipe.formats_of(o.results(op)[0])
             wanted = asked.activation if asked is not None else None
             count = wanted.bits if isinstance(wanted, Int) else target.narrow.bits
@@ -437,7 +299,7 @@ def _tables_of_readers(
     negative its unsigned form."""
     asked: dict[o.Value, set[Format | None]] = {}
     for op in integer_ops:
-        if isinstance(op, _WEIGHTED):
+        if isinstance(op, WEIGHTED):
             for value in _activations(op):
                 asked.setdefault(classes.find(value), set()).add(table_read(op, recipe))
                 if not isinstance(graph.producer.get(value), o.Apply):
@@ -447,30 +309,6 @@ def _tables_of_readers(
         if first is not None and not others:
             found[key] = unsigned(first) if never_negative(graph, key) else first
     return found
-
-
-def never_negative(graph: Graph, value: o.Value) -> bool:
-    """Whether the operators behind a value say that it is at least zero: a ReLU, whatever only moves, picks or averages it."""
-    maker = graph.producer.get(value)
-    match maker:
-        case o.Softmax():
-            return True
-        case o.Apply(function=o.Function(name="clip") as clip):
-            return clip.a >= 0 or never_negative(graph, maker.x)
-        case o.Apply():
-            return maker.function.name in POSITIVE
-        case o.Concat():
-            return all(never_negative(graph, x) for x in maker.xs)
-        case o.Resize():
-            return maker.mode != "cubic" and never_negative(graph, maker.x)  # which overshoots
-        case o.MaxPool() | o.AveragePool() | o.Mean():
-            return never_negative(graph, maker.x)
-        case o.Add():
-            return never_negative(graph, maker.a) and never_negative(graph, maker.b)
-        case None:
-            return False
-        case _:
-            return moves_codes(maker) and never_negative(graph, o.operands(maker)[0])
 
 
 def _weight_format(op: o.Op, target: Target, recipe: Recipe) -> Format:

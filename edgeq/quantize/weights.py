@@ -15,8 +15,8 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.assign import weight_axis
 from edgeq.quantize.codebook import LARGEST_LEVEL, fitted_power, k_means
+from edgeq.quantize.operators import is_expectation, weight_of
 from edgeq.quantize.scale import ClipSearch, check_weight, half_scales, quantize_weight, weight_type
-from edgeq.quantize.structure import is_expectation, weight_of
 from edgeq.recipe import Recipe
 from edgeq.target import StoredWeights, Target
 

@@ -17,7 +17,7 @@ from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.passes.simplify import simplify
-from edgeq.quantize.structure import weight_of
+from edgeq.quantize.operators import weight_of
 from edgeq.recipe import parse_rule
 from tests.command_line import edgeq
 

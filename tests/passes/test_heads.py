@@ -14,7 +14,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.heads import SplitHead, split_head
 from edgeq.passes.simplify import simplify
-from edgeq.quantize.structure import is_expectation, is_weighted
+from edgeq.quantize.operators import is_expectation, is_weighted
 from edgeq.reference.interpret import run
 from tests.quantized import Net, inputs_of, outputs_of
 

@@ -12,7 +12,7 @@ from edgeq.errors import UnsupportedError, UsageError
 from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Codebook, Format, Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.quantize.asked import Asked, ends, with_formats
-from edgeq.quantize.structure import never_negative
+from edgeq.quantize.operators import never_negative
 from edgeq.recipe import Recipe, parse_rule, weight_format
 from edgeq.reference.interpret import run
 from edgeq.target import Target

@@ -15,10 +15,11 @@ from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import relative, squared_error
 from edgeq.quantize.learned import packed, with_learned
+from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
-from edgeq.quantize.structure import analyse, weight_of
+from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.reference.interpret import Interpreter, run
 from edgeq.targets import find_target

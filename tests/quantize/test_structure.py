@@ -15,7 +15,8 @@ from edgeq.formats import INT8, INT16, UINT8
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import SHARE_UNIT
 from edgeq.quantize.coverage import coverage
-from edgeq.quantize.structure import analyse, gated_function, is_expectation, never_negative
+from edgeq.quantize.operators import gated_function, is_expectation, never_negative
+from edgeq.quantize.structure import analyse
 from edgeq.reference.interpret import run
 from edgeq.targets import find_target
 from tests.c_nets import small_transformer
