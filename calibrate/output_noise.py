@@ -23,8 +23,8 @@ from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
-from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.operators import gated_function
+from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 

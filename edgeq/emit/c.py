@@ -34,7 +34,8 @@ from edgeq.formats import Int, level_table, looks_up
 from edgeq.ir import ops as o
 from edgeq.ir.cost import total_macs
 from edgeq.ir.graph import Array, Graph
-from edgeq.passes.kernels import Program, program
+from edgeq.passes.kernel import Program
+from edgeq.passes.kernels import program
 from edgeq.reference.interpret import Interpreter
 from edgeq.target import Instructions, Target
 

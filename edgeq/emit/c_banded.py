@@ -13,7 +13,7 @@ from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, LayerContext
 from edgeq.emit.c_place import Placed
 from edgeq.ir.cost import macs
-from edgeq.passes.kernels import Program
+from edgeq.passes.kernel import Program
 from edgeq.target import Instructions
 
 

@@ -19,7 +19,7 @@ from edgeq.emit.c_steps import step_of
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Type
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 from edgeq.passes.schedule import Memory, Overlap, Step, plan_memory
 from edgeq.target import Instructions
 

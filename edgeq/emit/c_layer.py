@@ -17,7 +17,7 @@ from edgeq.formats import Format, IntArray, decode, looks_up, looks_up_wide
 from edgeq.ir import ops as o
 from edgeq.ir.cost import macs
 from edgeq.ir.graph import Graph, Type
-from edgeq.passes.kernels import Kernel, Program, Term
+from edgeq.passes.kernel import Kernel, Program, Term
 from edgeq.target import Instructions
 
 Fields = dict[str, object]

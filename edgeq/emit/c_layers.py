@@ -8,7 +8,7 @@ from edgeq.emit.c_layer import Layer, LayerContext
 from edgeq.emit.c_place import Placed
 from edgeq.emit.c_steps import is_channelwise, is_planewise
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 from edgeq.target import Instructions
 
 

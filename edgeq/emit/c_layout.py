@@ -14,7 +14,7 @@ import numpy as np
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 from edgeq.passes.orders import axes_in_memory
 from edgeq.reference.meaning import nearest_sources
 

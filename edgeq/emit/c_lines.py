@@ -15,7 +15,7 @@ import torch
 
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Program, Residual
+from edgeq.passes.kernel import Program, Residual
 from edgeq.reference.arithmetic import requantize
 
 CODES = np.arange(-128, 128)

@@ -15,7 +15,7 @@ from edgeq.emit.c_bands import Banded, banded_choices, rooted
 from edgeq.emit.c_layout import source_places
 from edgeq.emit.c_steps import reads_in_place, step_of
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 from edgeq.passes.schedule import Memory, Step, naive_bytes, needs, plan_memory
 from edgeq.target import Instructions
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgeq.drawing import box, line, picture, words
 from edgeq.emit.c_place import Placed
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Program
+from edgeq.passes.kernel import Program
 
 COLORS = {"input": "#4c9f70", "output": "#c8553d", "value": "#588bae", "scratch": "#e0b04b"}
 LEFT, TOP, HEIGHT = 80, 60, 420

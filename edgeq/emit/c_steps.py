@@ -9,7 +9,7 @@ from edgeq.emit.c_pack import CHANNEL_VECTORS, LANES, PIXELS, WIDE_COLUMNS, colu
 from edgeq.formats import IntArray, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type
-from edgeq.passes.kernels import Kernel, Program, is_depthwise
+from edgeq.passes.kernel import Kernel, Program, is_depthwise
 from edgeq.passes.schedule import Overlap, Step
 from edgeq.target import Instructions
 

@@ -16,7 +16,7 @@ from edgeq.ir.bounds import (
     normalized_count,
 )
 from edgeq.passes.fused import Joining
-from edgeq.passes.kernels import Term
+from edgeq.passes.kernel import Term
 
 
 def stream_sum(this: LayerContext, op: o.Add | o.Sub) -> Layer:

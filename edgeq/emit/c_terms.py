@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeq.emit.c_bank import Bank
 from edgeq.formats import IntArray
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 
 CODES = np.arange(-128, 128)
 

@@ -11,7 +11,7 @@ from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Residual
+from edgeq.passes.kernel import Residual
 
 # Headers of packed weights, by their bits.
 SUMS = {8: "", 4: "edgeq_dot_w4.h", 2: "edgeq_dot_w2.h"}

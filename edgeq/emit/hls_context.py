@@ -14,7 +14,7 @@ from edgeq.formats import Int, IntArray
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import Interval, level_bounds, signed_bits
 from edgeq.ir.graph import Graph
-from edgeq.passes.kernels import Program
+from edgeq.passes.kernel import Program
 from edgeq.passes.orders import row_values
 
 

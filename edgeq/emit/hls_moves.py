@@ -10,7 +10,7 @@ from edgeq.emit.hls_stage import Stream, Table, Work
 from edgeq.formats import IntArray, encode
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import signed_bits
-from edgeq.passes.kernels import Kernel, Program
+from edgeq.passes.kernel import Kernel, Program
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, interpolation_matrix
 
 Moving = o.Reshape | o.Transpose | o.Slice | o.Expand | o.Pad | o.Gather | o.Resize

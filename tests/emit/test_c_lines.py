@@ -9,7 +9,8 @@ import torch
 from edgeq.emit.c_lines import CODES, line_of, sums_are_lines
 from edgeq.formats import IntArray
 from edgeq.ir import ops as o
-from edgeq.passes.kernels import Residual, Term, program
+from edgeq.passes.kernel import Residual, Term
+from edgeq.passes.kernels import program
 from edgeq.reference.arithmetic import quantize_multiplier, requantize
 from tests.c_nets import small_network, target
 from tests.lowering import lowered

@@ -10,7 +10,8 @@ import pytest
 
 from edgeq.emit.c_place import Placed, place
 from edgeq.emit.c_plan import plan_picture, tenants
-from edgeq.passes.kernels import Program, program
+from edgeq.passes.kernel import Program
+from edgeq.passes.kernels import program
 from tests.c_nets import WIDE_TARGET, folder_of, small_network, target
 from tests.lowering import lowered
 from tests.quantized import inputs_of

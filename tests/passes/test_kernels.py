@@ -8,7 +8,8 @@ import pytest
 from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.kernels import Program, program
+from edgeq.passes.kernel import Program
+from edgeq.passes.kernels import program
 from tests.c_nets import small_network, target
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
