@@ -92,11 +92,13 @@ def _notes(kept: list[o.Value], spared: Formats) -> list[str]:
 
 
 def _spared(formats: Formats, target: Target) -> Formats:
-    """`formats` with eight bits in place of fewer, where `target` holds them."""
+    """`formats` with eight bits in place of fewer, where `target` holds them; pixels and what becomes scores are read as
+    integers, since a minifloat is coarse where they are large."""
     weight, activation = formats.weight, formats.activation
     if weight is not None and bits_of(weight) < 8 and holds_weight(target, INT8_NARROW):
         weight = INT8_NARROW
-    return Formats(weight, INT8 if activation is not None and bits_of(activation) < 8 else activation)
+    few = activation is not None and (bits_of(activation) < 8 or is_table(activation))
+    return Formats(weight, INT8 if few else activation)
 
 
 def ends(graph: Graph) -> tuple[o.Value, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Codebook, Format, Int, bits_of
+from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Codebook, Format, Int, bits_of, is_table
 from edgeq.ir import ops as o
 from edgeq.quantize.asked import Asked, ends, with_formats
 from edgeq.quantize.operators import never_negative
@@ -65,6 +65,15 @@ def test_first_and_last_layers_are_spared_unless_named() -> None:
     assert [bits_of(named.weights[name]) for name in LAYERS] == [8, 4, 6, 4]
     assert "stem" in notes[0] and "last" not in notes[0].split(":")[1]
     assert structured(Asked("int8", "int8"))[1] == []
+
+
+def test_pixels_are_read_as_integers_where_minifloats_are_asked() -> None:
+    structure, notes = structured(Asked("int8", "e3m4"))
+    by_value = {value: structure.formats[key] for value, key in structure.key.items()}
+    assert by_value["x"] == Int(8) and "stem, last" in notes[0]
+    assert is_table(by_value["stem.relu.narrow"])
+    named, _ = structured(Asked("int8", "e3m4", ("stem=int8/e3m4",)))
+    assert "x.narrow" in named.key
 
 
 def test_the_first_rule_that_matches_decides() -> None:
