@@ -102,10 +102,10 @@ def agreement(
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
-    Outputs are compared as they come out, unless `only_layers` are; they have no codes of their own, so steps of 1/255 of the
-    reference's range stand for them. Layers are compared one at a time, on the first image: each is given the codes that
-    the artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does
-    the same with reals.
+    Outputs are compared as they come out, unless `only_layers` are; they have no codes of their own, so steps of 1/255
+    of the reference's range stand for them. Layers are compared one at a time, on the first image: each is given the
+    codes that the artifact itself computed before it, so that a difference belongs to the layer that shows it;
+    `real_layers` does the same with reals.
     Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
