@@ -27,7 +27,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.bias import correct_biases, correct_stored_biases
+from edgeq.quantize.bias import Excerpts, correct_biases, correct_stored_biases, corrected_operands, operand_values
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, measure_noise, relative_power
@@ -157,10 +157,11 @@ def choose_ranges(
     *,
     only: frozenset[Value] | None = None,
     images: int = AUTO_IMAGES,
+    excerpts: Excerpts | None = None,
 ) -> list[ChosenRange]:
     """A grid for every class: by the named estimator, or for `auto` by the noise that it causes at the outputs.
 
-    `only` limits the work to some classes; noise is measured on at most so many `images`.
+    `only` limits the work to some classes; noise is measured on at most so many `images`, of which `excerpts` are noted.
     """
     per_class = class_statistics(structure, pooled(observed))
     fixed = [
@@ -174,7 +175,7 @@ def choose_ranges(
         return fixed
     if estimator == AUTO:
         parts = {name: class_statistics(structure, part) for name, part in observed.items()}
-        chosen = _by_output_noise(structure, sites, per_class, calibration.sample(images), progress, parts)
+        chosen = _by_output_noise(structure, sites, per_class, calibration.sample(images), progress, parts, excerpts)
     else:
         chosen = ranges_by_estimator(sites, per_class, target, estimator)
     return fixed + [in_table(item, sites[item.key].format, structure.formats[item.key]) for item in chosen]
@@ -224,6 +225,7 @@ def _by_output_noise(
     calibration: CalibrationSet,
     progress: Progress,
     parts: Observed,
+    excerpts: Excerpts | None,
 ) -> list[ChosenRange]:
     count = len(calibration.images)
 
@@ -242,7 +244,14 @@ def _by_output_noise(
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
         for key, c in choose_by_output_noise(
-            structure, objective, narrow, statistics, counted(), parts=parts if guarded else None, risk=risk
+            structure,
+            objective,
+            narrow,
+            statistics,
+            counted(),
+            parts=parts if guarded else None,
+            risk=risk,
+            excerpts=excerpts,
         ).items()
     ]
     wide = MinMax(WIDE_HEADROOM)
@@ -318,13 +327,20 @@ def quantize(
 ) -> Quantization:
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected.
 
-    `quick` measures noise and biases on QUICK_IMAGES, unless hard images are guarded; statistics are of all images still.
+    `quick` measures noise on QUICK_IMAGES, and biases on excerpts of them, unless hard images are guarded; statistics
+    are of all images still.
     """
     quick = quick and not calibration.guarded
     images = (QUICK_IMAGES, QUICK_IMAGES) if quick else (AUTO_IMAGES, BIAS_IMAGES)
-    found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache, images=images[0])
+    excerpts = Excerpts(corrected_operands(graph)) if quick else None
+    found = _lifted(
+        graph, target, recipe, calibration, model_digest, progress,
+        use_cache=use_cache, images=images[0], excerpts=excerpts,
+    )  # fmt: skip
     progress("correcting biases", 0, 0)
-    return replace(found, plan=correct_biases(graph, found.plan, inputs_of(graph, calibration.sample(images[1]))))
+    seen = excerpts.images if excerpts and excerpts.are_whole else None
+    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])))
+    return replace(found, plan=correct_biases(graph, found.plan, values))
 
 
 def store_weights(
@@ -348,12 +364,15 @@ def _lifted(
     *,
     use_cache: bool,
     images: int,
+    excerpts: Excerpts | None,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
     watched = watched_values(structure)
     observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
     shifts = range_shifts(structure, observed)
-    chosen = choose_ranges(structure, observed, target, recipe.estimator, calibration, progress, images=images)
+    chosen = choose_ranges(
+        structure, observed, target, recipe.estimator, calibration, progress, images=images, excerpts=excerpts
+    )
     plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
         return Quantization(plan, chosen, [], shifts)

@@ -183,3 +183,13 @@ def test_no_sample_is_an_error_and_no_site_is_none() -> None:
     with pytest.raises(DataError, match="image"):
         choose_by_output_noise(structure, Objective(graph.outputs), sites, statistics, [])
     assert choose_by_output_noise(structure, Objective(graph.outputs), {}, {}, images(1)) == {}
+
+
+def test_grids_that_are_given_up_early_would_not_have_won(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, batches = small_net(), images(COUNT)
+    quick = chosen_for(graph, batches)
+    monkeypatch.setattr(output_noise, "HOPELESS", 1e9)
+    whole = chosen_for(graph, batches)
+    assert quick.keys() == whole.keys() and len(whole) > 3
+    assert all((a.scale, a.zero_point) == (whole[key].scale, whole[key].zero_point) for key, a in quick.items())
+    assert any(a.gain != whole[key].gain for key, a in quick.items())  # of minmax only some images were measured
