@@ -37,7 +37,7 @@ IN_CACHE = 1 << 17
 """Elements that are worked on at once, so that what is computed of them stays in a core's cache: three times as fast."""
 
 TRIAL_IMAGES = 2
-HOPELESS = 3.0
+HOPELESS = 4.0
 """Grids that cause more than this many times the least noise on the first images are not measured on the others."""
 
 Grid = tuple[float, int]
