@@ -327,12 +327,13 @@ def quantize(
 ) -> Quantization:
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected.
 
-    `quick` measures noise on QUICK_IMAGES, and biases on excerpts of them, unless hard images are guarded; statistics
-    are of all images still.
+    `quick` measures noise and biases on QUICK_IMAGES, unless hard images are guarded; statistics are of all images still.
+    Biases are measured on what passes by as ranges are chosen by noise, else in a pass of their own.
     """
     quick = quick and not calibration.guarded
     images = (QUICK_IMAGES, QUICK_IMAGES) if quick else (AUTO_IMAGES, BIAS_IMAGES)
-    excerpts = Excerpts(corrected_operands(graph)) if quick else None
+    every = max(1, len(calibration.sample(images[0]).images) // images[1])
+    excerpts = None if calibration.guarded else Excerpts(corrected_operands(graph), every)
     found = _lifted(
         graph, target, recipe, calibration, model_digest, progress,
         use_cache=use_cache, images=images[0], excerpts=excerpts,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -30,14 +31,20 @@ MOST = 1 << 16
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Rows of `values` in every image that is run for another purpose: enough for means, without a run of their own."""
+    """Rows of `values` in images that are run for another purpose: enough for means, without runs of their own.
+
+    Of the images that pass by one in `every` is noted, the first among them.
+    """
 
     values: frozenset[o.Value]
+    every: int = 1
     images: list[dict[o.Value, Tensor]] = field(default_factory=list)
+    _passed: Iterator[int] = field(default_factory=count)
 
     def note(self, found: Values) -> None:
-        """One more image."""
-        self.images.append({name: _rows(found[name].detach()) for name in self.values if name in found})
+        """One more image passes by."""
+        if next(self._passed) % self.every == 0:
+            self.images.append({name: _rows(found[name].detach()) for name in self.values if name in found})
 
     @property
     def are_whole(self) -> bool:
