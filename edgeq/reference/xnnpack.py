@@ -18,17 +18,20 @@ The ratio of a product is s_a s_b / s_out, of a mean over n elements s_x / s_out
 step is rounded. Everything else (functions of other kinds, pooling, softmax, 16-bit kernels, what moves codes) is as
 the reference kernels have it. XNNPACK leaves operators with extreme ratios to LiteRT, and so do the rules here.
 
-The rules are those of one release for every processor: XNNPACK's kernels for x86 and Arm agree by their own tests.
-Seen on x86 alone, and read in the sources for Arm, is what LiteRT and ruy round; and the last elements of ADD of
-16-bit codes, beyond a multiple of 16, which LiteRT's kernel rounds as its reference kernel.
+On x86 every rule was seen: no code differs. XNNPACK's sources have the same for Arm, but for MUL, and for products with
+weights that have one scale for all channels, which NEON kernels round once, ties upward (`single`, with the ratio's 24
+bits). What ruy and LiteRT round on Arm was not seen. The last elements of ADD of 16-bit codes, beyond a multiple of 16,
+LiteRT rounds as its reference kernel.
 """
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -47,11 +50,21 @@ RATIO_BITS = 8
 RESIZE_BITS = 11
 
 
-def as_xnnpack(graph: Graph) -> Graph:
+Processor = Literal["x86", "arm"]
+
+
+def this_processor() -> Processor:
+    """The one whose kernels run here."""
+    return "arm" if platform.machine().lower().startswith(("arm", "aarch64")) else "x86"
+
+
+def as_xnnpack(graph: Graph, processor: Processor | None = None) -> Graph:
     """A lowered `graph` of TFLite's arithmetic with the roundings of LiteRT's default kernels; values keep their names.
 
-    It has a meaning, which the interpreter computes, and no file: emitters write the graph itself.
+    It has a meaning, which the interpreter computes, and no file: emitters write the graph itself. `processor` is this
+    one unless given.
     """
+    processor = processor or this_processor()
     editor = Editor.like(graph)
     sums = dict(_sums(graph))
     for op in graph.ops:
@@ -64,7 +77,7 @@ def as_xnnpack(graph: Graph) -> Graph:
             case o.Requantize() if _is_in_parts(op, graph):
                 _requantize_in_parts(editor, op, graph)
             case o.Requantize():
-                editor.append(_requantized(op, graph), graph.types[out])
+                editor.append(_requantized(op, graph, processor), graph.types[out])
             case o.Resize() if op.mode == "linear" and _is_8_bits(graph.types[op.x]):
                 _interpolate(editor, op, graph.types[op.x])
             case o.DivideCodes() if isinstance(graph.producer.get(op.x), o.Resize) and _is_8_bits(graph.types[out]):
@@ -88,7 +101,7 @@ def _rescaled(x: o.Value, out: o.Value, ratio: tuple[int, int], low: int, high: 
 # --- products, means and codes of another scale -------------------------------------------------------------------
 
 
-def _requantized(op: o.Requantize, graph: Graph) -> o.Requantize:
+def _requantized(op: o.Requantize, graph: Graph, processor: Processor) -> o.Requantize:
     if _is_8_bits(graph.types[op.x]) and _is_8_bits(graph.types[op.out]):
         return _recoded(op, graph.types[op.x], graph.types[op.out])
     accumulated = graph.producer.get(op.x)
@@ -104,7 +117,8 @@ def _requantized(op: o.Requantize, graph: Graph) -> o.Requantize:
     if isinstance(accumulated, o.Mean):
         ratios = ratios * (np.float32(1) / np.float32(counted(accumulated, types[0].shape)))
     multiplier, shift = zip(*(quantize_multiplier(float(ratio)) for ratio in ratios), strict=True)
-    return replace(op, rounding="fp32rne", multiplier=multiplier, shift=shift)
+    once = processor == "arm" and bits == [8, 8] and len(ratios) == 1  # XNNPACK's rndnu
+    return replace(op, rounding="single" if once else "fp32rne", multiplier=multiplier, shift=shift)
 
 
 def _operands(op: o.Op | None) -> tuple[o.Value, ...]:

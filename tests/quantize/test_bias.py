@@ -76,7 +76,11 @@ def test_excerpts_of_large_values_correct_as_the_whole_does() -> None:
     assert not excerpts.are_whole
     for values in whole:
         excerpts.note(values)
-    assert excerpts.are_whole and len(excerpts.images) == 2 and excerpts.images[0]["x"].numel() < 2 * MOST < whole[0]["x"].numel()
+    assert (
+        excerpts.are_whole
+        and len(excerpts.images) == 2
+        and excerpts.images[0]["x"].numel() < 2 * MOST < whole[0]["x"].numel()
+    )
     by_excerpts, by_all = (correct_biases(graph, plan, images).biases["y"] for images in (excerpts.images, whole))
     moved = np.abs(by_all - plan.biases["y"])
     assert moved.max() > 50 and np.abs(by_excerpts - by_all).max() < 0.05 * moved.max()
