@@ -136,8 +136,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
     artifact = emitter_of(target)(lowered, target, folder, model.name, metadata, report.manifest, more_files)
-    report.artifact, report.seconds_to_artifact = artifact.document(), time.monotonic() - started
-    report.rows += sizes(lowered, artifact, target)
+    report.seconds_to_artifact, report.cpu_seconds_to_artifact = time.monotonic() - started, time.process_time()
+    report.artifact, report.rows = artifact.document(), [*report.rows, *sizes(lowered, artifact, target)]
     _check(job, report, lowered, artifact, calibration)
     return _written(_finished(report, started), artifact)
 
