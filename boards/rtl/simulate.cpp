@@ -19,19 +19,22 @@ namespace {
 
 constexpr uint64_t LONGEST = 4'000'000'000; // cycles from mark to mark: a program that takes longer hangs
 
+[[noreturn]] void fail(const char *what, uint32_t where)
+{
+    std::fprintf(stderr, "%s %#" PRIx32 "\n", what, where);
+    std::exit(1);
+}
+
 struct Memory {
     uint8_t *content;
     uint32_t base;
     uint32_t size;
 
-    explicit Memory(const char *path, uint32_t at) : base(at)
+    Memory(const char *path, uint32_t at) : base(at)
     {
         const int file = open(path, O_RDWR);
         struct stat about = {};
-        if (file < 0 || fstat(file, &about) != 0) {
-            std::perror(path);
-            std::exit(1);
-        }
+        fstat(file, &about);
         size = static_cast<uint32_t>(about.st_size);
         void *const mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         if (mapped == MAP_FAILED) {
@@ -63,28 +66,11 @@ struct Memory {
     }
 };
 
-[[noreturn]] void fail(const char *what, uint32_t where)
+void run(Memory &memory, uint32_t boot, uint32_t end, uint32_t mark)
 {
-    std::fprintf(stderr, "%s %#" PRIx32 "\n", what, where);
-    std::exit(1);
-}
-
-} // namespace
-
-int main(int count, char **arguments)
-{
-    if (count != 6) {
-        std::fputs("simulate MEMORY BASE BOOT END MARK\n", stderr);
-        return 2;
-    }
-    uint32_t addresses[4];
-    for (int i = 0; i < 4; i++) {
-        addresses[i] = static_cast<uint32_t>(std::strtoul(arguments[2 + i], nullptr, 16));
-    }
-    const auto [base, boot, end, mark] = addresses;
-    Memory memory(arguments[1], base);
     Vtop core;
     uint64_t cycles = 0, instructions = 0, marked = 0;
+    uint32_t last = boot;
     core.boot = boot;
     for (int edge = 0; edge < 8; edge++) { // in reset, which is low and has been since time began
         core.clk = edge % 2;
@@ -96,16 +82,17 @@ int main(int count, char **arguments)
         core.eval();
         if (core.retired) {
             if (core.pc == end) {
-                return 0;
+                return;
             }
             if (core.pc == (boot & ~UINT32_C(0xff))) {
-                fail("the program raised an exception; the last mark was at instruction", static_cast<uint32_t>(instructions));
+                fail("the program raised an exception; the last instruction that completed is at", last);
             }
             if (core.pc == mark) {
                 std::printf("%" PRIu64 " %" PRIu64 "\n", instructions, cycles);
                 std::fflush(stdout);
                 marked = cycles;
             }
+            last = core.pc;
             instructions++;
         }
         if (cycles - marked > LONGEST) {
@@ -126,4 +113,22 @@ int main(int count, char **arguments)
         core.instruction = instruction;
         core.loaded = loaded;
     }
+}
+
+} // namespace
+
+int main(int count, char **arguments)
+{
+    if (count != 6) {
+        std::fputs("simulate MEMORY BASE BOOT END MARK\n", stderr);
+        return 2;
+    }
+    uint32_t addresses[4];
+    for (int i = 0; i < 4; i++) {
+        addresses[i] = static_cast<uint32_t>(std::strtoul(arguments[2 + i], nullptr, 16));
+    }
+    const auto [base, boot, end, mark] = addresses;
+    Memory memory(arguments[1], base);
+    run(memory, boot, end, mark);
+    return 0;
 }
