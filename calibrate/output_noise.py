@@ -26,6 +26,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.quantize.operators import gated_function
 from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.structure import Structure
+from edgeq.reference.interpret import Device
 from edgeq.reference.meaning import apply_function
 
 CANDIDATES: tuple[Estimator, ...] = (
@@ -129,6 +130,7 @@ def choose_by_output_noise(
     estimators: Sequence[Estimator] = CANDIDATES,
     parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
     risk: Risk = MEAN,
+    device: Device = "cpu",
 ) -> dict[o.Value, Choice]:
     """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
 
@@ -151,7 +153,7 @@ def choose_by_output_noise(
     probes = {value: _probes(structure.graph, value) for value in contested}
     kept = {*probes, *(probe for group in probes.values() for probe, _ in group)}
     noise: dict[o.Value, list[FloatArray]] = {key: [] for key in grids}
-    for values, gradients in backward_passes(structure.graph, objective, kept, samples):
+    for values, gradients in backward_passes(structure.graph, objective, kept, samples, device=device):
         for key, found in grids.items():
             noise[key].append(np.zeros(len(found)))
         with torch.no_grad():
