@@ -161,7 +161,10 @@ def _noise_by_condition(
     kept: Sequence[ImageFile],
     progress: Progress,
 ) -> dict[str, FloatArray]:
-    run, others = _run(graph, calibration.device), {mode: _run(other, calibration.device) for mode, other in lowered.items()}
+    run, others = (
+        _run(graph, calibration.device),
+        {mode: _run(other, calibration.device) for mode, other in lowered.items()},
+    )
     weigh = calibration.weigh or relative_power
     found: dict[str, list[list[float]]] = {mode: [[] for _ in kept] for mode in lowered}
     for row, image in enumerate(kept):

@@ -216,7 +216,13 @@ def _measured(subject: _Subject, name: str, graph: Graph, report: Report, progre
         found = output_db(subject.graph, graph, subject.samples, subject.calibration.weigh)
         report.rows.append(Row("sqnr", found, "dB", len(subject.samples), name, "signal over noise at the outputs"))
         return found
-    rows = measure(subject.data, subject.rule, subject.model.metadata, {REFERENCE: interpreter_run(graph, subject.calibration.device)}, progress)
+    rows = measure(
+        subject.data,
+        subject.rule,
+        subject.model.metadata,
+        {REFERENCE: interpreter_run(graph, subject.calibration.device)},
+        progress,
+    )
     report.rows += [replace(row, where=name) for row in rows]
     return rows[0].value
 

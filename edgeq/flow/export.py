@@ -103,12 +103,11 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if request.dry_run:
         return _finished(report, started)
 
-    device = local_device(device_of(request.device))
     folder = output_folder(request.out, model.name, target.name, exist_ok=request.exist_ok)
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    job = Job(request, target, model, whole, head, rule, task, data, progress, device)
+    job = Job(request, target, model, whole, head, rule, task, data, progress, local_device(device_of(request.device)))
     calibration = _calibration(job, graph, recipe, report)
     report.notes += data_notes(calibration, data)
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
@@ -236,7 +235,14 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         quick = as_xnnpack(lowered)
         found = agreement(
-            quick, artifact, samples, request.seed, request.threads, progress, exact=False, only_layers=True,
+            quick,
+            artifact,
+            samples,
+            request.seed,
+            request.threads,
+            progress,
+            exact=False,
+            only_layers=True,
             device=job.device,
         )
         report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside XNNPACK's rounding"))

@@ -247,7 +247,14 @@ def _by_output_noise(
     chosen = [
         ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
         for key, c in choose_by_output_noise(
-            structure, objective, narrow, statistics, counted(), parts=parts if guarded else None, risk=risk, device=calibration.device,
+            structure,
+            objective,
+            narrow,
+            statistics,
+            counted(),
+            parts=parts if guarded else None,
+            risk=risk,
+            device=calibration.device,
         ).items()
     ]
     wide = MinMax(WIDE_HEADROOM)

@@ -42,9 +42,7 @@ LOOK_EVERY = 50
 class Loop:
     """One training run, epoch by epoch."""
 
-    def __init__(
-        self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun
-    ) -> None:
+    def __init__(self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> None:
         self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
         torch.manual_seed(self.options.seed)

@@ -65,7 +65,11 @@ def columns(op: Weighted, x: Tensor, kernel: tuple[int, ...], positions: Tensor 
     patches = x.flatten(2).index_select(2, place.flatten()).reshape(images, channels, *place.shape)
     if any((top, left, bottom, right)):
         patches *= (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return patches.reshape(images, op.groups, -1, len(positions)).permute(1, 2, 0, 3).reshape(op.groups, -1, images * len(positions))
+    return (
+        patches.reshape(images, op.groups, -1, len(positions))
+        .permute(1, 2, 0, 3)
+        .reshape(op.groups, -1, images * len(positions))
+    )
 
 
 def _spread(op: o.ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:

@@ -131,7 +131,8 @@ def _loss(kind: Kind, slope: Tensor | None, error: Tensor, x: Tensor, bits: int,
         case "lrp":
             return float((slope * x).abs().sum()) * 4.0**-bits
         case _:
-            return power_by_channel(slope, error) if axis else float((slope * error).flatten(1).sum(1).square().sum())
+            power = power_by_channel(slope, error) if axis else (slope * error).flatten(1).sum(1).square().sum()
+            return float(power)
 
 
 # --- one at a time ------------------------------------------------------------------------------------------------

@@ -60,12 +60,12 @@ def rounding_error(x: Tensor, type_: Type) -> Tensor:
     return rounded(x, type_.format, scale, type_.zero_point).sub_(x)
 
 
-def power_by_channel(gradient: Tensor, error: Tensor) -> float:
+def power_by_channel(gradient: Tensor, error: Tensor) -> Tensor:
     """Sum over channels (axis 1) of (sum over the rest of gradient error)^2; `error` is used up."""
     product = error.mul_(gradient)
     # Rows are summed much faster than several axes at once.
     sums = product.movedim(1, 0).flatten(1).sum(1) if product.dim() > 1 else product.sum()
-    return float(sums.square().sum())
+    return sums.square().sum()
 
 
 Weigh = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -150,7 +150,7 @@ def measure_noise(
                     power = float((slope * errors[name]).flatten(1).sum(1).square().sum())
                     weights[readers[name]] = weights.get(readers[name], 0.0) + power
                 else:
-                    power = power_by_channel(slope, rounding_error(values[name], plan.types[name]))
+                    power = float(power_by_channel(slope, rounding_error(values[name], plan.types[name])))
                     activations[measured[name]] = activations.get(measured[name], 0.0) + power
     return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.errors import UsageError
 from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.accelerator import device_of, exact_arithmetic
@@ -19,43 +21,107 @@ from edgeq.flow.limits import Budgets
 from edgeq.ir.file import load
 from edgeq.ir.graph import Graph
 from edgeq.quantize.asked import Asked
+from edgeq.quantize.importance import measure_importance
+from edgeq.quantize.sensitivity import Objective
 from tests.another_device import DEVICE, another_device
+from tests.command_line import write_noise_images, write_small_classifier
+from tests.flow.test_banding import uneven
+from tests.quantized import inputs_of
+
+W4A8, CHOICES = Asked("int4", "int8"), ("w8a8", "w4a8")
+FEW_STEPS = replace(SETTINGS["best"], steps=3, whole_steps=3)
 
 
-def exported(folder: Path, device: str, model: str = "zoo:classifier", **options: Any) -> Graph:
+def write_uneven(path: Path) -> None:
+    model, _ = build_model(uneven(), "onnxruntime")
+    path.write_bytes(to_bytes(model))
+
+
+def exported(folder: Path, device: str, *, target: str = "reference", **options: Any) -> Graph:
     request = ExportRequest(
-        model, options.pop("target", "reference"), calib=f"scenes:{IMAGES}", out=folder, no_cache=True, device=device, **options
+        "net.onnx", target, calib="images", preprocess="cifar", out=folder, no_cache=True, device=device, **options
     )
     report = export_model(request)
     assert report.exit == 0, report.notes
     return load(folder / "graph.edgeq")
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "rounded": {"target": "onnx-int8", "effort": "fast", "data": "scenes", "data_images": 2},
-    "learned": {"formats": Asked("int4", "int8"), "effort": "balanced"},
-    "descent": {"formats": Asked("int4", "int4"), "effort": "best"},
-    "detector": {"model": "zoo:detector", "formats": Asked("int3", "int8"), "effort": "best"},
-    "depth": {"model": "zoo:depth", "formats": Asked("post4", "int8"), "effort": "best"},
-    "transformer": {"model": "zoo:transformer", "formats": Asked("int4", "int8"), "effort": "best"},
-    "tables": {"formats": Asked("post4", "e2m3"), "effort": "balanced"},
-    "guarded": {"calibration": ModeRequest("auto"), "effort": "fast"},
-    "stored": {"target": "coreml-w8", "effort": "fast"},
-    "bits": {"budgets": Budgets(avg_bits=5, choices=("w8a8", "w4a8")), "effort": "fast"},
-    "bits one by one": {"budgets": Budgets(avg_bits=5, sensitivity="measured", choices=("w8a8", "w4a8")), "effort": "fast"},
+CASES: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "rounded": (write_small_classifier, {"target": "onnx-int8", "effort": "fast", "data": "images"}),
+    "learned": (write_small_classifier, {"formats": W4A8, "effort": "balanced"}),
+    "descent": (write_small_classifier, {"formats": W4A8, "effort": "best"}),
+    "tables": (write_small_classifier, {"formats": Asked("post4", "e2m3"), "effort": "balanced"}),
+    "bands": (write_uneven, {"target": "rpi-int8", "effort": "best", "float_share": 0.0}),
+    "lifted": (write_uneven, {"target": "onnx-int8", "effort": "balanced"}),
+    "modes": (write_small_classifier, {"calibration": ModeRequest("auto"), "effort": "fast"}),
+    "guarded": (write_small_classifier, {"calibration": ModeRequest("robust"), "effort": "fast"}),
+    "stored": (write_small_classifier, {"target": "onnx-w4", "effort": "fast"}),
+    "bits": (write_small_classifier, {"budgets": Budgets(avg_bits=6, choices=CHOICES)}),
+    "bits one at a time": (
+        write_small_classifier, {"budgets": Budgets(avg_bits=6, choices=CHOICES, sensitivity="measured")}
+    ),
+    "bits that keep the accuracy": (
+        write_small_classifier,
+        {"budgets": Budgets(avg_bits=6, choices=CHOICES), "data": "images", "max_drop": {"top1": 5.0}},
+    ),
 }  # fmt: skip
-IMAGES = 4
-FEW_STEPS = replace(SETTINGS["best"], steps=2, whole_steps=2)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_another_device_computes_the_same(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, options = CASES[case]
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SETTINGS, "best", FEW_STEPS)
-    monkeypatch.setattr("edgeq.flow.contest.DRAWS", 1)
-    here = exported(tmp_path / "here", "cpu", **CASES[case])
+    monkeypatch.setattr("edgeq.flow.contest.DRAWS", 2)
+    write(tmp_path / "net.onnx")
+    write_noise_images(tmp_path / "images", 8)
+    here = exported(tmp_path / "here", "cpu", **options)
     with another_device() as mode:
-        there = exported(tmp_path / "there", DEVICE.type, **CASES[case])
-    assert mode.count > 1000
+        there = exported(tmp_path / "there", DEVICE.type, **options)
+    assert mode.count > 300
     assert here.types == there.types
+    assert len(here.constants) > 3
     for name, array in here.constants.items():
         assert np.array_equal(array, there.constants[name]), name
+
+
+def test_importance_is_measured_on_another_device() -> None:
+    graph = uneven()
+    samples = [inputs_of(graph, seed) for seed in range(3)]
+    here = measure_importance(graph, Objective(graph.outputs), {"stem", "deep"}, samples)
+    with another_device() as mode:
+        there = measure_importance(graph, Objective(graph.outputs), {"stem", "deep"}, samples, device=DEVICE)
+        assert {item.positions.device for item in there.values()} == {DEVICE}
+        assert all(bool((there[name].both.cpu() == item.both).all()) for name, item in here.items())
+    assert here.keys() == {"stem", "deep"} and mode.count > 50
+
+
+def test_what_stays_on_the_cpu_is_found_out() -> None:
+    """The guard itself: tensors of two devices do not meet."""
+    with another_device(), pytest.raises(AssertionError, match="a tensor of the CPU"):
+        torch.ones(3).to(DEVICE) + torch.ones(3)
+    with another_device(), pytest.raises((TypeError, RuntimeError)):
+        torch.ones(3).to(DEVICE).numpy()
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert device_of(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device_of("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="this device cannot be used; got cuda; allowed: cpu, or cuda"):
+            device_of("cuda")
+    with pytest.raises(UsageError, match="this device cannot be used; got toaster"):
+        device_of("toaster")
+
+
+def test_arithmetic_is_exact_inside_alone() -> None:
+    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        with exact_arithmetic():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.deterministic
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32 == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
