@@ -205,7 +205,8 @@ class _Lowering:
         bias = None
         if op.bias is not None:
             codes = self.plan.biases[op.out]
-            bias_type = Type(codes.shape, INT32, scale, axis=0 if len(scale) > 1 else None)
+            width = INT32 if _fits(codes, 32) else INT64
+            bias_type = Type(codes.shape, width, scale, axis=0 if len(scale) > 1 else None)
             bias = self._constant(f"{op.bias}.q", codes, bias_type)
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 

@@ -26,9 +26,11 @@ from tests.c_nets import (
     C_TARGETS,
     PACKED_TARGETS,
     WIDE_TARGET,
+    biases_beyond_32_bits,
     every_value,
     extreme_inputs,
     folder_of,
+    heavily_biased,
     small_network,
     small_transformer,
     target,
@@ -124,6 +126,12 @@ def test_sums_beyond_32_bits(tmp_path: Path) -> None:
     assert assert_equal_everywhere(graph, WIDE_TARGET, 6) > 100
     folder_of(graph, target(WIDE_TARGET), tmp_path / "out")
     assert (tmp_path / "out" / "net_model.c").read_text().count(".is_long = 1") == 2
+
+
+def test_biases_beyond_32_bits() -> None:
+    graph = heavily_biased(1e-4)
+    assert len(biases_beyond_32_bits(lowered(graph, target(WIDE_TARGET), inputs_of(graph)))) == 2
+    assert assert_equal_everywhere(graph, WIDE_TARGET, 7) > 500
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
