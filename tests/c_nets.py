@@ -14,6 +14,7 @@ from edgeq.emit.c import emit
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, with_constants
+from edgeq.ir.verify import verify
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -111,6 +112,23 @@ def heavily_biased_stream() -> Graph:
     linear = n.add(o.Linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), weight, bias, "l"))
     joined = n.add(o.Add(rows, linear, "z"))
     return n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+
+
+def with_finer_weights(graph: Graph, times: int) -> Graph:
+    """A lowered graph in which the layers that sum 1,000 products and more have units that are `times` as fine."""
+    types, constants, ops = dict(graph.types), dict(graph.constants), list(graph.ops)
+    for op in (op for op in graph.ops if isinstance(op, o.ConvTranspose | o.Linear)):
+        for value in (op.weight, str(op.bias), op.out):
+            types[value] = replace(types[value], scale=tuple(scale / times for scale in types[value].scale))
+            if value != op.weight:
+                types[value] = replace(types[value], format=Int(64))
+        constants[str(op.bias)] = constants[str(op.bias)].astype(np.int64) * times
+        for k, reader in enumerate(ops):
+            if isinstance(reader, o.Requantize) and reader.x == op.out:
+                ops[k] = replace(reader, shift=tuple(shift - times.bit_length() + 1 for shift in reader.shift))
+    found = replace(graph, ops=tuple(ops), types=types, constants=constants)
+    verify(found)
+    return found
 
 
 def biases_beyond_32_bits(graph: Graph) -> set[o.Value]:

@@ -27,8 +27,9 @@ SCALE_CEILING = float(np.finfo(np.float32).max)
 BIAS_LIMIT = 1 << 30
 """Largest magnitude of a bias code; it leaves half of an int32 accumulator to the products."""
 
-BIAS_REACH = 1 << 14
-"""A layer whose products alone may exceed 32 bits has biases of up to so many of the largest product, in 64 bits."""
+BIAS_REACH = 1 << 8
+"""A layer whose products alone may exceed 32 bits has biases of up to so many of the largest product: of 16-bit codes
+and 8-bit weights still 32 bits, of wide tables of levels 64."""
 
 WIDE_BIAS_LIMIT = 1 << 61
 """Largest magnitude of any bias code; it leaves three quarters of an int64 accumulator to the products."""

@@ -21,12 +21,10 @@ from edgeq.reference.interpret import run
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.runtimes.litert import LiteRtRuntime
 from edgeq.targets import find_target
-from tests.c_nets import biases_beyond_32_bits, heavily_biased
 from tests.code_nets import code_nets
 from tests.draws import random_inputs
 from tests.lowering import lowered
 from tests.nets import integer_graphs
-from tests.quantized import inputs_of
 from tests.real_nets import real_graphs
 from tests.tflite_agreement import Numbers, compare_locally, operators
 
@@ -72,20 +70,6 @@ def test_real_networks() -> None:
     assert len(kinds) > 15
     assert max(distinct) > 50
     assert refused.total() < 10, refused
-
-
-def test_biases_beyond_32_bits() -> None:
-    """Beside 16-bit codes files hold biases of 64 bits, which the runtime adds."""
-    graph, row = heavily_biased(1e-4), find_target("rpi-w8a16")
-    integers = lowered(graph, row, inputs_of(graph))
-    assert len(biases_beyond_32_bits(integers)) == 2
-    distinct = set[float]()
-    usual = inputs_of(graph, 1)
-    for fed in (usual, {key: np.sign(array) * 1e3 for key, array in usual.items()}):
-        for value, reference, found in compare_locally(integers, fed, ports=row.ports):
-            assert np.array_equal(reference, found), value
-            distinct.update(np.unique(reference).tolist())
-    assert len(distinct) > 500
 
 
 @pytest.mark.parametrize("name", ["tflite-int8", "rpi-w8a16", "rpi-w4a8", "mcu-tflite-int8"])

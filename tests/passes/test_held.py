@@ -275,6 +275,19 @@ def test_onnx_holds_biases_beyond_32_bits() -> None:
     assert distinct > 30
 
 
+@pytest.mark.parametrize("format_", [Float(3, 2), NAMED["fp8_e4m3"], NAMED["fp8_e5m2"]], ids=str)
+def test_onnx_runtime_does_not_round_weights_again(format_: Format) -> None:
+    """Without a bias of 32-bit codes it would, to one INT8 scale for all channels."""
+    n = Net(1, 16, 9, 8)
+    y = n.conv(n.apply(n.conv("x", 16, "stem"), "relu", "a"), 16, "next")
+    uneven = n.constant(n.rng.normal(0, 1, (16, 16, 3, 3)) * np.geomspace(1e-3, 1, 16)[:, None, None, None])
+    y = n.add(o.Conv(n.apply(y, "relu", "b"), uneven, None, "uneven", (1, 1), (1, 1, 1, 1)))
+    meant = quantized(format_, "onnx-int8", n.graph(n.conv(n.apply(y, "relu", "c"), 5, "last", kernel=1)))
+    for value, reference, found in compare_onnx(meant, "onnxruntime", inputs_of(meant)):
+        assert np.abs(reference - found).max() <= (1 if not meant.types[value].is_real else 1e-3), value
+        assert len(np.unique(reference)) > 30
+
+
 def test_c_has_one_table() -> None:
     """Two tables, or a table and packed integers, become bytes; a file that would need both is refused."""
     post, e2m1, int4 = NAMED["post4"], Float(2, 1), Int(4, narrow=True)

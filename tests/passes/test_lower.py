@@ -18,6 +18,7 @@ from edgeq.ir.graph import Graph, Type
 from edgeq.ir.verify import verify
 from edgeq.passes.lower import clamp_codes, lower, tabulate
 from edgeq.passes.simplify import simplify
+from edgeq.reference.arithmetic import SHIFT_MIN
 from edgeq.target import Target
 from tests.c_nets import biases_beyond_32_bits, heavily_biased
 from tests.code_nets import code_nets
@@ -264,7 +265,7 @@ def test_decode_stays_real(target: Target) -> None:
 @both
 def test_biases_of_64_bits_where_sums_have_them(target: Target, tmp_path: Path) -> None:
     """A unit too small for a bias of 32 bits leaves the weights as they are where the sums have 64 bits anyway."""
-    graph = heavily_biased()
+    graph = heavily_biased(5e-3)
     wide, narrow = (lowered(graph, replace(target, weight=format_)) for format_ in (NAMED["fp8_e4m3"], INT8))
     assert len(biases_beyond_32_bits(wide)) >= 3 and not biases_beyond_32_bits(narrow)
     beyond = biases_beyond_32_bits(wide)
@@ -279,6 +280,17 @@ def test_biases_of_64_bits_where_sums_have_them(target: Target, tmp_path: Path) 
     assert copy.types == wide.types and all(
         np.array_equal(copy.constants[v], wide.constants[v]) for v in wide.constants
     )
+
+
+@pytest.mark.parametrize("name", ["fp8_e5m2", "fp8_e4m3"])
+def test_ratios_of_wide_levels_are_not_lost(name: str) -> None:
+    """A sum of 64 bits may need a ratio below 2^-32; without a bias nothing else keeps units large."""
+    net = Net(1, 24, 9, 8)
+    y = net.apply(net.add(o.Conv("x", net.reals(24, 24, 3, 3), None, "first")), "relu", "a")
+    graph = net.graph(net.add(o.Conv(y, net.reals(8, 24, 3, 3), None, "y")))
+    result = close(graph, replace(JETSON, weight=NAMED[name]), 14)
+    shifts = [min(op.shift) for op in result.ops if isinstance(op, o.Requantize)]
+    assert min(shifts) < SHIFT_MIN or name == "fp8_e4m3"
 
 
 @both
