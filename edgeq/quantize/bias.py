@@ -17,7 +17,7 @@ from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, dequantize_weight
+from edgeq.quantize.scale import bias_codes, bias_limit, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
 from edgeq.reference.interpret import Device, Interpreter
 
@@ -113,7 +113,8 @@ def correct_biases(
     for op in ops:
         assert op.bias is not None, op
         bias = graph.constants[op.bias].astype(np.float64) - _shift(op, graph, plan, means[op.out])
-        codes, scales = bias_codes(bias, plan.types[op.x].scale[0], plan.weights[op.out].scale)
-        if scales == plan.weights[op.out].scale:
+        x, weight = plan.types[op.x], plan.weights[op.out]
+        codes, scales = bias_codes(bias, x.scale[0], weight.scale, limit=bias_limit(op, x, weight))
+        if scales == weight.scale:
             biases[op.out] = codes
     return replace(plan, biases=biases)
