@@ -88,7 +88,7 @@ static const int32_t *const edgeq_tables[] = {{{listed}}};
 
 @dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte; `sums` are definitions for edgeq_terms.h. `extents` are (offset, size) of each layer's result, in codes.
+    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte; `wide_records` says that records of channels are whole; `sums` are definitions for edgeq_terms.h. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -112,6 +112,7 @@ class Source:
     pixels: Sequence[tuple[str, int]]
     levels: str
     wide: Levels | None
+    wide_records: bool
     sums: str
     instructions: Instructions
 
@@ -220,6 +221,8 @@ def model_source(s: Source) -> str:
     choice = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
     choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
     choice += s.sums
+    if s.wide_records:
+        choice += "#define EDGEQ_WIDE_RECORDS /* some numbers of channels are large: see edgeq.h */\n\n"
     if all(layer.usual for layer in s.layers):
         choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
     levels = f"#define EDGEQ_LEVELS {s.levels} /* of weights of 4 bits, by code */\n" if s.levels else ""

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
-from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
+from edgeq.emit.c_numbers import Channel, Scaling, channels_by_bias, long_scaling, scaling
 from edgeq.emit.c_pack import in_order, packed, padded_to, weight_bits, wide_codes
 from edgeq.emit.c_place import Placed
 from edgeq.errors import UnsupportedError
@@ -140,7 +140,7 @@ class LayerContext:
         if not isinstance(op, o.DivideCodes):
             return {**self.shared(self.scaling([bias])), "divisor": 0}
         bias += op.divisor * self.zero(op.out)
-        shared = self.shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high))
+        shared = self.shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high, self.zero(op.out)))
         return {**shared, "divisor": op.divisor}
 
     def shared(self, numbers: Scaling) -> Fields:
@@ -182,13 +182,20 @@ class LayerContext:
             raise UnsupportedError("a sum over codes may exceed 32 bits", where=where)
         return found or (self.instructions == "rvv" and bool((weight == -128).any()))
 
-    def channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
-        """Channels of each group, padded to whole blocks."""
-        padded, block = [], padded_to(block, self.instructions)
-        each = outputs // groups
+    def channels(
+        self, numbers: Scaling, groups: int = 1, block: int = 1, joining: o.Requantize | None = None
+    ) -> str:
+        """Channels of each group, padded to whole blocks. A layer that joins a stream has a requantization of its own."""
+        op, sums = (joining, self.kernel.inner) if joining else (self.kernel.settling, self.kernel.sums)
+        assert isinstance(op, o.Requantize)
+        is_long = self.program.bits > 8 or self.wide_table is not None
+        channels = list(numbers.channels) if is_long else channels_by_bias(op, numbers, sums)
+        padded, each = [], len(channels) // groups
+        padding = [(0, 0, numbers.middle, 1)] * (-each % padded_to(block, self.instructions))
         for g in range(groups):
-            padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
-        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+            padded += [*channels[g * each : (g + 1) * each], *padding]
+        title = f"bias and scale of {comment(self.kernel.out)}"
+        return self.bank.channels(f"channels_{self.number}", padded, numbers.middle, title)
 
     def bits(self, op: o.Conv | o.ConvTranspose | o.Linear, longest: int = 0) -> int:
         """Bits that a weight of `op` takes in memory, in sums of `longest` products of codes."""
@@ -225,11 +232,6 @@ class LayerContext:
         order = others.get(self.instructions, self.instructions)
         return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights or self.wide_table))
 
-    def channels_in_fours(self, numbers: Scaling) -> str:
-        """Channels, padded to a multiple of four."""
-        padded = [*numbers.channels, *[(0, 0, 0, 1)] * (-len(numbers.channels) % 4)]
-        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
-
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them; codes where levels exceed a byte."""
         stored = weight if self.wide_table is None else wide_codes(weight, self.wide_table)
@@ -242,7 +244,7 @@ class LayerContext:
         """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
-        return output_fields(numbers) == [factor, -ends, ends - 1, 1]
+        return output_fields(numbers)[:4] == [factor, -ends, ends - 1, 1]
 
     def layer(self, headers: str, descriptor: str, calls: list[str], note: str, *, usual: bool = True) -> Layer:
         """The finished layer; `note` says what it is."""
@@ -284,7 +286,8 @@ def sizes_text(sizes: Sequence[int]) -> str:
 
 
 def output_fields(numbers: Scaling) -> list[int]:
-    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for _, q, _, shift in numbers.channels if q))]
+    shifts = int(all(shift > 0 for _, q, _, shift in numbers.channels if q))
+    return [numbers.factor, numbers.low, numbers.high, shifts, numbers.middle]
 
 
 def initializers(fields: Fields) -> str:

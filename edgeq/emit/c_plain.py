@@ -26,7 +26,7 @@ def _wide_function(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
     """A function of 16-bit codes: interpolated where that is what its table says, or the whole table; or a rescaling."""
     tail = f"{this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
     if isinstance(op, o.Requantize):
-        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1]}
+        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1, 0]}
         described = this.described("edgeq_rescale_layer", fields)
         return this.layer("edgeq_wide.h", described, [f"edgeq_rescale(&{this.name}, {tail}"], "codes rescaled")
     table = np.asarray(this.program.graph.constants[op.table], dtype=np.int64).reshape(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
+from edgeq.emit.c_layer import Fields, Layer, LayerContext, initializers, output_fields, sizes_text
 from edgeq.emit.c_lines import line_of, sums_are_lines
 from edgeq.emit.c_numbers import Scaling, scaling
 from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
@@ -38,7 +38,7 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     fields: Fields = {
         "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, outputs, op.groups, block),
+        "channels": this.channels(numbers, op.groups, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "sum": summed,
@@ -100,11 +100,11 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
     plane = plane_of(op, kernel, this.types[this.kernel.out])
-    title, bits = comment(this.kernel.out), this.bits(op)
+    bits = this.bits(op)
     fields: Fields = {
         "weights": this.in_order(weight, bits),
         "bits": bits,
-        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "channels": this.channels(numbers),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -134,7 +134,7 @@ def channelwise(this: LayerContext, op: o.Conv) -> Layer:
     kernel = (weight.shape[2], weight.shape[3])
     fields: Fields = {
         "weights": this.in_order(weight[:, 0].transpose(1, 2, 0), 8),
-        "channels": this.channels(numbers, len(weight), 1, PIXEL_BLOCK[this.instructions]),
+        "channels": this.channels(numbers, 1, PIXEL_BLOCK[this.instructions]),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -150,11 +150,11 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     weight, bias = this.weights(op)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
-    title, bits = comment(this.kernel.out), this.bits(op)
+    bits = this.bits(op)
     fields: Fields = {
         "weights": this.in_order(weight.transpose(0, 2, 3, 1), bits),
         "bits": bits,
-        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "channels": this.channels(numbers),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -182,7 +182,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     fields: Fields = {
         "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, block),
+        "channels": this.channels(numbers, 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "rows": this.types[op.x].size // weight.shape[1],
@@ -207,7 +207,7 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
     fields: Fields = {
         "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, block),
+        "channels": this.channels(numbers, 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "sum": "NULL",

@@ -57,13 +57,24 @@ typedef struct {
     int32_t shift;
 } edgeq_channel;
 
-/* What all channels of a layer share: a factor for sums (a power of two), the range of output codes, and whether every
- * channel's shift is positive. */
+/* What all channels of a layer share: a factor for sums (a power of two), the range of output codes, whether every channel's
+ * shift is positive, and one more than twice the output zero point. */
 typedef struct {
     int32_t factor;
     int32_t low, high;
-    int32_t shifts;
+    int16_t shifts, middle;
 } edgeq_output;
+
+/* A channel as flash holds it: its bias above eight bits of shift, and its multiplier. The offset follows from the shift and
+ * the layer's zero point. A model some of whose numbers do not fit defines EDGEQ_WIDE_RECORDS. */
+#if defined(EDGEQ_WIDE_RECORDS)
+typedef edgeq_channel edgeq_record;
+#else
+typedef struct {
+    int32_t bias_and_shift;
+    int32_t multiplier;
+} edgeq_record;
+#endif
 
 /* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
 typedef struct {
@@ -112,11 +123,37 @@ EDGEQ_INLINE int32_t edgeq_is_usual(const edgeq_output *o)
 #endif
 }
 
-EDGEQ_INLINE edgeq_output edgeq_usual(void)
+EDGEQ_INLINE edgeq_output edgeq_usual(const edgeq_output *o)
 {
-    const edgeq_output output = {EDGEQ_USUAL_FACTOR, EDGEQ_LOWEST, EDGEQ_HIGHEST, 1};
+    const edgeq_output output = {EDGEQ_USUAL_FACTOR, EDGEQ_LOWEST, EDGEQ_HIGHEST, 1, o->middle};
     return output;
 }
+
+#if defined(EDGEQ_WIDE_RECORDS)
+EDGEQ_INLINE int32_t edgeq_bias(const edgeq_record *r)
+{
+    return r->bias;
+}
+
+EDGEQ_INLINE edgeq_channel edgeq_channel_of(const edgeq_record *r, const edgeq_output *o)
+{
+    (void)o;
+    return *r;
+}
+#else
+EDGEQ_INLINE int32_t edgeq_bias(const edgeq_record *r)
+{
+    return r->bias_and_shift >> 8;
+}
+
+EDGEQ_INLINE edgeq_channel edgeq_channel_of(const edgeq_record *r, const edgeq_output *o)
+{
+    const int32_t shift = r->bias_and_shift & 31; /* the upper three of its bits are zeros */
+    const int32_t offset = (int32_t)((uint32_t)o->middle << shift) >> 1;
+    const edgeq_channel channel = {edgeq_bias(r), r->multiplier, offset, shift};
+    return channel;
+}
+#endif
 
 EDGEQ_INLINE int32_t edgeq_saturated(int64_t x, const edgeq_output *o)
 {
@@ -168,6 +205,12 @@ EDGEQ_INLINE int32_t edgeq_requantize(int32_t sum, const edgeq_channel *c, const
 #if !defined(EDGEQ_WIDE_CODES)
 #define edgeq_requantize_long edgeq_requantize
 #endif
+
+EDGEQ_INLINE int32_t edgeq_requantize_by(int32_t sum, const edgeq_record *r, const edgeq_output *o)
+{
+    const edgeq_channel channel = edgeq_channel_of(r, o);
+    return edgeq_requantize(sum, &channel, o);
+}
 
 /* round(sum / divisor), ties away from zero, or with no divisor (as always with 16-bit codes) the requantized sum. */
 EDGEQ_INLINE int32_t edgeq_average(edgeq_long_sum sum, int32_t divisor, const edgeq_channel *c, const edgeq_output *o)

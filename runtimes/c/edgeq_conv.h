@@ -14,7 +14,7 @@
 typedef struct {
     const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
     int32_t bits;                  /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
-    const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
+    const edgeq_record *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     const edgeq_sum *sum;
@@ -90,7 +90,7 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
 {
     const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
     const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, l->bits);
-    const edgeq_channel *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
+    const edgeq_record *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
     int32_t totals[2] = {0, 0};
 #if EDGEQ_PIXELS == 3
     if (count == 3) {
@@ -122,7 +122,7 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
 EDGEQ_OF_ITS_OWN void edgeq_conv_usual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,
     const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
 {
-    edgeq_conv_group(l, edgeq_usual(), group, k, count, x0, x1, x2, out0, out1, out2);
+    edgeq_conv_group(l, edgeq_usual(&l->output), group, k, count, x0, x1, x2, out0, out1, out2);
 }
 
 EDGEQ_OF_ITS_OWN void edgeq_conv_unusual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,

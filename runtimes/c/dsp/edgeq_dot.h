@@ -30,9 +30,9 @@ EDGEQ_INLINE void edgeq_four_1x2(uint32_t even, uint32_t odd, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     for (const int8_t *const end = x + (k & ~7); x < end; x += 8, w += 32) {
         const uint32_t word = edgeq_word(x), even = edgeq_even(word), odd = edgeq_odd(word);
         edgeq_four_1x2(even, odd, w, &a, &b);
@@ -73,9 +73,9 @@ EDGEQ_INLINE void edgeq_four_2x2(const int8_t **x, const int8_t **y, uint32_t wa
     } while (0)
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), ya = xa, yb = xb;
     for (const int8_t *const end = x + 2 * (k & ~15); x < end;) {
         EDGEQ_DOT_STEP;
         EDGEQ_DOT_STEP;

@@ -21,9 +21,9 @@ EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
 
 #if defined(__ARM_FEATURE_MVE)
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
@@ -45,9 +45,9 @@ EDGEQ_INLINE void edgeq_dot_1(
 
 /* Two channels for two pixels; the other two channels' weights are skipped. */
 EDGEQ_INLINE void edgeq_dot_2x2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), ya = xa, yb = xb;
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
@@ -67,10 +67,10 @@ EDGEQ_INLINE void edgeq_dot_2x2(
 }
 #else
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
     for (int32_t j = 0; j < 4; j++) {
-        sum[j] = channel[j].bias;
+        sum[j] = edgeq_bias(channel + j);
         for (int32_t i = 0; i < k; i++) {
             sum[j] += x[i] * w[(i & ~15) * 4 + 16 * j + (i & 15)];
         }
@@ -79,7 +79,7 @@ EDGEQ_INLINE void edgeq_dot_1(
 #endif
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
 #if defined(__ARM_FEATURE_MVE)
     edgeq_dot_2x2(x, y, w, k, channel, sum);
@@ -94,9 +94,9 @@ EDGEQ_INLINE void edgeq_dot_2(
 #if defined(__ARM_FEATURE_MVE) && defined(__OPTIMIZE__)
 #define EDGEQ_THREE_PIXELS
 EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
+    const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb, za = xa, zb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), ya = xa, yb = xb, za = xa, zb = xb;
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
@@ -121,7 +121,7 @@ EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *
 #endif
 
 EDGEQ_INLINE void edgeq_dot_3(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
+    const edgeq_record *channel, int32_t *sum)
 {
 #if defined(EDGEQ_THREE_PIXELS)
     edgeq_dot_3x2(x, y, z, w, k, channel, sum);
