@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
+from edgeq.emit.c_needs import Need
 from edgeq.emit.c_numbers import Channel, Scaling, channels_by_bias, long_scaling, scaling
 from edgeq.emit.c_pack import in_order, packed, padded_to, weight_bits, wide_codes
 from edgeq.emit.c_place import Placed
@@ -27,7 +28,8 @@ Fields = dict[str, object]
 class Layer:
     """One layer in C: `headers` it needs, `descriptor` (may be empty), `calls`, and a line about it.
 
-    `usual` says that its output needs none of the code that EDGEQ_ONLY_USUAL leaves out.
+    `needs` names the code that a model without such layers leaves out; `spare` are the multiplications for pixels that are
+    missing in a group of three.
     """
 
     value: o.Value
@@ -37,7 +39,8 @@ class Layer:
     descriptor: str
     calls: tuple[str, ...]
     note: str
-    usual: bool
+    needs: frozenset[Need] = frozenset()
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,9 +185,7 @@ class LayerContext:
             raise UnsupportedError("a sum over codes may exceed 32 bits", where=where)
         return found or (self.instructions == "rvv" and bool((weight == -128).any()))
 
-    def channels(
-        self, numbers: Scaling, groups: int = 1, block: int = 1, joining: o.Requantize | None = None
-    ) -> str:
+    def channels(self, numbers: Scaling, groups: int = 1, block: int = 1, joining: o.Requantize | None = None) -> str:
         """Channels of each group, padded to whole blocks. A layer that joins a stream has a requantization of its own."""
         op, sums = (joining, self.kernel.inner) if joining else (self.kernel.settling, self.kernel.sums)
         assert isinstance(op, o.Requantize)
@@ -240,13 +241,15 @@ class LayerContext:
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
-    def is_usual(self, numbers: Scaling) -> bool:
-        """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
+    def unusual(self, numbers: Scaling) -> set[Need]:
+        """What a layer with weights, or the sum after one, needs where its output is not the one that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
-        return output_fields(numbers)[:4] == [factor, -ends, ends - 1, 1]
+        return set() if output_fields(numbers)[:4] == [factor, -ends, ends - 1, 1] else {"unusual"}
 
-    def layer(self, headers: str, descriptor: str, calls: list[str], note: str, *, usual: bool = True) -> Layer:
+    def layer(
+        self, headers: str, descriptor: str, calls: list[str], note: str, needs: Iterable[Need] = (), spare: int = 0
+    ) -> Layer:
         """The finished layer; `note` says what it is."""
         if self.table_of_weights is not None:
             headers = headers.replace("edgeq_dot_w4.h", "edgeq_dot_t4.h").replace("unpack.h", "unpack_t4.h")
@@ -254,7 +257,9 @@ class LayerContext:
             headers = f"edgeq_levels.h {headers.replace('edgeq_dot_w4.h', '')}"
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
-        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)
+        return Layer(
+            self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, frozenset(needs), spare
+        )
 
     def described(self, type_name: str, fields: Fields) -> str:
         """A descriptor of the type `type_name`."""

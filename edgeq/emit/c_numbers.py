@@ -105,13 +105,14 @@ def channels_by_bias(op: o.Requantize, numbers: Scaling, sums: Sequence[Interval
     found = []
     for channel, (low, high) in zip(numbers.channels, intervals, strict=True):
         bias, _, code, _ = channel
-        if low == high:
+        if low != high:
+            found.append(channel)
+        else:
             raised, steps = (numbers.factor // 4, 4) if op.rounding == "gemmlowp2" else (numbers.factor, 8)
             total = steps * (code - numbers.zero_point)
             if abs(total) * numbers.factor >= WORD:
                 raise UnsupportedError("a scale ratio is too large beside a constant channel", where=op.out)
-            channel = bias + total - low, (1 << 30) // raised, numbers.middle, 1
-        found.append(channel)
+            found.append((bias + total - low, (1 << 30) // raised, numbers.middle, 1))
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from edgeq.emit.c_layer import Fields, Layer, LayerContext, initializers, output_fields, sizes_text
+from edgeq.emit.c_layout import image
 from edgeq.emit.c_lines import line_of, sums_are_lines
+from edgeq.emit.c_needs import Need
 from edgeq.emit.c_numbers import Scaling, scaling
-from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
+from edgeq.emit.c_pack import PIXEL_BLOCK, PIXELS, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of, widens_pixels
 from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
@@ -31,10 +33,10 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     bits = this.bits(op, weight[0].size)
     is_long = this.care(weight, bias, op.out, bits)
     residual, summed, in_place = this.kernel.residual, "NULL", this.step in this.placed.direct
-    descriptor, usual = "", this.is_usual(numbers)
+    descriptor, needs = "", this.unusual(numbers)
     if residual:
-        descriptor, summed, usual_sum = sum_descriptor(this)
-        usual = usual and usual_sum
+        descriptor, summed, more = sum_descriptor(this)
+        needs |= more
     fields: Fields = {
         "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
         "bits": bits,
@@ -59,12 +61,30 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
-        usual=usual,
+        needs | _large(fields) | _grouping(this, op.groups, outputs // op.groups, bits),
+        _spare(this, weight[0].size * outputs),
     )
 
 
-def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
-    """The descriptor of a residual, the expression that points to it, and whether its output is the usual one."""
+def _large(fields: Fields) -> set[Need]:
+    return {"large"} if any(isinstance(n, int) and n >> 16 > 0 for n in fields.values()) else set()
+
+
+def _grouping(this: LayerContext, groups: int, outputs: int, bits: int) -> set[Need]:
+    """What a convolution needs for its groups, of so many outputs each."""
+    found: set[Need] = {"groups"} if groups > 1 else set()
+    found |= {"parts"} if outputs % PIXEL_BLOCK[this.instructions] else set()
+    return found | ({"pairs"} if bits < 8 else set())
+
+
+def _spare(this: LayerContext, each: int) -> int:
+    """Multiplications for missing pixels, if `each` has so many."""
+    pixels = this.types[this.kernel.out].size // image(this.types[this.kernel.out])[2]
+    return -pixels % PIXELS[this.instructions] * each
+
+
+def sum_descriptor(this: LayerContext) -> tuple[str, str, set[Need]]:
+    """The descriptor of a residual, the expression that points to it, and what its output needs."""
     residual = this.kernel.residual
     assert residual is not None
     op = residual.requantize
@@ -72,7 +92,7 @@ def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
     name = f"sum_{this.number}"
     fields = (_line if sums_are_lines(this.program) else _terms)(this, residual, numbers)
     fields["output"] = output_fields(numbers)
-    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.unusual(numbers)
 
 
 def _line(this: LayerContext, residual: Residual, numbers: Scaling) -> Fields:
@@ -122,7 +142,7 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
         described,
         [call],
         f"depthwise convolution, {sizes_text(kernel)}",
-        usual=this.kernel.table is None and this.is_usual(numbers),
+        this.unusual(numbers) | _large(fields) | ({"unusual"} if this.kernel.table is not None else set()),
     )
 
 
@@ -197,7 +217,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         described,
         [call],
         f"fully connected, {sizes_text(weight.shape)}",
-        usual=this.is_usual(numbers),
+        this.unusual(numbers),
     )
 
 
@@ -227,5 +247,6 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
         this.described("edgeq_conv_layer", fields),
         [call],
         f"fully connected, {sizes_text(weight.shape)}, {rows} rows",
-        usual=this.is_usual(numbers),
+        this.unusual(numbers) | _large(fields) | _grouping(this, 1, len(weight), bits),
+        -rows % PIXELS[this.instructions] * weight.size,
     )

@@ -18,12 +18,13 @@
 
 /* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
  * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
- * run out of registers, and spill. EDGEQ_ALIGNED puts bytes where words may be read. edgeq_is_known says whether the
+ * run out of registers, and spill; EDGEQ_DONE keeps it from leaving four sums for later as well. EDGEQ_ALIGNED puts bytes where words may be read. edgeq_is_known says whether the
  * compiler knows a value. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))
 #define EDGEQ_IN_ORDER __asm__ volatile("" : : : "memory")
+#define EDGEQ_DONE(a, b, c, d) __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d) : : "memory")
 #define EDGEQ_APART __attribute__((noinline))
 #define EDGEQ_ALIGNED __attribute__((aligned(4)))
 #define edgeq_is_known __builtin_constant_p
@@ -31,6 +32,7 @@
 #define EDGEQ_INLINE static inline
 #define EDGEQ_KERNEL static
 #define EDGEQ_IN_ORDER ((void)0)
+#define EDGEQ_DONE(a, b, c, d) ((void)0)
 #define EDGEQ_APART
 #define EDGEQ_ALIGNED
 #define edgeq_is_known(value) 0
@@ -76,6 +78,13 @@ typedef struct {
 } edgeq_record;
 #endif
 
+/* Sizes of the larger descriptors. A model with one above 65,535 defines EDGEQ_LARGE_SIZES. */
+#if defined(EDGEQ_LARGE_SIZES)
+typedef int32_t edgeq_size;
+#else
+typedef uint16_t edgeq_size;
+#endif
+
 /* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
 typedef struct {
     int32_t first, second, weight;
@@ -94,6 +103,9 @@ EDGEQ_INLINE int32_t edgeq_clamp(int32_t x, int32_t low, int32_t high)
         return x;
     }
 #endif
+    if (edgeq_is_known(low) && edgeq_is_known(high) && low == -128 && high == 127) {
+        return (uint32_t)x + 128u > 255u ? (x >> 31) ^ 127 : x;
+    }
     x = x < low ? low : x;
     return x > high ? high : x;
 }

@@ -9,6 +9,17 @@
 #include "edgeq_dot.h"
 #include "edgeq_store.h"
 
+/* Whether fewer channels than a block are left. A model whose convolutions have whole blocks alone defines EDGEQ_WHOLE_BLOCKS. */
+EDGEQ_INLINE int32_t edgeq_is_part(int32_t left)
+{
+#if defined(EDGEQ_WHOLE_BLOCKS)
+    (void)left;
+    return 0;
+#else
+    return left < EDGEQ_BLOCK;
+#endif
+}
+
 /* Bytes of the weights of one group of a convolution, and the entries of its channels: both in whole blocks. */
 EDGEQ_INLINE ptrdiff_t edgeq_group_channels(int32_t outputs)
 {
@@ -54,7 +65,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
 #endif
     (void)is_long;
     edgeq_sums_2(bits, x, y, w, k, c, totals, sum);
-    if (left < EDGEQ_BLOCK) {
+    if (edgeq_is_part(left)) {
         edgeq_store_some(output, c, sum, left, out0);
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         return;
@@ -79,7 +90,7 @@ EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, con
 #endif
     (void)is_long;
     edgeq_dot_3(x, y, z, w, k, c, sum);
-    if (left < EDGEQ_BLOCK) {
+    if (edgeq_is_part(left)) {
         edgeq_store_some(output, c, sum, left, out0);
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         edgeq_store_some(output, c, sum + 2 * EDGEQ_BLOCK, left, out2);

@@ -11,16 +11,16 @@
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
-    int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
     const edgeq_record *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
-    int32_t in_h, in_w, in_c;
-    int32_t out_h, out_w, out_c, multiplier;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-    int32_t plane_h, plane_w; /* what the windows cover, padding included */
-    int32_t zero;             /* input code of a padded element */
-    int32_t is_long;          /* weights look their levels up, see edgeq_levels.h */
+    edgeq_size in_h, in_w, in_c;
+    edgeq_size out_h, out_w, out_c, multiplier;
+    edgeq_size kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    edgeq_size plane_h, plane_w; /* what the windows cover, padding included */
+    int16_t zero;                /* input code of a padded element */
+    int16_t is_long;             /* weights look their levels up, see edgeq_levels.h */
+    uint8_t bits;                /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
 } edgeq_depthwise_layer;
 
 /* The part of channel x that the windows cover, into the plane whose padding is already there. */

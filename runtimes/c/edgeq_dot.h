@@ -86,13 +86,14 @@ EDGEQ_INLINE void edgeq_dot_2(
 #define EDGEQ_DOT_STEP_3(i)                                                                     \
     do {                                                                                        \
         const int32_t wa = w[4 * (i)], wb = w[4 * (i) + 1], wc = w[4 * (i) + 2], wd = w[4 * (i) + 3]; \
-        int32_t v = x[i];                                                                       \
-        xa += v * wa, xb += v * wb, xc += v * wc, xd += v * wd;                                 \
-        v = y[i];                                                                               \
-        ya += v * wa, yb += v * wb, yc += v * wc, yd += v * wd;                                 \
-        v = z[i];                                                                               \
-        za += v * wa, zb += v * wb, zc += v * wc, zd += v * wd;                                 \
-        EDGEQ_IN_ORDER;                                                                         \
+        const int32_t xk = x[i], yk = y[i];                                                     \
+        xa += xk * wa, xb += xk * wb, xc += xk * wc, xd += xk * wd;                             \
+        EDGEQ_DONE(xa, xb, xc, xd);                                                             \
+        const int32_t zk = z[i];                                                                \
+        ya += yk * wa, yb += yk * wb, yc += yk * wc, yd += yk * wd;                             \
+        EDGEQ_DONE(ya, yb, yc, yd);                                                             \
+        za += zk * wa, zb += zk * wb, zc += zk * wc, zd += zk * wd;                             \
+        EDGEQ_DONE(za, zb, zc, zd);                                                             \
     } while (0)
 
 /* As many sums as 32 registers hold: 31 instructions for 12 multiplications, loads included. */
