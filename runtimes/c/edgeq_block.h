@@ -133,11 +133,7 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
 #endif
     (void)is_long;
     edgeq_sums_1(bits, x, w, k, c, total, count, sum);
-    if (count == EDGEQ_ROW_BLOCK) {
-        edgeq_store_4(output, c, sum, out);
-    } else {
-        edgeq_store_some(output, c, sum, count, out);
-    }
+    edgeq_store_row(output, c, sum, count, out);
 }
 
 #endif

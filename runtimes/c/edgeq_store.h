@@ -28,21 +28,26 @@ EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_record *
     }
 }
 
-/* Four channels of one row. */
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_record *c, const int32_t *sum, edgeq_code *out)
-{
-    out[0] = (edgeq_code)edgeq_requantize_by(sum[0], c, o);
-    out[1] = (edgeq_code)edgeq_requantize_by(sum[1], c + 1, o);
-    out[2] = (edgeq_code)edgeq_requantize_by(sum[2], c + 2, o);
-    out[3] = (edgeq_code)edgeq_requantize_by(sum[3], c + 3, o);
-}
-
 EDGEQ_INLINE void edgeq_store_some(
     const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t count, edgeq_code *out)
 {
     for (int32_t j = 0; j < count; j++) {
         out[j] = (edgeq_code)edgeq_requantize_by(sum[j], c + j, o);
     }
+}
+
+/* The first `count` of four channels of one row. */
+EDGEQ_INLINE void edgeq_store_row(
+    const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t count, edgeq_code *out)
+{
+    if (count == 4) {
+        out[0] = (edgeq_code)edgeq_requantize_by(sum[0], c, o);
+        out[1] = (edgeq_code)edgeq_requantize_by(sum[1], c + 1, o);
+        out[2] = (edgeq_code)edgeq_requantize_by(sum[2], c + 2, o);
+        out[3] = (edgeq_code)edgeq_requantize_by(sum[3], c + 3, o);
+        return;
+    }
+    edgeq_store_some(o, c, sum, count, out);
 }
 
 #endif

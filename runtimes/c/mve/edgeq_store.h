@@ -60,15 +60,9 @@ EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, 
 
 EDGEQ_INLINE void edgeq_store_sums(const edgeq_output *o, const edgeq_scales *s, const int32_t *sum, int8_t *out)
 {
-    vstrbq_s32(out, edgeq_requantize_4(vldrwq_s32(sum), s, o));
-    EDGEQ_IN_ORDER;
-}
-
-/* Four channels of one row. */
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int8_t *out)
-{
-    const edgeq_scales scales = edgeq_scales_of(c, o);
-    edgeq_store_sums(o, &scales, sum, out);
+    int32x4_t sums;
+    __builtin_memcpy(&sums, sum, sizeof sums);
+    vstrbq_s32(out, edgeq_requantize_4(sums, s, o));
 }
 
 /* Four channels of two or three pixels, whose sums lie `block` = 4 apart: their numbers are read once. */
@@ -101,12 +95,21 @@ EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_record *
 }
 #endif
 
+/* The first `count` of four channels; four sums and four records are read. */
 EDGEQ_INLINE void edgeq_store_some(
     const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t count, int8_t *out)
 {
+#if defined(__ARM_FEATURE_MVE)
+    const edgeq_scales scales = edgeq_scales_of(c, o);
+    const int32x4_t codes = edgeq_requantize_4(vldrwq_s32(sum), &scales, o);
+    vstrbq_p_s32(out, codes, vctp32q((uint32_t)count));
+#else
     for (int32_t j = 0; j < count; j++) {
         out[j] = (int8_t)edgeq_requantize_by(sum[j], c + j, o);
     }
+#endif
 }
+
+#define edgeq_store_row edgeq_store_some
 
 #endif
