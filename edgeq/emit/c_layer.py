@@ -257,9 +257,8 @@ class LayerContext:
             headers = f"edgeq_levels.h {headers.replace('edgeq_dot_w4.h', '')}"
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
-        return Layer(
-            self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, frozenset(needs), spare
-        )
+        asked: frozenset[Need] = frozenset(needs) | ({"tables"} if self.kernel.table is not None else set())
+        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, asked, spare)
 
     def described(self, type_name: str, fields: Fields) -> str:
         """A descriptor of the type `type_name`."""

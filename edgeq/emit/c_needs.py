@@ -8,13 +8,14 @@ from typing import Literal
 from edgeq.emit.c_pack import PIXELS
 from edgeq.target import Instructions
 
-Need = Literal["unusual", "groups", "parts", "pairs", "large"]
+Need = Literal["unusual", "groups", "parts", "pairs", "large", "tables"]
 """An output that clamps codes or has another factor; groups of a convolution; blocks of fewer channels; two pixels alone; sizes of
-more than 16 bits."""
+more than 16 bits; a table of a function."""
 
 LEFT_OUT: dict[Need, tuple[str, str]] = {
     "unusual": ("EDGEQ_ONLY_USUAL", "no layer clamps its codes: see edgeq.h"),
     "groups": ("EDGEQ_ONE_GROUP", "no convolution has groups: see edgeq_conv.h"),
+    "tables": ("EDGEQ_NO_TABLES", "no function follows what it computes: see edgeq.h"),
     "parts": ("EDGEQ_WHOLE_BLOCKS", "channels of convolutions fill their blocks: see edgeq_block.h"),
 }
 

@@ -85,6 +85,13 @@ typedef int32_t edgeq_size;
 typedef uint16_t edgeq_size;
 #endif
 
+/* The table of a layer. A model without tables behind convolutions, matrix products and means defines EDGEQ_NO_TABLES. */
+#if defined(EDGEQ_NO_TABLES)
+#define edgeq_table(l) ((const int8_t *)NULL)
+#else
+#define edgeq_table(l) (l)->table
+#endif
+
 /* The two input rows (or columns) that an output row mixes: (1024 - weight) first + weight second. */
 typedef struct {
     int32_t first, second, weight;

@@ -10,6 +10,7 @@
 
 #include "edgeq_block.h"
 #include "edgeq_finish.h"
+#include "edgeq_packed.h"
 #include "edgeq_patch.h"
 
 #if defined(EDGEQ_PAIRS)
@@ -116,8 +117,8 @@ typedef struct {
 EDGEQ_INLINE void edgeq_conv_group(
     const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k, const edgeq_pixels *p)
 {
-    const int32_t outputs = edgeq_of_group(l, l->out_c), step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
-    const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, l->bits);
+    const int32_t outputs = edgeq_of_group(l, l->out_c), step = EDGEQ_BLOCK * edgeq_packed(k) * edgeq_bits(l) / 8;
+    const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, edgeq_bits(l));
     const edgeq_record *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
     const edgeq_code *const x0 = p->x[0], *const x1 = p->x[1];
     edgeq_code *out0 = p->out[0], *out1 = p->out[1];
@@ -134,12 +135,12 @@ EDGEQ_INLINE void edgeq_conv_group(
     }
 #endif
 #if defined(EDGEQ_TOTAL_H)
-    if (l->bits < 8) {
+    if (edgeq_bits(l) < 8) {
         totals[0] = edgeq_column_total(x0, k), totals[1] = edgeq_column_total(x1, k);
     }
 #endif
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
-        edgeq_block_2(&output, l->bits, l->is_long, x0, x1, w, k, c, totals, left, out0, out1);
+        edgeq_block_2(&output, edgeq_bits(l), l->is_long, x0, x1, w, k, c, totals, left, out0, out1);
         c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK;
     }
 }
@@ -187,8 +188,8 @@ EDGEQ_KERNEL void edgeq_conv(
     const edgeq_conv_layer *l, const edgeq_code *x, const edgeq_code *addend, edgeq_code *out, edgeq_code *scratch)
 {
     const int32_t k = l->kernel_h * l->kernel_w * edgeq_of_group(l, l->in_c), pixels = l->out_h * l->out_w;
-    const int32_t column = edgeq_column_size(k), most = EDGEQ_PIXELS == 3 && l->bits == 8 ? 3 : 2;
-    const int32_t finished = l->table || l->sum, in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
+    const int32_t column = edgeq_column_size(k), most = EDGEQ_PIXELS == 3 && edgeq_bits(l) == 8 ? 3 : 2;
+    const int32_t finished = edgeq_table(l) || l->sum, in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
     edgeq_code *const codes = in_place ? scratch : scratch + most * column;
     edgeq_pixels p;
     for (int32_t left = pixels; left > 0; left -= p.count) {
@@ -203,7 +204,7 @@ EDGEQ_KERNEL void edgeq_conv(
         if (finished) {
             edgeq_code *const to = out + (ptrdiff_t)first * l->out_c;
             const edgeq_code *const others = addend ? addend + (to - out) : NULL;
-            edgeq_finish(l->table, l->sum, p.count * l->out_c, l->reverse, codes, others, to);
+            edgeq_finish(edgeq_table(l), l->sum, p.count * l->out_c, l->reverse, codes, others, to);
         }
     }
 }

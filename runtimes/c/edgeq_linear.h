@@ -3,6 +3,7 @@
 #define EDGEQ_LINEAR_H
 
 #include "edgeq_block.h"
+#include "edgeq_packed.h"
 
 typedef struct {
     const int8_t *weights;         /* in blocks of outputs, see edgeq_block.h */
@@ -19,15 +20,15 @@ EDGEQ_INLINE void edgeq_linear_row(const edgeq_linear_layer *l, edgeq_output out
 {
     const int8_t *w = l->weights;
     const edgeq_record *c = l->channels;
-    const int8_t *const table = l->table;
-    const int32_t step = EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs) * l->bits / 8;
+    const int8_t *const table = edgeq_table(l);
+    const int32_t step = EDGEQ_ROW_BLOCK * edgeq_packed(l->inputs) * edgeq_bits(l) / 8;
     int32_t total = 0;
 #if defined(EDGEQ_TOTAL_H)
-    total = l->bits < 8 ? edgeq_total(x, l->inputs) : 0;
+    total = edgeq_bits(l) < 8 ? edgeq_total(x, l->inputs) : 0;
 #endif
     for (int32_t left = l->outputs; left > 0; left -= EDGEQ_ROW_BLOCK, c += EDGEQ_ROW_BLOCK) {
         const int32_t count = left < EDGEQ_ROW_BLOCK ? left : EDGEQ_ROW_BLOCK;
-        edgeq_block_1(&output, l->bits, l->is_long, x, w, l->inputs, c, total, count, out);
+        edgeq_block_1(&output, edgeq_bits(l), l->is_long, x, w, l->inputs, c, total, count, out);
         w += step;
         for (int32_t j = 0; table && j < count; j++) {
             out[j] = table[out[j] + 128];

@@ -22,7 +22,7 @@ EDGEQ_KERNEL void edgeq_mean(const edgeq_mean_layer *l, const edgeq_code *x, edg
                 sum += *from;
             }
             sum = edgeq_average(sum, l->divisor, &l->channel, &l->output);
-            *out++ = (edgeq_code)(l->table ? l->table[sum + 128] : sum);
+            *out++ = (edgeq_code)(edgeq_table(l) ? edgeq_table(l)[sum + 128] : sum);
         }
     }
 }
