@@ -67,7 +67,9 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
 
 
 def _large(fields: Fields) -> set[Need]:
-    return {"large"} if any(isinstance(n, int) and n >> 16 > 0 for n in fields.values()) else set()
+    """Whether a size, which is no less than 0, needs more than 16 bits; zero points and indices of tables may be less."""
+    sizes = {name: n for name, n in fields.items() if isinstance(n, int) and name not in ("zero", "is_long")}
+    return {"large"} if any(n >> 16 for n in sizes.values()) else set()
 
 
 def _grouping(this: LayerContext, groups: int, outputs: int, bits: int) -> set[Need]:

@@ -18,8 +18,8 @@
 
 /* EDGEQ_APART keeps a function out of its caller, whose variables would take the registers of its loops.
  * EDGEQ_IN_ORDER keeps a compiler from moving loads ahead of it: in an unrolled loop it would move them all to the front,
- * run out of registers, and spill; EDGEQ_DONE keeps it from leaving four sums for later as well. EDGEQ_ALIGNED puts bytes where words may be read. edgeq_is_known says whether the
- * compiler knows a value. */
+ * run out of registers, and spill; EDGEQ_DONE keeps it from leaving four sums for later as well. EDGEQ_ALIGNED puts bytes
+ * where words may be read. edgeq_is_known says whether the compiler knows a value. */
 #if defined(__GNUC__)
 #define EDGEQ_INLINE static inline __attribute__((always_inline))
 #define EDGEQ_KERNEL static __attribute__((unused))

@@ -1,7 +1,7 @@
 /* Convolution: out[p][o] = requantize(bias[o] + sum_k weight[o][k] x[patch of p][k]).
  *
- * Activations lie as [height][width][channel]. Two or three output pixels are computed at a time (a model defines EDGEQ_PAIRS
- * if the last two or one of a layer are worth code of their own, else they are computed as three): their patches are
+ * Activations lie as [height][width][channel]. Two or three output pixels are computed at a time (where three are, a model
+ * defines EDGEQ_PAIRS if the last two or one are worth code of their own; else they are computed as three): their patches are
  * gathered into columns of k = kernel_h kernel_w group_c codes (a 1x1 kernel of stride 1 reads the input in place), and the
  * dot product runs over the columns. An optional table maps the codes, an optional addend is added to them.
  */

@@ -118,8 +118,9 @@ EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const edgeq_co
 #endif
     edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
     for (int32_t c = 0; c < l->out_c; c++) {
+        const edgeq_channel channel = edgeq_channel_of(l->channels + c, &l->output);
         const edgeq_plane plane = {
-            edgeq_channel_of(l->channels + c, &l->output), l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
+            channel, l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
         const int8_t *const w = edgeq_channel_weights(l, c, taps, (int8_t *)(scratch + l->plane_h * l->plane_w + 3));
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);
