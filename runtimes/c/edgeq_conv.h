@@ -20,7 +20,7 @@
 #endif
 
 typedef struct {
-    const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
+    const int8_t *weights;        /* of each group in blocks, see edgeq_block.h */
     const edgeq_record *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */

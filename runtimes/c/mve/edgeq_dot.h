@@ -92,7 +92,8 @@ EDGEQ_INLINE void edgeq_dot_2(
 #endif
 }
 
-/* Two channels for three pixels: those of w and of the next but one, into lanes 0 and 2, or 1 and 3. A compiler that does not optimize has too few registers for it. */
+/* Two channels for three pixels: those of w and of the next but one, into lanes 0 and 2, or 1 and 3. A compiler that does
+ * not optimize has too few registers for it. */
 #if defined(__ARM_FEATURE_MVE) && defined(__OPTIMIZE__)
 #define EDGEQ_THREE_PIXELS
 EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
