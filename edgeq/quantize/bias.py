@@ -19,7 +19,7 @@ from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 
 Corrected = o.Conv | o.Linear
 
@@ -29,6 +29,7 @@ def _channel_means(
     ops: Iterable[Corrected],
     samples: Iterable[Mapping[o.Value, Array]],
     parts: Callable[[o.Value, Tensor], tuple[Tensor, ...]],
+    device: Device,
 ) -> dict[o.Value, tuple[FloatArray, ...]]:
     """Means of `parts` of the input of each operator, per channel, by its result."""
     wanted: dict[o.Value, list[Corrected]] = {}
@@ -42,7 +43,7 @@ def _channel_means(
             axes = [axis for axis in range(tensor.dim()) if axis != channels]
             found.setdefault(op.out, []).append(tuple(_mean(part, axes) for part in parts(name, tensor)))
 
-    interpreter = Interpreter(observed(graph, wanted))
+    interpreter = Interpreter(observed(graph, wanted), device)
     with torch.no_grad():
         for sample in samples:
             interpreter(sample, watch)
@@ -50,7 +51,7 @@ def _channel_means(
 
 
 def _mean(x: Tensor, axes: list[int]) -> FloatArray:
-    mean: FloatArray = x.mean(axes, dtype=torch.float64).numpy()
+    mean: FloatArray = x.mean(axes, dtype=torch.float64).cpu().numpy()
     return mean
 
 
@@ -65,14 +66,16 @@ def _shift(op: Corrected, graph: Graph, plan: Plan, means: tuple[FloatArray, ...
     return shift
 
 
-def correct_stored_biases(graph: Graph, stored: Graph, samples: Iterable[Mapping[o.Value, Array]]) -> Graph:
+def correct_stored_biases(
+    graph: Graph, stored: Graph, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
+) -> Graph:
     """`stored`, which is the real `graph` with weights as codes, with the mean shift of every layer taken back.
 
     Convolutions and linear layers with a constant bias of their own are corrected.
     """
     codes = {op.out: op.x for op in stored.ops if isinstance(op, o.Dequantize)}
     ops = [op for op in graph.ops if isinstance(op, Corrected) and op.weight in codes and _owns_bias(op, graph)]
-    means = _channel_means(graph, ops, samples, lambda _, tensor: (tensor,))
+    means = _channel_means(graph, ops, samples, lambda _, tensor: (tensor,), device)
     biases: dict[o.Value, Array] = {}
     for op in ops:
         weight = graph.constants[op.weight].astype(np.float64)
@@ -96,10 +99,16 @@ def _by_group(means: FloatArray, op: Corrected, outputs: int) -> FloatArray:
     return np.repeat(means.reshape(groups, -1), outputs // groups, axis=0)
 
 
-def correct_biases(graph: Graph, plan: Plan, samples: Iterable[Mapping[o.Value, Array]]) -> Plan:
+def correct_biases(
+    graph: Graph, plan: Plan, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
+) -> Plan:
     """`plan` with the mean shift of every convolution and linear layer that has a bias taken back."""
     ops = [op for op in graph.ops if isinstance(op, Corrected) and op.out in plan.biases]
-    means = _channel_means(graph, ops, samples, lambda x, tensor: (tensor, rounding_error(tensor, plan.types[x])))
+
+    def parts(x: o.Value, tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor, rounding_error(tensor, plan.types[x])
+
+    means = _channel_means(graph, ops, samples, parts, device)
     biases = dict(plan.biases)
     for op in ops:
         assert op.bias is not None, op

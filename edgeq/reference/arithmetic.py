@@ -122,8 +122,8 @@ def _single15(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
 
 
 def _ratio(multiplier: Tensor, shift: Tensor) -> Tensor:
-    """q 2^(e - 31), exact in float64."""
-    return torch.ldexp(multiplier.to(torch.float64), shift - 31)
+    """q 2^(e - 31), exact in float64: the power is spelled in bits, since accelerators may compute powers inexactly."""
+    return multiplier.to(torch.float64) * ((shift - 31 + 1023) << 52).view(torch.float64)
 
 
 def _fp32rne(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:

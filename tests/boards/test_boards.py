@@ -71,7 +71,7 @@ def installed(board: Simulated) -> Simulated:
 
 def simulated(
     run: Callable[[Simulated, Path, Path], None], board: Simulated, program: Path, arena: bytes
-) -> tuple[bytes, list[int], int]:
+) -> tuple[bytes, np.ndarray, int]:
     """What one simulator makes of an arena: the arena afterwards, the counts and the stack's depth."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -86,7 +86,7 @@ def golden(folder: Path) -> dict[str, np.ndarray]:
     return golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
 
 
-@pytest.mark.parametrize("name", [board.name for board in BOARDS])
+@pytest.mark.parametrize("name", [board.name for board in BOARDS if not board.core])
 def test_outputs_equal_the_reference_and_counts_repeat(name: str, folders: dict[str, Path]) -> None:
     board, folder = installed(find_board(name)), folders[name]
     first, second = (measure(board, folder, golden(folder)) for _ in range(2))
@@ -164,7 +164,7 @@ def test_both_simulators_count_alike(name: str, folders: dict[str, Path]) -> Non
         (after, counts, depth), (other, marks, other_depth) = (
             simulated(simulator.run, board, built.program, arena) for simulator in (qemu, sim)
         )
-    assert np.diff(counts).tolist() == np.diff(marks).tolist()
+    assert np.diff(counts, axis=0).tolist() == np.diff(marks, axis=0).tolist()
     assert depth == other_depth
     for port in document["outputs"]:
         span = slice(port["offset"], port["offset"] + port["bytes"])

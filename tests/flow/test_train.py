@@ -40,7 +40,7 @@ from tests.quantized import Net, inputs_of, planned
 SIDE, IMAGES = 24, 24
 PREPROCESS = Preprocess((SIDE, SIDE))
 FEW = replace(find_target("reference"), name="few", weight=INT4_NARROW, narrow=Int(4))
-TRAINING = Training(epochs=3, batch=8, rate=2e-3, workers=1, device="cpu")
+TRAINING = Training(epochs=3, batch=8, rate=2e-3, workers=1)
 
 
 @pytest.fixture(scope="module")
