@@ -4,7 +4,8 @@
 so it is (high(sum q) + 2^(t - 33)) >> (t - 32); a smaller t is raised by multiplying sums by a power of two, the layer's
 factor. The output zero point is added before the shift. `gemmlowp2` is the same with its two roundings.
 
-A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code.
+A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code. Records
+of channels (`records`) hold no offsets, so there its bias is one that gives the code.
 
 Codes of 16 bits, and sums of wide levels, are requantized in 64 bits, floor((sum q + 2^(t - 1)) / 2^t) as it stands. The
 offset is the zero point; above its 16 bits stand those of a bias that 32 bits do not hold.
@@ -26,17 +27,27 @@ WORD = 1 << 31
 Channel = tuple[int, int, int, int]
 """bias, multiplier, offset, shift."""
 
+Record = tuple[int, int]
+"""256 bias + shift, and the multiplier: a channel in half the flash."""
+
 _Numbers = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """`channels` and what they share: the factor of sums, and the lowest and highest output code."""
+    """`channels` and what they share: the factor of sums, the lowest and highest output code, and the output zero point."""
 
     channels: tuple[Channel, ...]
     factor: int
     low: int
     high: int
+    zero_point: int
+
+    @property
+    def middle(self) -> int:
+        """2 zero point + 1: shifted by a channel's shift and halved it is the channel's offset (0: of 16-bit codes)."""
+        middle = 2 * self.zero_point + 1
+        return middle if abs(middle) < 1 << 15 else 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequ
     }
     factor, found = (_single if op.rounding == "single" else _gemmlowp2)(live, zero_point, op.out)
     numbers = {**found, **{k: (0, code, 0) for k, code in constant.items()}}
-    return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high)
+    return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high, zero_point)
 
 
 def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequence[Interval]) -> Scaling:
@@ -82,7 +93,31 @@ def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums:
             raise UnsupportedError("a scale ratio is too large for 64-bit requantization", where=op.out, value=e)
         low, high = _halves(bias, op.out)
         channels.append((low, q, zero_point + (high << 16), 31 - e))
-    return Scaling(tuple(channels), 1, op.low, op.high)
+    return Scaling(tuple(channels), 1, op.low, op.high, zero_point)
+
+
+def channels_by_bias(op: o.Requantize, numbers: Scaling, sums: Sequence[Interval]) -> list[Channel]:
+    """The channels of `scaling`, each with the offset that its shift and the zero point say: constants by their bias."""
+    intervals = list(sums) * len(numbers.channels) if len(sums) == 1 else list(sums)
+    found = []
+    for channel, (low, high) in zip(numbers.channels, intervals, strict=True):
+        bias, _, code, _ = channel
+        if low != high:
+            found.append(channel)
+        else:
+            raised, steps = (numbers.factor // 4, 4) if op.rounding == "gemmlowp2" else (numbers.factor, 8)
+            total = steps * (code - numbers.zero_point)
+            if abs(total) * numbers.factor >= WORD:
+                raise UnsupportedError("a scale ratio is too large beside a constant channel", where=op.out)
+            found.append((bias + total - low, (1 << 30) // raised, numbers.middle, 1))
+    return found
+
+
+def record(channel: Channel, middle: int) -> Record | None:
+    """A channel of a layer with this `middle` as flash holds it; None if its numbers do not fit."""
+    bias, multiplier, offset, shift = channel
+    fits = abs(2 * bias + 1) < 1 << 24 and 0 <= shift < 32 and abs(middle << shift) < WORD
+    return (bias * 256 + shift, multiplier) if fits and offset == (middle << shift) >> 1 else None
 
 
 def _halves(bias: int, where: str) -> tuple[int, int]:
