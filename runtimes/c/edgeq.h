@@ -190,8 +190,10 @@ EDGEQ_INLINE int64_t edgeq_bias_64(const edgeq_channel *c)
 EDGEQ_INLINE int32_t edgeq_requantize_64(int64_t sum, const edgeq_channel *c, const edgeq_output *o)
 {
     const int64_t low = (sum & INT32_MAX) * c->multiplier, high = (sum >> 31) * c->multiplier;
-    const int64_t whole = c->shift > 31 ? (high + (low >> 31) + ((int64_t)1 << (c->shift - 32))) >> (c->shift - 31)
-                                        : high * ((int64_t)1 << (31 - c->shift)) + ((low + ((int64_t)1 << (c->shift - 1))) >> c->shift);
+    const int32_t shift = c->shift;
+    const int64_t whole = shift > 31
+        ? (high + (low >> 31) + ((int64_t)1 << (shift - 32))) >> (shift - 31)
+        : high * ((int64_t)1 << (31 - shift)) + ((low + ((int64_t)1 << (shift - 1))) >> shift);
     return edgeq_saturated(whole + (int16_t)c->offset, o);
 }
 
