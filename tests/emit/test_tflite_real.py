@@ -13,6 +13,8 @@ from edgeq.frontend.model import open_model
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Graph
 from edgeq.passes.simplify import simplify
+from edgeq.reference.xnnpack import as_xnnpack
+from edgeq.runtimes.litert import Kernels
 from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.tflite_agreement import compare_locally, operators
@@ -37,14 +39,16 @@ def test_transpositions_of_real_detectors(real: Path, name: str, transposes: int
 
 
 @pytest.mark.real
-def test_every_code_of_a_real_detector(real: Path) -> None:
+@pytest.mark.parametrize("kernels", ["reference", "default"])
+def test_every_code_of_a_real_detector(real: Path, kernels: Kernels) -> None:
     graph = trunk(real, "yolox_nano_416.onnx")
     rng = np.random.default_rng(0)
     coarse = rng.random((1, 3, 13, 13)).repeat(32, axis=2).repeat(32, axis=3)
     fed = {graph.inputs[0]: (255 * (0.8 * coarse + 0.2 * rng.random((1, 3, 416, 416)))).astype(np.float32)}
     integers = lowered(graph, find_target("tflite-int8"), fed)
     codes, distinct = 0, []
-    for value, reference, found in compare_locally(integers, fed):
+    meant = as_xnnpack(integers) if kernels == "default" else integers
+    for value, reference, found in compare_locally(integers, fed, kernels=kernels, meant=meant):
         if is_codes(integers.types[value]):
             assert np.array_equal(reference, found), value
             codes += reference.size
