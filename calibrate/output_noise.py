@@ -9,7 +9,7 @@ what they squash does not count.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
+from edgeq.quantize.bias import Excerpts
 from edgeq.quantize.operators import gated_function
 from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.structure import Structure
@@ -35,6 +36,10 @@ CANDIDATES: tuple[Estimator, ...] = (
 
 IN_CACHE = 1 << 17
 """Elements that are worked on at once, so that what is computed of them stays in a core's cache: three times as fast."""
+
+TRIAL_IMAGES = 2
+HOPELESS = 4.0
+"""Grids that cause more than this many times the least noise on the first images are not measured on the others."""
 
 Grid = tuple[float, int]
 Probe = tuple[o.Value, o.Function | None]
@@ -118,7 +123,10 @@ def _noise_of_part(
     found = []
     for grid in grids:
         coarse = rounded(x, format, *grid)
-        errors = [_behind(function, coarse) - real for (function, _), real in zip(reached, exact, strict=True)]
+        errors = [
+            coarse.sub_(real) if function is None else apply_function(function, coarse).sub_(real)
+            for (function, _), real in zip(reached, exact, strict=True)
+        ]
         powers = [power_by_channel(slope, error) for (_, slope), error in zip(reached, errors, strict=True)]
         found.append(torch.stack(powers).sum() if powers else x.new_zeros(()))
     return torch.stack(found)
@@ -134,6 +142,7 @@ def choose_by_output_noise(
     estimators: Sequence[Estimator] = CANDIDATES,
     parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
     risk: Risk = MEAN,
+    excerpts: Excerpts | None = None,
     device: Device = "cpu",
 ) -> dict[o.Value, Choice]:
     """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
@@ -141,7 +150,7 @@ def choose_by_output_noise(
     `statistics` has an entry per site, over all its members. `samples` are some of the calibration inputs (about a
     dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the first of `estimators`,
     which gains are measured against. `parts` are statistics of some of the images (clean, degraded), whose grids
-    compete too; `risk` weighs the images. Raises DataError if there is no sample.
+    compete too; `risk` weighs the images; `excerpts` note what passes by. Raises DataError if there is no sample.
     """
     grids = {}
     for key, site in sites.items():
@@ -155,22 +164,66 @@ def choose_by_output_noise(
         if len(found) > 1 and value not in structure.graph.constants
     }
     probes = {value: _probes(structure.graph, value) for value in contested}
-    kept = {*probes, *(probe for group in probes.values() for probe, _ in group)}
-    noise: dict[o.Value, list[FloatArray]] = {key: [] for key in grids}
+    kept = {
+        *probes,
+        *(probe for group in probes.values() for probe, _ in group),
+        *(excerpts.values if excerpts else ()),
+    }
+    contest = {key: _Contest(tuple(found)) for key, found in grids.items()}
     for values, gradients in backward_passes(structure.graph, objective, kept, samples, device=device):
-        for key, found in grids.items():
-            noise[key].append(np.zeros(len(found)))
+        for one in contest.values():
+            one.begin()
+        if excerpts:
+            excerpts.note(values)
         with torch.no_grad():
             for value, key in contested.items():
-                if value in values:
-                    noise[key][-1] += _noise_of(values[value], probes[value], grids[key], sites[key].format, gradients)
-    if not all(noise.values()):
+                if value in values and (open_grids := contest[key].open_grids):
+                    format_ = sites[key].format
+                    contest[key].add(_noise_of(values[value], probes[value], open_grids, format_, gradients))
+        if risk is MEAN:
+            for one in contest.values():
+                one.give_up_hopeless()
+    if not all(one.noise for one in contest.values()):
         raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
-    return {key: _choice(found, risk.of(np.array(noise[key]))) for key, found in grids.items()}
+    return {key: contest[key].choice(found, risk) for key, found in grids.items()}
 
 
-def _choice(grids: Mapping[Grid, str], noise: FloatArray) -> Choice:
-    best = int(np.argmin(noise))
-    gain = float(noise[0] / noise[best]) if noise[best] > 0 else 1.0
-    grid, name = list(grids.items())[best]
-    return Choice(*grid, name, float(noise[best]), gain)
+@dataclass
+class _Contest:
+    """The candidate grids of one value: the noise of each, image by image (NaN: given up), and those still measured."""
+
+    grids: tuple[Grid, ...]
+    noise: list[FloatArray] = field(default_factory=list)
+    open: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open = list(range(len(self.grids)))
+
+    @property
+    def open_grids(self) -> list[Grid]:
+        """The grids that compete still; none once one alone is left."""
+        return [self.grids[k] for k in self.open] if len(self.open) > 1 else []
+
+    def begin(self) -> None:
+        """Another image."""
+        self.noise.append(np.full(len(self.grids), np.nan))
+        if self.open_grids or len(self.grids) == 1:
+            self.noise[-1][self.open] = 0.0
+
+    def add(self, noise: FloatArray) -> None:
+        """Noise of the open grids, in order, through one value."""
+        self.noise[-1][self.open] += noise
+
+    def give_up_hopeless(self) -> None:
+        """After the first images."""
+        if len(self.noise) == TRIAL_IMAGES:
+            mean = np.mean(self.noise, 0)
+            self.open = [k for k in self.open if mean[k] <= HOPELESS * mean.min()]
+
+    def choice(self, names: Mapping[Grid, str], risk: Risk) -> Choice:
+        """The open grid of least noise."""
+        seen = np.array(self.noise)
+        noise = np.nanmean(seen, 0) if risk is MEAN else risk.of(seen)
+        best = min(self.open, key=lambda k: float(noise[k]))
+        gain = float(noise[0] / noise[best]) if noise[best] > 0 else 1.0
+        return Choice(*self.grids[best], names[self.grids[best]], float(noise[best]), gain)

@@ -58,6 +58,7 @@ class Report:
     """The document of one command; `pictures` are for its page alone.
 
     Of `seconds`, an export took the first `seconds_to_artifact` until its files were written, and checks took the rest.
+    `cpu_seconds_to_artifact` are those of the processor, imports included, that the process had used by then.
     """
 
     command: str
@@ -74,6 +75,7 @@ class Report:
     next_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
     seconds_to_artifact: float | None = None
+    cpu_seconds_to_artifact: float | None = None
     exit: int = 0
 
     def value(self, metric: str, where: Where) -> float | None:
@@ -97,7 +99,8 @@ class Report:
                 "notes": self.notes,
                 "next": self.next_commands,
                 "seconds": round(self.seconds, 3),
-                "seconds_to_artifact": None if self.seconds_to_artifact is None else round(self.seconds_to_artifact, 3),
+                "seconds_to_artifact": _rounded(self.seconds_to_artifact),
+                "cpu_seconds_to_artifact": _rounded(self.cpu_seconds_to_artifact),
                 "exit": self.exit,
             }
         )
@@ -106,6 +109,10 @@ class Report:
     def to_json(self) -> str:
         """`document()` as text."""
         return json.dumps(self.document(), indent=2, ensure_ascii=False)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _finite(thing: Any) -> Any:

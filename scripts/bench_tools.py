@@ -27,8 +27,8 @@ PEER_SETTINGS = {"PYTHONPATH": str(ROOT), "YOLO_AUTOINSTALL": "false", "YOLO_OFF
 class Conversion:
     """Seconds by the clock and of CPU time, and the largest resident memory; `problem` says why there are none.
 
-    `exit` is the process's own, where it wrote its file but was not content with it. `file_seconds` are those until the
-    file was there, of a tool that then checks and measures it.
+    `exit` is the process's own, where it wrote its file but was not content with it. `file_seconds` and
+    `file_cpu_seconds` are those until the file was there, of a tool that then checks and measures it.
     """
 
     tool: str
@@ -38,6 +38,7 @@ class Conversion:
     problem: str | None = None
     exit: int = 0
     file_seconds: float | None = None
+    file_cpu_seconds: float | None = None
 
 
 def convert(

@@ -286,7 +286,9 @@ class Evaluator:
         def at(index: Index) -> Number:
             match op:
                 case o.Quantize():
-                    ratio = plain.float32(x[index] / plain.float32(to.scale[0]))
+                    scale = plain.float32(to.scale[0])
+                    by = plain.float32(1 / scale) if op.reciprocal else 1 / scale
+                    ratio = plain.float32(x[index] * by)
                     if op.ties == "away":
                         ratio = Fraction(plain.rounded_away(ratio))
                     return plain.encoded(to.format, ratio, to.zero_point)

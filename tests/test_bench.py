@@ -77,6 +77,7 @@ def test_our_files_are_measured(comparison: tuple[Path, dict[str, dict[str, Any]
     assert fp32["metrics"]["map50-95"] > 0.5
     assert min(int8["metrics"]["sqnr"], fast["metrics"]["sqnr"]) > 20
     assert all(0 < r["conversion"]["file_seconds"] < r["conversion"]["seconds"] for r in (fp32, int8, fast))
+    assert all(0 < r["conversion"]["file_cpu_seconds"] < r["conversion"]["cpu_seconds"] for r in (fp32, int8, fast))
     assert fp32["file_bytes"] > 2 * int8["file_bytes"] == 2 * (kept / "edgeq-tflite-int8.tflite").stat().st_size
     assert int8["by_edgeq"] == int8["cpu_by_edgeq"] == 1
     assert min(fp32["p50_ms"], int8["p50_ms"], fp32["by_edgeq"]) > 0

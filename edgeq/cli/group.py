@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ from edgeq.errors import EdgeqError, UsageError, did_you_mean
 CONFIG_FILE = "edgeq.toml"
 EXIT_INTERRUPTED = 130
 ARGUMENTS = "edgeq.arguments"
+FEWER_COLLECTIONS = 50_000
+"""New objects before cycles are looked for: imports and graphs are many objects without cycles, and that takes a second."""
 
 
 class Commands(click.Group):
@@ -39,6 +42,7 @@ class Commands(click.Group):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        gc.set_threshold(FEWER_COLLECTIONS)
         with _errors_in_one_line():
             return super().invoke(ctx)
 

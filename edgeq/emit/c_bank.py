@@ -61,23 +61,23 @@ class Bank:
 
     def codes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes."""
-        return self._add(name, "int8_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int8_t", _rows(array), comment)
 
     def bytes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes without sign."""
-        return self._add(name, "uint8_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "uint8_t", _rows(array), comment)
 
     def halves(self, name: str, array: Array, comment: str) -> str:
         """An array of 16-bit integers."""
-        return self._add(name, "int16_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int16_t", _rows(array), comment)
 
     def unsigned_halves(self, name: str, array: Array, comment: str) -> str:
         """An array of 16-bit integers without sign."""
-        return self._add(name, "uint16_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "uint16_t", _rows(array), comment)
 
     def words(self, name: str, array: Array, comment: str) -> str:
         """An array of 32-bit integers."""
-        return self._add(name, "int32_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int32_t", _rows(array), comment)
 
     def channels(self, name: str, channels: Sequence[Channel], middle: int, comment: str) -> str:
         """An array of the channels of a layer whose output has this `middle`."""
@@ -123,6 +123,11 @@ class Bank:
     def definitions(self) -> str:
         """The arrays."""
         return "\n".join(_definition(entry) for entry in self.entries)
+
+
+def _rows(array: Array) -> Iterable[tuple[int, ...]]:
+    """A row for each number; millions of them, so without a list for each."""
+    return zip(array.reshape(-1).tolist(), strict=True)
 
 
 def _definition(entry: Entry) -> str:

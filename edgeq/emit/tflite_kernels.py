@@ -161,19 +161,9 @@ def _write(op: tflite.Accumulating, out: o.Value, activation: int, v: Values) ->
         case o.Mean():
             write_mean(op, out, v)
         case o.Resize():
-            _bilinear(op, out, v)
+            write_bilinear(op, out, *tflite.grid_flags(op, v.shape(op.x)), v)
         case _:
             assert_never(op)
-
-
-def _bilinear(op: o.Resize, out: o.Value, v: Values) -> None:
-    size = v.shape(op.x)
-    for aligned, centred in ((False, True), (False, False), (True, False)):
-        coordinates: o.Coordinates = "align_corners" if aligned else "half_pixel" if centred else "asymmetric"
-        if tflite.on_grid(replace(op, coordinates=coordinates), size) == op:
-            write_bilinear(op, out, aligned, centred, v)
-            return
-    raise _not_a_kernel(op.out, "a linear resize with these positions")
 
 
 # --- codes to codes, and to and from reals ------------------------------------------------------------------------
@@ -198,7 +188,7 @@ def write_recode(op: o.Requantize, v: Values) -> None:
 
 def write_quantize(op: o.Quantize, v: Values) -> None:
     """QUANTIZE of reals, or the SOFTMAX that ends in them."""
-    if op.ties != "away":
+    if op.ties != "away" or op.reciprocal:
         raise _not_a_kernel(op.out, "a quantization with ties to even")
     if source := _softmax_source(op, v):
         _softmax(source, op.out, v)

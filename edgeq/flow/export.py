@@ -137,8 +137,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
     artifact = emitter_of(target)(lowered, target, folder, model.name, metadata, report.manifest, more_files)
-    report.artifact, report.seconds_to_artifact = artifact.document(), time.monotonic() - started
-    report.rows += sizes(lowered, artifact, target)
+    report.seconds_to_artifact, report.cpu_seconds_to_artifact = time.monotonic() - started, time.process_time()
+    report.artifact, report.rows = artifact.document(), [*report.rows, *sizes(lowered, artifact, target)]
     _check(job, report, lowered, artifact, calibration)
     return _written(_finished(report, started), artifact)
 
@@ -223,29 +223,20 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     request, target, progress = job.request, job.target, job.progress
     samples = calibration if calibration is not None else job.rule
+    rest = samples, request.seed, request.threads, progress
     if target.emitter != "graph":  # which is the reference itself
         report.agreement = agreement(
-            lowered, artifact, samples, request.seed, request.threads, progress,
+            lowered, artifact, *rest, exact=target.is_integer, only_layers=target.kernels == "tflite",
             real_layers=target.agreement.real_layer_db is not None, device=job.device,
         )  # fmt: skip
+    if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
+        found = agreement(as_xnnpack(lowered), artifact, *rest, exact=False, device=job.device)
+        report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside their own rounding"))
+        report.agreement = [item for item in found if item.kind == "output"] + report.agreement
     if calibration is not None and report.layers:
         inputs = inputs_of(job.whole, calibration.sample(NOISE_IMAGES))
         noise = signal_to_noise(job.whole, lowered, inputs, job.device)
         report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
-    if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
-        quick = as_xnnpack(lowered)
-        found = agreement(
-            quick,
-            artifact,
-            samples,
-            request.seed,
-            request.threads,
-            progress,
-            exact=False,
-            only_layers=True,
-            device=job.device,
-        )
-        report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside XNNPACK's rounding"))
     if target.runs_here:
         report.rows += latency(job.whole, artifact, request.threads)
     if job.data is not None:

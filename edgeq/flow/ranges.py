@@ -28,7 +28,7 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
-from edgeq.quantize.bias import correct_biases, correct_stored_biases
+from edgeq.quantize.bias import Excerpts, correct_biases, correct_stored_biases, corrected_operands, operand_values
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, measure_noise, relative_power
@@ -162,10 +162,11 @@ def choose_ranges(
     *,
     only: frozenset[Value] | None = None,
     images: int = AUTO_IMAGES,
+    excerpts: Excerpts | None = None,
 ) -> list[ChosenRange]:
     """A grid for every class: by the named estimator, or for `auto` by the noise that it causes at the outputs.
 
-    `only` limits the work to some classes; noise is measured on at most so many `images`.
+    `only` limits the work to some classes; noise is measured on at most so many `images`, of which `excerpts` are noted.
     """
     per_class = class_statistics(structure, pooled(observed))
     fixed = [
@@ -179,7 +180,7 @@ def choose_ranges(
         return fixed
     if estimator == AUTO:
         parts = {name: class_statistics(structure, part) for name, part in observed.items()}
-        chosen = _by_output_noise(structure, sites, per_class, calibration.sample(images), progress, parts)
+        chosen = _by_output_noise(structure, sites, per_class, calibration.sample(images), progress, parts, excerpts)
     else:
         chosen = ranges_by_estimator(sites, per_class, target, estimator)
     return fixed + [in_table(item, sites[item.key].format, structure.formats[item.key]) for item in chosen]
@@ -229,6 +230,7 @@ def _by_output_noise(
     calibration: CalibrationSet,
     progress: Progress,
     parts: Observed,
+    excerpts: Excerpts | None,
 ) -> list[ChosenRange]:
     count = len(calibration.images)
 
@@ -254,6 +256,7 @@ def _by_output_noise(
             counted(),
             parts=parts if guarded else None,
             risk=risk,
+            excerpts=excerpts,
             device=calibration.device,
         ).items()
     ]
@@ -331,13 +334,20 @@ def quantize(
     """Ranges for every value, the most disturbed operators in float as far as the target allows, biases corrected.
 
     `quick` measures noise and biases on QUICK_IMAGES, unless hard images are guarded; statistics are of all images still.
+    Biases are measured on what passes by as ranges are chosen by noise, else in a pass of their own.
     """
     quick = quick and not calibration.guarded
     images = (QUICK_IMAGES, QUICK_IMAGES) if quick else (AUTO_IMAGES, BIAS_IMAGES)
-    found = _lifted(graph, target, recipe, calibration, model_digest, progress, use_cache=use_cache, images=images[0])
+    every = max(1, len(calibration.sample(images[0]).images) // images[1])
+    excerpts = None if calibration.guarded else Excerpts(corrected_operands(graph), every)
+    found = _lifted(
+        graph, target, recipe, calibration, model_digest, progress,
+        use_cache=use_cache, images=images[0], excerpts=excerpts,
+    )  # fmt: skip
     progress("correcting biases", 0, 0)
-    samples = inputs_of(graph, calibration.sample(images[1]))
-    return replace(found, plan=correct_biases(graph, found.plan, samples, calibration.device))
+    seen = excerpts.images if excerpts and excerpts.are_whole else None
+    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])), calibration.device)
+    return replace(found, plan=correct_biases(graph, found.plan, values))
 
 
 @exact_arithmetic()
@@ -362,12 +372,15 @@ def _lifted(
     *,
     use_cache: bool,
     images: int,
+    excerpts: Excerpts | None,
 ) -> Quantization:
     structure = analyse(graph, target, recipe)
     watched = watched_values(structure)
     observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
     shifts = range_shifts(structure, observed)
-    chosen = choose_ranges(structure, observed, target, recipe.estimator, calibration, progress, images=images)
+    chosen = choose_ranges(
+        structure, observed, target, recipe.estimator, calibration, progress, images=images, excerpts=excerpts
+    )
     plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
         return Quantization(plan, chosen, [], shifts)

@@ -389,11 +389,15 @@ class Cast:
 
 @dataclass(frozen=True)
 class Quantize:
-    """real -> codes of the result's type: nearest level of x / scale, saturating; ties to even or away from zero."""
+    """real -> codes of the result's type: nearest level of x / scale, saturating; ties to even or away from zero.
+
+    With `reciprocal` it is x times 1 / scale, each rounded to single precision.
+    """
 
     x: Value
     out: Value
     ties: Ties = "even"
+    reciprocal: bool = False
 
 
 @dataclass(frozen=True)

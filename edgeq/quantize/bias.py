@@ -6,8 +6,9 @@ the mean is taken over images and positions, padding apart. (Nagel et al., 2019,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -17,36 +18,84 @@ from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, dequantize_weight
+from edgeq.quantize.scale import bias_codes, bias_limit, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
 from edgeq.reference.interpret import Device, Interpreter
 
 Corrected = o.Conv | o.Linear
+Values = Mapping[o.Value, Tensor]
+
+MOST = 1 << 16
+"""About how many elements of a value means are taken of in each image, where it is seen on the way of other work."""
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """Rows of `values` in images that are run for another purpose: enough for means, without runs of their own.
+
+    Of the images that pass by one in `every` is noted, the first among them.
+    """
+
+    values: frozenset[o.Value]
+    every: int = 1
+    images: list[dict[o.Value, Tensor]] = field(default_factory=list)
+    _passed: Iterator[int] = field(default_factory=count)
+
+    def note(self, found: Values) -> None:
+        """One more image passes by."""
+        if next(self._passed) % self.every == 0:
+            self.images.append({name: _rows(found[name].detach()) for name in self.values if name in found})
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether there are images and all values of each."""
+        return bool(self.images) and all(image.keys() == self.values for image in self.images)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Rows of x [1,C,H,W] or x [1,T,C], evenly apart by an odd number, so that no stride of a layer picks the same."""
+    axis = x.dim() - 2
+    if axis < 1:
+        return x.clone()
+    step = x.numel() // MOST | 1
+    rows = torch.arange(min(step, x.shape[axis]) // 2, x.shape[axis], step, device=x.device)
+    return x.index_select(axis, rows)
+
+
+def corrected_operands(graph: Graph) -> frozenset[o.Value]:
+    """What the operators read whose biases can be corrected."""
+    return frozenset(op.x for op in graph.ops if isinstance(op, Corrected) and op.bias is not None)
+
+
+def operand_values(
+    graph: Graph, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
+) -> Iterator[Values]:
+    """The values of `corrected_operands` in every sample."""
+    wanted = corrected_operands(graph)
+    interpreter = Interpreter(observed(graph, wanted), device)
+    for sample in samples:
+        found: dict[o.Value, Tensor] = {}
+
+        def keep(name: o.Value, tensor: Tensor, found: dict[o.Value, Tensor] = found) -> None:
+            if name in wanted:
+                found[name] = tensor
+
+        with torch.no_grad():
+            interpreter(sample, keep)
+        yield found
 
 
 def _channel_means(
-    graph: Graph,
-    ops: Iterable[Corrected],
-    samples: Iterable[Mapping[o.Value, Array]],
-    parts: Callable[[o.Value, Tensor], tuple[Tensor, ...]],
-    device: Device,
+    ops: Iterable[Corrected], images: Iterable[Values], parts: Callable[[o.Value, Tensor], tuple[Tensor, ...]]
 ) -> dict[o.Value, tuple[FloatArray, ...]]:
     """Means of `parts` of the input of each operator, per channel, by its result."""
-    wanted: dict[o.Value, list[Corrected]] = {}
-    for op in ops:
-        wanted.setdefault(op.x, []).append(op)
-    found: dict[o.Value, list[tuple[FloatArray, ...]]] = {}
-
-    def watch(name: o.Value, tensor: Tensor) -> None:
-        for op in wanted.get(name, ()):
+    found: dict[o.Value, list[tuple[FloatArray, ...]]] = {op.out: [] for op in ops}
+    for image in images:
+        for op in ops:
+            tensor = image[op.x]
             channels = tensor.dim() - 1 if isinstance(op, o.Linear) else 1
             axes = [axis for axis in range(tensor.dim()) if axis != channels]
-            found.setdefault(op.out, []).append(tuple(_mean(part, axes) for part in parts(name, tensor)))
-
-    interpreter = Interpreter(observed(graph, wanted), device)
-    with torch.no_grad():
-        for sample in samples:
-            interpreter(sample, watch)
+            found[op.out].append(tuple(_mean(part, axes) for part in parts(op.x, tensor)))
     return {out: tuple(np.mean(part, 0) for part in zip(*means, strict=True)) for out, means in found.items()}
 
 
@@ -75,7 +124,7 @@ def correct_stored_biases(
     """
     codes = {op.out: op.x for op in stored.ops if isinstance(op, o.Dequantize)}
     ops = [op for op in graph.ops if isinstance(op, Corrected) and op.weight in codes and _owns_bias(op, graph)]
-    means = _channel_means(graph, ops, samples, lambda _, tensor: (tensor,), device)
+    means = _channel_means(ops, operand_values(graph, samples, device), lambda _, tensor: (tensor,))
     biases: dict[o.Value, Array] = {}
     for op in ops:
         weight = graph.constants[op.weight].astype(np.float64)
@@ -99,21 +148,19 @@ def _by_group(means: FloatArray, op: Corrected, outputs: int) -> FloatArray:
     return np.repeat(means.reshape(groups, -1), outputs // groups, axis=0)
 
 
-def correct_biases(
-    graph: Graph, plan: Plan, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
-) -> Plan:
-    """`plan` with the mean shift of every convolution and linear layer that has a bias taken back."""
+def correct_biases(graph: Graph, plan: Plan, images: Iterable[Values]) -> Plan:
+    """`plan` with the mean shift of every convolution and linear layer that has a bias taken back.
+
+    `images` are the `operand_values` of some, or `Excerpts` of them.
+    """
     ops = [op for op in graph.ops if isinstance(op, Corrected) and op.out in plan.biases]
-
-    def parts(x: o.Value, tensor: Tensor) -> tuple[Tensor, ...]:
-        return tensor, rounding_error(tensor, plan.types[x])
-
-    means = _channel_means(graph, ops, samples, parts, device)
+    means = _channel_means(ops, images, lambda x, tensor: (tensor, rounding_error(tensor, plan.types[x])))
     biases = dict(plan.biases)
     for op in ops:
         assert op.bias is not None, op
         bias = graph.constants[op.bias].astype(np.float64) - _shift(op, graph, plan, means[op.out])
-        codes, scales = bias_codes(bias, plan.types[op.x].scale[0], plan.weights[op.out].scale)
-        if scales == plan.weights[op.out].scale:
+        x, weight = plan.types[op.x], plan.weights[op.out]
+        codes, scales = bias_codes(bias, x.scale[0], weight.scale, limit=bias_limit(op, x, weight))
+        if scales == weight.scale:
             biases[op.out] = codes
     return replace(plan, biases=biases)

@@ -203,7 +203,8 @@ class Interpreter:
 
     def _quantize(self, op: o.Quantize, x: Tensor) -> Tensor:
         type_, dtype = self.graph.types[op.out], self._dtype(op.out)
-        ratio = x / along_axis(type_.scale, type_, torch.float32).to(x.device)
+        scale = along_axis(type_.scale, type_, torch.float32).to(x.device)
+        ratio = x * (1 / scale) if op.reciprocal else x / scale
         if isinstance(type_.format, Float | Codebook):
             return torch.from_numpy(encode(type_.format, ratio.cpu().numpy())).to(x.device, dtype)
         low, high = code_range(type_.format)

@@ -29,6 +29,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from edgeq.errors import UnsupportedError
 from edgeq.formats import INT32, INT64, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import divided_away
@@ -265,6 +266,18 @@ def on_grid(op: o.Resize, shape: tuple[int, ...]) -> o.Resize:
     return replace(
         op, scale=(unit / steps[0], unit / steps[1]), coordinates="half_pixel" if centred else "asymmetric"
     )  # fmt: skip
+
+
+def grid_flags(op: o.Resize, shape: tuple[int, ...]) -> tuple[bool, bool]:
+    """(align corners, half pixel centres) of the kernel whose grid `op` samples an operand of `shape` on.
+
+    Raises UnsupportedError for other positions.
+    """
+    for aligned, centred in ((False, True), (False, False), (True, False)):
+        coordinates: o.Coordinates = "align_corners" if aligned else "half_pixel" if centred else "asymmetric"
+        if on_grid(replace(op, coordinates=coordinates), shape) == op:
+            return aligned, centred
+    raise UnsupportedError("no TFLite kernel computes a linear resize with these positions", where=op.out)
 
 
 def _grid_step(size: int, out: int, aligned: bool) -> int:

@@ -94,6 +94,30 @@ def kernel_table(function: o.Function, from_type: Type, to: Type) -> IntArray:
     return table
 
 
+def default_table(function: o.Function, from_type: Type, to: Type) -> IntArray | None:
+    """As `tabulate` on 8-bit codes, as XNNPACK has it; None where LiteRT's default kernel is as its reference kernel."""
+    low, high = code_range(to.format)
+    levels = _levels(from_type)
+    x, finer = levels.astype(np.float32) * np.float32(from_type.scale[0]), np.float32(1) / np.float32(to.scale[0])
+    match function.name:
+        case "sigmoid":
+            powers = np.exp(np.clip(x, -100, 100).astype(np.float64))
+            codes = np.rint((powers / (1 + powers)).astype(np.float32) * finer).astype(np.int64)
+        case "tanh":
+            codes = np.rint(np.tanh(x) * finer).astype(np.int64)
+        case "leaky_relu":
+            above = np.float32(from_type.scale[0]) / np.float32(to.scale[0])
+            below = above * np.float32(function.a)
+            if not (2.0**-8 <= above <= 2.0**7 and 2.0**-8 <= abs(below) <= 2.0**7):
+                return None
+            ratios = (int(np.rint(np.float32(256) * ratio)) for ratio in (above, below))
+            codes = (np.where(levels >= 0, next(ratios), next(ratios)) * levels + 128) >> 8
+        case _:
+            return None
+    table: IntArray = np.clip(codes + to.zero_point, low, high)
+    return table
+
+
 def _in_single_precision(function: Callable[[Floats], Floats], levels: IntArray, from_type: Type, to: Type) -> IntArray:
     with np.errstate(over="ignore", divide="ignore"):
         reals = function(levels.astype(np.float32) * np.float32(from_type.scale[0]))

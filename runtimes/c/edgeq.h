@@ -55,7 +55,7 @@ typedef int32_t edgeq_long_sum;
 typedef struct {
     int32_t bias;
     int32_t multiplier;
-    int32_t offset; /* rounding and output zero point */
+    int32_t offset; /* rounding and output zero point; of sums of 64 bits the latter and, 16 bits up, the bias beyond 32 */
     int32_t shift;
 } edgeq_channel;
 
@@ -179,14 +179,20 @@ EDGEQ_INLINE int32_t edgeq_saturated(int64_t x, const edgeq_output *o)
     return x < o->low ? o->low : x > o->high ? o->high : (int32_t)x;
 }
 
-/* One rounding in 64 bits: round(sum q / 2^shift), ties upward, of sums of up to 48 bits; `offset` is the output zero
- * point. With sum = 2^31 h + l, neither h q nor l q overflows. */
+/* The bias of a sum of 64 bits. */
+EDGEQ_INLINE int64_t edgeq_bias_64(const edgeq_channel *c)
+{
+    return c->bias + (int64_t)(c->offset - (int16_t)c->offset) * 65536;
+}
+
+/* One rounding in 64 bits: round(sum q / 2^shift), ties upward, of sums of up to 60 bits. With sum = 2^31 h + l, neither
+ * h q nor l q overflows. */
 EDGEQ_INLINE int32_t edgeq_requantize_64(int64_t sum, const edgeq_channel *c, const edgeq_output *o)
 {
-    const int64_t low = (sum & INT32_MAX) * c->multiplier + ((int64_t)1 << (c->shift - 1)), high = (sum >> 31) * c->multiplier;
-    const int64_t whole = c->shift >= 31 ? (high + (low >> 31)) >> (c->shift - 31)
-                                         : high * ((int64_t)1 << (31 - c->shift)) + (low >> c->shift);
-    return edgeq_saturated(whole + c->offset, o);
+    const int64_t low = (sum & INT32_MAX) * c->multiplier, high = (sum >> 31) * c->multiplier;
+    const int64_t whole = c->shift > 31 ? (high + (low >> 31) + ((int64_t)1 << (c->shift - 32))) >> (c->shift - 31)
+                                        : high * ((int64_t)1 << (31 - c->shift)) + ((low + ((int64_t)1 << (c->shift - 1))) >> c->shift);
+    return edgeq_saturated(whole + (int16_t)c->offset, o);
 }
 
 #if defined(EDGEQ_WIDE_CODES)

@@ -61,7 +61,7 @@ EDGEQ_INLINE void edgeq_plane_levels(
         for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
             const edgeq_code *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w;
             const int8_t *tap = w;
-            int64_t sum = r->channel.bias;
+            int64_t sum = edgeq_bias_64(&r->channel);
             for (int32_t ky = 0; ky < l->kernel_h; ky++, row += (ptrdiff_t)l->dilation_h * l->plane_w) {
                 for (int32_t kx = 0; kx < l->kernel_w; kx++) {
                     sum += row[kx * l->dilation_w] * edgeq_wide_level(l->is_long, *tap++);

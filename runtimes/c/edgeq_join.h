@@ -51,7 +51,7 @@ EDGEQ_INLINE void edgeq_join_terms(const edgeq_join_layer *m, const edgeq_output
         int64_t wide[EDGEQ_COLUMNS];
         edgeq_level_sums(m->is_long, x, w, m->inputs, wide);
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-            term[j] = edgeq_requantize_64(wide[j] + edgeq_bias(c + j), c + j, terms);
+            term[j] = edgeq_requantize_64(wide[j] + edgeq_bias_64(c + j), c + j, terms);
         }
         return;
     }

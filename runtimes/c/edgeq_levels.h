@@ -69,7 +69,7 @@ EDGEQ_INLINE void edgeq_long_block(int32_t table, const edgeq_output *output, co
     int64_t sum[EDGEQ_BLOCK];
     edgeq_level_sums(table, x, w, k, sum);
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (edgeq_code)edgeq_requantize_64(sum[j] + edgeq_bias(c + j), c + j, output);
+        out[j] = (edgeq_code)edgeq_requantize_64(sum[j] + edgeq_bias_64(c + j), c + j, output);
     }
 }
 

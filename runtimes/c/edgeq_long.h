@@ -25,7 +25,7 @@ EDGEQ_INLINE void edgeq_long_block(int32_t is_long, const edgeq_output *output, 
         }
     }
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (edgeq_code)edgeq_requantize_long(sum[j] + edgeq_bias(c + j), c + j, output);
+        out[j] = (edgeq_code)edgeq_requantize_long(sum[j] + edgeq_bias_64(c + j), c + j, output);
     }
 }
 

@@ -14,6 +14,7 @@ from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import MinMax, Mse, Percentile
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import CANDIDATES, Choice, Site, choose_by_output_noise
+from edgeq.calibrate.robust import MEAN
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
 from edgeq.errors import DataError
 from edgeq.formats import INT8, INT16, UINT8, Int
@@ -183,3 +184,32 @@ def test_no_sample_is_an_error_and_no_site_is_none() -> None:
     with pytest.raises(DataError, match="image"):
         choose_by_output_noise(structure, Objective(graph.outputs), sites, statistics, [])
     assert choose_by_output_noise(structure, Objective(graph.outputs), {}, {}, images(1)) == {}
+
+
+def test_hopeless_grids_are_given_up_after_the_first_images() -> None:
+    """The noise of each image is drawn about that of its grid; the winner is the one of all images."""
+    grids = {(0.1 * k, 0): f"grid {k}" for k in range(1, 7)}
+    level = np.array([9.0, 1.3, 30.0, 1.0, 4.5, 2.0])
+    rng = np.random.default_rng(0)
+    contest = output_noise._Contest(tuple(grids))
+    measured = []
+    for _ in range(12):
+        contest.begin()
+        measured.append(list(contest.open))
+        contest.add(level[contest.open] * rng.uniform(0.8, 1.2, len(contest.open)))
+        contest.give_up_hopeless()
+    first = output_noise.TRIAL_IMAGES
+    assert measured[0] == measured[first - 1] == list(range(6)) and measured[first] == measured[-1] == [1, 3, 5]
+    choice = contest.choice(grids, MEAN)
+    assert choice.estimator == "grid 4" and 7 < choice.gain < 11 and 0.9 < choice.noise < 1.1
+
+
+def test_one_grid_left_is_measured_no_more() -> None:
+    contest = output_noise._Contest(((0.1, 0), (0.2, 0)))
+    for noise in ([8.0, 1.0], [9.0, 1.0]):
+        contest.begin()
+        contest.add(np.array(noise))
+        contest.give_up_hopeless()
+    contest.begin()
+    assert contest.open_grids == []
+    assert contest.choice({(0.1, 0): "wide", (0.2, 0): "tight"}, MEAN) == Choice(0.2, 0, "tight", 1.0, 8.5)

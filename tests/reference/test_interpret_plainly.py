@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeq.formats import INT32, Float, Int
+from edgeq.formats import INT8, INT32, Float, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.ir.verify import verify
@@ -49,6 +49,24 @@ def test_every_value_of_random_graphs() -> None:
     check()
     assert sum(count >= 4 for count in distinct) > len(distinct) // 3
     assert max(distinct) > 32
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+@pytest.mark.parametrize("ties", ["even", "away"])
+def test_reals_close_to_ties(ties: o.Ties, reciprocal: bool) -> None:
+    """Within three steps of single precision of every tie, where the quotient and the product often differ."""
+    rng = np.random.default_rng(0)
+    scale = float(np.float32(0.0123))
+    middle = ((np.arange(-140, 140) + 0.5) * scale).astype(np.float32)
+    x = (middle.view(np.int32)[:, None] + np.arange(-3, 4, dtype=np.int32)).view(np.float32)
+    editor = Editor("ties", ["x"], {"x": Type(x.shape)})
+    out = editor.append(o.Quantize("x", "codes", ties, reciprocal), Type(x.shape, INT8, (scale,), 3))
+    other = editor.append(o.Quantize("x", "other", ties, not reciprocal), Type(x.shape, INT8, (scale,), 3))
+    graph = editor.graph([out, other])
+    inputs: dict[o.Value, Array] = {"x": rng.permutation(x)}
+    found = run(graph, inputs)
+    assert numbers(found[out]) == plainly(graph, inputs)[out]
+    assert int((found[out] != found[other]).sum()) > 20 and len(np.unique(found[out])) == 256
 
 
 @pytest.mark.parametrize("kind", ["linear", "matmul", "mul"])
