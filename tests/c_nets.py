@@ -87,6 +87,26 @@ def small_network() -> Graph:
     return n.graph(n.conv(pooled, 5, "map", kernel=1), n.linear(flat, 7, "scores"))
 
 
+def plain_network() -> Graph:
+    """What leaves out the most code: whole blocks, no groups, no clamps, few pixels over; a residual, a mean over an image."""
+    n = Net(1, 4, 13, 13)
+    x = n.apply(n.conv("x", 32, "first"), "relu", "a")
+    y = n.conv(n.apply(n.conv(x, 32, "second", kernel=1), "relu", "b"), 32, "third")
+    y = n.apply(n.add(o.Add(x, y, "residual")), "relu", "c")
+    pooled = n.add(o.AveragePool(y, "pooled", (13, 13), (13, 13)))
+    return n.graph(n.linear(n.add(o.Reshape(pooled, "flat", (1, 32))), 10, "scores"))
+
+
+def with_large_biases(graph: Graph) -> Graph:
+    """A lowered graph of which a channel of each layer has a bias of more than 24 bits."""
+    changed = {}
+    for op in graph.ops:
+        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias in graph.constants:
+            bias = graph.constants[op.bias].astype(np.int32)
+            changed[op.bias] = np.where(np.arange(len(bias)) == len(bias) // 2, np.int32(1 << 23), bias)
+    return with_constants(graph, changed)
+
+
 def heavily_biased(spread: float = 1e-3) -> Graph:
     """Every kind of layer with weights of at most `spread`, in long sums, and biases hundreds of products large."""
     n = Net(1, 24, 9, 8, seed=5)
@@ -135,26 +155,6 @@ def biases_beyond_32_bits(graph: Graph) -> set[o.Value]:
     """Layers of a lowered graph with a bias that 32 bits do not hold."""
     found = [op for op in graph.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias is not None]
     return {op.out for op in found if np.abs(graph.constants[str(op.bias)].astype(np.float64)).max() >= 1 << 31}
-
-
-def plain_network() -> Graph:
-    """What leaves out the most code: whole blocks, no groups, no clamps, few pixels over; a residual, a mean over an image."""
-    n = Net(1, 4, 13, 13)
-    x = n.apply(n.conv("x", 32, "first"), "relu", "a")
-    y = n.conv(n.apply(n.conv(x, 32, "second", kernel=1), "relu", "b"), 32, "third")
-    y = n.apply(n.add(o.Add(x, y, "residual")), "relu", "c")
-    pooled = n.add(o.AveragePool(y, "pooled", (13, 13), (13, 13)))
-    return n.graph(n.linear(n.add(o.Reshape(pooled, "flat", (1, 32))), 10, "scores"))
-
-
-def with_large_biases(graph: Graph) -> Graph:
-    """A lowered graph of which a channel of each layer has a bias of more than 24 bits."""
-    changed = {}
-    for op in graph.ops:
-        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias in graph.constants:
-            bias = graph.constants[op.bias].astype(np.int32)
-            changed[op.bias] = np.where(np.arange(len(bias)) == len(bias) // 2, np.int32(1 << 23), bias)
-    return with_constants(graph, changed)
 
 
 def small_transformer() -> Graph:

@@ -76,18 +76,16 @@ EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_sum(
 }
 
 /* The sum of no taps. */
-EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_bias(const edgeq_conv_transpose_layer *l, const edgeq_record *r)
+EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_bias(const edgeq_conv_transpose_layer *l, const edgeq_record *c)
 {
-#if defined(EDGEQ_WIDE_CODES) || defined(EDGEQ_LEVELS_H)
-    const edgeq_channel c = edgeq_channel_of(r, &l->output);
-#endif
 #if defined(EDGEQ_WIDE_CODES)
-    return edgeq_bias_64(&c);
+    (void)l;
+    return edgeq_bias_64(c);
 #elif defined(EDGEQ_LEVELS_H)
-    return l->is_long ? edgeq_bias_64(&c) : c.bias;
+    return l->is_long ? edgeq_bias_64(c) : edgeq_bias(c);
 #else
     (void)l;
-    return edgeq_bias(r);
+    return edgeq_bias(c);
 #endif
 }
 
@@ -110,9 +108,9 @@ EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, cons
         for (int32_t i = 0; i < l->out_w; i++) {
             for (int32_t c = 0; c < l->out_c; c++) {
                 const edgeq_code *const group = x + (ptrdiff_t)(c / outputs) * depth;
-                const edgeq_record *const r = l->channels + c;
-                const edgeq_taps_sum sum = edgeq_transposed_bias(l, r) + edgeq_transposed_sum(l, group, y, i, c * taps);
-                const int32_t code = edgeq_transposed_code(l, sum, r);
+                const edgeq_record *const channel = l->channels + c;
+                const edgeq_taps_sum sum = edgeq_transposed_bias(l, channel) + edgeq_transposed_sum(l, group, y, i, c * taps);
+                const int32_t code = edgeq_transposed_code(l, sum, channel);
                 *out++ = (edgeq_code)(l->table ? l->table[code + 128] : code);
             }
         }
