@@ -20,19 +20,26 @@ from edgeq.runtimes.folder import code_type, read_folder
 
 def measure(row: Simulated, folder: Path, codes: Mapping[str, Codes], optimize: str = "-O2") -> Measurement:
     """One run, for callers without an event loop; see `count`."""
-    return asyncio.run(count(row, folder, [codes], optimize))[0]
+
+    async def once() -> Measurement:
+        async with SimulatedBoard(row) as board:
+            return (await count(board, folder, [codes], optimize))[0]
+
+    return asyncio.run(once())
 
 
 async def count(
-    row: Simulated, folder: Path, samples: Sequence[Mapping[str, Codes]], optimize: str = "-O2"
+    board: SimulatedBoard, folder: Path, samples: Sequence[Mapping[str, Codes]], optimize: str = "-O2"
 ) -> list[Measurement]:
-    """Run the model of `folder` once on each of `samples` (codes by input name, channels first). Raises BoardError."""
+    """Run the model of `folder` once on each of `samples` (codes by input name, channels first). Raises BoardError.
+
+    `board` is one that was entered.
+    """
     document = read_folder(folder)
     with tempfile.TemporaryDirectory(prefix="edgeq-build-") as temporary:
-        built = await asyncio.to_thread(build, row, folder, document, Path(temporary), optimize)
-        async with SimulatedBoard(row) as board:
-            await board.put({"bench.elf": built.program})
-            return [await _run(board, built, document, codes) for codes in samples]
+        built = await asyncio.to_thread(build, board.row, folder, document, Path(temporary), optimize)
+        await board.put({"bench.elf": built.program})
+        return [await _run(board, built, document, codes) for codes in samples]
 
 
 async def _run(
@@ -54,8 +61,9 @@ async def _run(
         )
         for port in document["outputs"]
     }
+    layers, *cycles = np.diff(counts[:-1], axis=0).T.tolist()
     return Measurement(
         outputs,  # type: ignore[arg-type]
-        tuple(int(n) for n in np.diff(counts[:-1])), stack, built.code_bytes, built.constant_bytes,
-        document["arena_bytes"], board.how,
+        tuple(layers), stack, built.code_bytes, built.constant_bytes, document["arena_bytes"], board.how,
+        *map(tuple, cycles),
     )  # fmt: skip

@@ -8,7 +8,7 @@ layer and how deep the stack went; counts do not depend on the machine that simu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -81,7 +81,8 @@ class Simulated:
     """One simulated board: a row of BOARDS.
 
     `compiler` and its `flags` compile for it, `zig` are the same for the compiler that comes as a wheel; code and constants
-    lie at `flash`, data and stack at `ram`, with room for so many bytes each. `qemu` runs it; `unicorn` (architecture, processor) if that can.
+    lie at `flash`, data and stack at `ram`, with room for so many bytes each. `qemu` runs it, `unicorn` (architecture,
+    processor) if that can; or it is the RTL of `core`, by its name in verilated.py.
     """
 
     name: str
@@ -96,13 +97,15 @@ class Simulated:
     zig: tuple[str, ...] = ()
     unicorn: tuple[Literal["riscv32", "arm"], str] | None = None
     debian: str = ""
+    core: str = ""
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One inference: outputs by name, instructions of each layer in order, and bytes.
 
-    `code_bytes` is the model's code with its descriptors, `constant_bytes` its weights and tables.
+    `code_bytes` is the model's code with its descriptors, `constant_bytes` its weights and tables. `layer_cycles` are the
+    cycles of each layer where the simulator knows them.
     """
 
     outputs: Mapping[str, Codes]
@@ -112,11 +115,17 @@ class Measurement:
     constant_bytes: int
     arena_bytes: int
     how: str
+    layer_cycles: tuple[int, ...] = ()
 
     @property
     def instructions(self) -> int:
         """Instructions of one inference."""
         return sum(self.layers)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of one inference, or 0 if they are not known."""
+        return sum(self.layer_cycles)
 
     @property
     def flash_bytes(self) -> int:
@@ -168,8 +177,15 @@ def _riscv32(name: str, summary: str, more: str, unicorn: tuple[Literal["riscv32
     )
 
 
+def _verilated(core: str, summary: str) -> Simulated:
+    board = _riscv32("rv32imc", summary, "", None)
+    return replace(board, name=f"{core}-cycles", qemu=(), core=core, debian="gcc-riscv64-unknown-elf")
+
+
 BOARDS: tuple[Simulated, ...] = (
     _riscv32("rv32imc", "RISC-V RV32IMC", "", ("riscv32", "base")),
+    _verilated("ibex", "Ibex (RV32IMC, two stages, multiplier of three cycles), every cycle of its RTL"),
+    _verilated("cv32e40p", "CV32E40P (RV32IMC, four stages, multiplier of one cycle), every cycle of its RTL"),
     _riscv32("rv32imcb", "RISC-V RV32IMC with Zba and Zbb", "_zba_zbb", None),
     _cortex("cortex-m4", ("-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, "cortex_m4", "cortex-m4"),
     _cortex("cortex-m7", ("-mfpu=fpv5-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, "cortex_m7", "cortex-m7"),

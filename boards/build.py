@@ -52,6 +52,10 @@ def build(board: Simulated, folder: Path, document: dict[str, Any], into: Path, 
         f"-DBENCH_ARENA={prefix}_arena",
         f"-DBENCH_ARENA_BYTES={document['arena_bytes']}",
     ]
+    alone = (
+        into / "model.o"
+    )  # what a program that uses the model links: without marks of layers, and without our program
+    _run([*compiler, *COMMON, optimize, "-c", "-o", str(alone), str(own / f"{prefix}_model.c")], into)
     objects = []
     for source in (own / f"{prefix}_weights.c", *(FIRMWARE / name for name in ("bench.c", "main.c", "memory.c"))):
         made = into / f"{source.stem}.o"
@@ -66,7 +70,7 @@ def build(board: Simulated, folder: Path, document: dict[str, Any], into: Path, 
     _run([*compiler, *_NO_LIBRARY, *layout, "-o", str(program), *objects], into)
     linked = Elf(program)
     _check_room(board, linked)
-    return Built(program, linked, _flash(into / "bench.o"), _flash(into / f"{prefix}_weights.o"))
+    return Built(program, linked, _flash(alone), _flash(into / f"{prefix}_weights.o"))
 
 
 def _check_room(board: Simulated, linked: Elf) -> None:

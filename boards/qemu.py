@@ -18,7 +18,7 @@ _HOST = ("-semihosting-config", "enable=on,target=native")
 
 def is_available(board: Simulated) -> bool:
     """Whether QEMU for `board` and a compiler for the plugin are installed."""
-    return shutil.which(board.qemu[0]) is not None and shutil.which("cc") is not None
+    return bool(board.qemu) and shutil.which(board.qemu[0]) is not None and shutil.which("cc") is not None
 
 
 def run(board: Simulated, program: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""A simulated processor as a board: its programs are ELF files without an operating system, run by QEMU or unicorn.
+"""A simulated processor as a board: its programs are ELF files without an operating system, run by QEMU, unicorn or RTL.
 
 A program reads arena.bin from the work folder; afterwards result.bin there holds the depth of the stack (a 32-bit word)
-and the arena, and counts.txt the instructions at each mark.
+and the arena, and counts.txt a line for each mark: the instructions so far, and the cycles where the RTL runs.
 """
 
 from __future__ import annotations
@@ -11,31 +11,38 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from edgeq.boards import qemu, sim
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeq.boards import qemu, sim, verilated
 from edgeq.boards.board import Content, Finished, Simulated
 from edgeq.boards.local import TIMEOUT_S, LocalBoard
 from edgeq.boards.probe import Facts
 from edgeq.errors import MissingDependencyError
+from edgeq.progress import Progress, silent
 
 ARENA, RESULT, COUNTS = "arena.bin", "result.bin", "counts.txt"
 _DEPTH = struct.Struct("<I")
 
 
-def result_of(content: bytes, counts: bytes) -> tuple[bytes, list[int], int]:
-    """The arena afterwards, instruction counts at the marks, and the stack's depth in bytes."""
-    return content[_DEPTH.size :], [int(line) for line in counts.split()], _DEPTH.unpack_from(content)[0]
+def result_of(content: bytes, counts: bytes) -> tuple[bytes, NDArray[np.int64], int]:
+    """The arena afterwards, a row of counts for each mark (instructions; cycles), and the stack's depth in bytes."""
+    rows = [line.split() for line in counts.splitlines()]
+    return content[_DEPTH.size :], np.array(rows, dtype=np.int64), _DEPTH.unpack_from(content)[0]
 
 
 class SimulatedBoard:
-    """The processor of a row of BOARDS; its work folder lies on this machine."""
+    """The processor of a row of BOARDS; its work folder lies on this machine. `progress` tells of what takes long."""
 
-    def __init__(self, row: Simulated) -> None:
-        self.row, self.name = row, row.name
+    def __init__(self, row: Simulated, progress: Progress = silent) -> None:
+        self.row, self.name, self._progress = row, row.name, progress
         self._here = LocalBoard(row.name)
 
     @property
     def how(self) -> str:
         """The simulator, for people. Raises MissingDependencyError if none is installed."""
+        if self.row.core:
+            return verilated.how(self.row)
         if qemu.is_available(self.row):
             return f"{self.row.qemu[0]}, instructions counted by a plugin"
         if sim.is_available(self.row):
@@ -62,6 +69,9 @@ class SimulatedBoard:
         """Run one program on the arena in the work folder; a simulator of its own limits the time."""
         (program,) = command
         folder = self._here.folder
+        if self.row.core:
+            await asyncio.to_thread(verilated.run, self.row, folder / program, folder, self._progress)
+            return Finished(0, "", "")
         simulator = qemu if qemu.is_available(self.row) else sim
         assert self.how
         await asyncio.to_thread(simulator.run, self.row, folder / program, folder)

@@ -16,7 +16,7 @@ from edgeq.calibrate.statistics import Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
 from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 
 
 def _real_values(graph: Graph) -> frozenset[Value]:
@@ -29,6 +29,7 @@ def observe(
     batches: Iterable[Mapping[Value, Array | Tensor]],
     values: Collection[Value] | None = None,
     *,
+    device: Device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> dict[Value, Statistics]:
     """Statistics of `values` (default: every computed real value and real input) of the real `graph`.
@@ -47,7 +48,7 @@ def observe(
             fresh = statistics_of(tensor, where=name)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    interpreter = Interpreter(observed(graph, wanted))
+    interpreter = Interpreter(observed(graph, wanted), device)
     for done, batch in enumerate(batches, start=1):
         interpreter(batch, watch)
         if progress:

@@ -27,6 +27,7 @@ from edgeq.quantize.bias import Excerpts
 from edgeq.quantize.operators import gated_function
 from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
 from edgeq.quantize.structure import Structure
+from edgeq.reference.interpret import Device
 from edgeq.reference.meaning import apply_function
 
 CANDIDATES: tuple[Estimator, ...] = (
@@ -92,9 +93,10 @@ def _behind(function: o.Function | None, x: Tensor) -> Tensor:
 
 
 def _in_parts(x: Tensor) -> tuple[Tensor, ...]:
-    """x by a few channels (axis 1) at a time."""
+    """x by a few channels (axis 1) at a time; in one piece where there is no such cache."""
     x = x if x.dim() > 1 else x.reshape(1, 1, -1)
-    return torch.split(x, max(1, IN_CACHE * x.shape[1] // max(x.numel(), 1)), 1)
+    few = max(1, IN_CACHE * x.shape[1] // max(x.numel(), 1)) if x.device.type == "cpu" else x.shape[1]
+    return torch.split(x, few, 1)
 
 
 def _noise_of(
@@ -102,15 +104,17 @@ def _noise_of(
 ) -> FloatArray:
     """Noise power that each of `grids` causes through x."""
     reached = [(function, _in_parts(gradients[probe])) for probe, function in probes if probe in gradients]
-    found = np.zeros(len(grids))
-    for k, part in enumerate(_in_parts(x)):
-        found += _noise_of_part(part, [(function, slopes[k]) for function, slopes in reached], grids, format)
+    parts = [
+        _noise_of_part(part, [(function, slopes[k]) for function, slopes in reached], grids, format)
+        for k, part in enumerate(_in_parts(x))
+    ]
+    found: FloatArray = torch.stack(parts).double().cpu().numpy().sum(0)
     return found
 
 
 def _noise_of_part(
     x: Tensor, reached: Sequence[tuple[o.Function | None, Tensor]], grids: Iterable[Grid], format: Int
-) -> list[float]:
+) -> Tensor:
     exact = [_behind(function, x) for function, _ in reached]
     found = []
     for grid in grids:
@@ -119,8 +123,9 @@ def _noise_of_part(
             coarse.sub_(real) if function is None else apply_function(function, coarse).sub_(real)
             for (function, _), real in zip(reached, exact, strict=True)
         ]
-        found.append(sum(power_by_channel(slope, error) for (_, slope), error in zip(reached, errors, strict=True)))
-    return found
+        powers = [power_by_channel(slope, error) for (_, slope), error in zip(reached, errors, strict=True)]
+        found.append(torch.stack(powers).sum() if powers else x.new_zeros(()))
+    return torch.stack(found)
 
 
 def choose_by_output_noise(
@@ -134,6 +139,7 @@ def choose_by_output_noise(
     parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
     risk: Risk = MEAN,
     excerpts: Excerpts | None = None,
+    device: Device = "cpu",
 ) -> dict[o.Value, Choice]:
     """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
 
@@ -160,7 +166,7 @@ def choose_by_output_noise(
         *(excerpts.values if excerpts else ()),
     }
     noise: dict[o.Value, list[FloatArray]] = {key: [] for key in grids}
-    for values, gradients in backward_passes(structure.graph, objective, kept, samples):
+    for values, gradients in backward_passes(structure.graph, objective, kept, samples, device=device):
         for key, found in grids.items():
             noise[key].append(np.zeros(len(found)))
         if excerpts:

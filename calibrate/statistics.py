@@ -146,25 +146,24 @@ def _channel_ends(x: Tensor) -> tuple[Float32Array, Float32Array]:
     axis = 1 if x.dim() == 4 else x.dim() - 1
     others = [k for k in range(x.dim()) if k != axis]
     low, high = (x.amin(others), x.amax(others)) if others else (x, x)
-    return low.numpy().copy(), high.numpy().copy()
+    return low.cpu().numpy().copy(), high.cpu().numpy().copy()
 
 
 def _histogram(flat: Tensor, largest: float) -> tuple[Histogram, int]:
     """Histogram of the nonzero elements and the count of zeros; denormals too small for a pattern count as zeros."""
     patterns = (flat.view(torch.int32) >> (23 - MANTISSA_BITS)).bitwise_and_(2 * _PATTERNS - 1)
-    found: IntArray = torch.bincount(patterns, minlength=2 * _PATTERNS).numpy()
+    found = torch.bincount(patterns, minlength=2 * _PATTERNS)
     top = max(math.frexp(largest)[1], _SMALLEST_TOP)
     end = (top + _END_BIAS) * PER_OCTAVE
     first = end - (SIDE - 1)
-    sides = []
-    for side in (found[_PATTERNS:], found[:_PATTERNS]):
-        below = side[1:first].sum(keepdims=True)
-        sides.append(np.concatenate([below, side[first:end]]))
-    return Histogram(top, np.concatenate([sides[0][::-1], sides[1]])), int(found[0] + found[_PATTERNS])
+    zeros = found[0] + found[_PATTERNS]
+    low, high = (torch.cat([side[1:first].sum(0, True), side[first:end]]) for side in (found[_PATTERNS:], found))
+    counts: IntArray = torch.cat([low.flip(0), high, zeros[None]]).cpu().numpy()  # all that leaves the device
+    return Histogram(top, counts[:-1]), int(counts[-1])
 
 
 def statistics_of(x: Tensor, where: object = None) -> Statistics:
-    """Statistics of one float32 tensor of any shape, on the CPU.
+    """Statistics of one float32 tensor of any shape.
 
     Raises DataError if it is empty, or holds NaN or an infinity.
     """

@@ -40,6 +40,8 @@ _PACKAGES = (
     ("timm", "timm", "timm architectures", "yolo"),
     ("ziglang", "ziglang", "compiling for simulated boards", "mcu"),
     ("unicorn", "unicorn", "simulated boards", "mcu"),
+    ("pythondata-cpu-ibex", "pythondata_cpu_ibex", "the board ibex-cycles", "cycles"),
+    ("pythondata-cpu-cv32e40p", "pythondata_cpu_cv32e40p", "the board cv32e40p-cycles", "cycles"),
     ("asyncssh", "asyncssh", "boards over SSH", "boards"),
 )
 _TOOLS = (
@@ -47,6 +49,7 @@ _TOOLS = (
     ("cc", "checking generated C on this machine"),
     ("riscv64-unknown-elf-gcc", "the board rv32imc-sim (or the extra mcu)"),
     ("qemu-system-riscv32", "the board rv32imc-sim (or the extra mcu)"),
+    ("verilator", "the boards ibex-cycles and cv32e40p-cycles"),
     ("arm-none-eabi-gcc", "the boards cortex-m4-sim, cortex-m7-sim (or the extra mcu) and cortex-m55-sim"),
     ("qemu-system-arm", "the boards cortex-m4-sim, cortex-m7-sim (or the extra mcu) and cortex-m55-sim"),
 )

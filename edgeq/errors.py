@@ -91,14 +91,14 @@ class BoardError(EdgeqError):
 
 
 class MissingDependencyError(EdgeqError):
-    """An optional package is not installed."""
+    """An optional package is not installed: an extra brings it, or the command `install`."""
 
     exit_code = 7
 
-    def __init__(self, package: str, extra: str, *, needed_for: str) -> None:
+    def __init__(self, package: str, extra: str = "", *, needed_for: str, install: str = "") -> None:
         super().__init__(
             f"{needed_for} needs the package {package}",
-            next_step=f'Install it with: pip install "edgeq[{extra}]"',
+            next_step="Install it with: " + (install or f'pip install "edgeq[{extra}]"'),
         )
 
 

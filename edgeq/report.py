@@ -183,8 +183,10 @@ def _db(item: OutputAgreement) -> str:
 
 
 def print_profile(report: Report, console: Console | None = None) -> None:
-    """Instructions or times of every layer, one line each with a bar of its share."""
-    table = Table("board", "layer", "kind", "instructions", "per MAC", "share", title="instructions by layer")
+    """Instructions or times of every layer, one line each with a bar of its share (of cycles where they are known)."""
+    counts = ("instructions", "cycles") if any("cycles" in row for row in report.layers) else ("instructions",)
+    heads = [head for name in counts for head in (name, "per MAC")]
+    table = Table("board", "layer", "kind", *heads, "share", title=f"{' and '.join(counts)} by layer")
     times = Table("board", "layer", "precision", "ms", "share", title="times by layer")
     for row in report.layers:
         if "mean_ms" in row:
@@ -193,14 +195,19 @@ def print_profile(report: Report, console: Console | None = None) -> None:
                 row["board"], row["value"], row["kind"], f"{row['mean_ms']:.4f}", f"{row['share']:6.1%} {bar}"
             )
             continue
-        per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
         bar = "#" * round(40 * row["share"])
-        table.add_row(
-            row["board"], row["value"], row["kind"], f"{row['instructions']:,}", per_mac, f"{row['share']:6.1%} {bar}"
-        )
+        cells = [cell for name in counts for cell in _counted(row, name)]
+        table.add_row(row["board"], row["value"], row["kind"], *cells, f"{row['share']:6.1%} {bar}")
     for found in (table, times):
         if found.row_count:
             (console or Console()).print(found, markup=False)
+
+
+def _counted(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A count of a layer, and for each of its multiplications."""
+    if name not in row:
+        return "", ""
+    return f"{row[name]:,}", f"{row[name] / row['macs']:.2f}" if row["macs"] else ""
 
 
 def print_insight(report: Report, console: Console | None = None) -> None:

@@ -7,8 +7,10 @@ judges the C alone.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,26 @@ def _instructions(document: Mapping[str, Any]) -> list[str]:
     return [HOST_FLAGS[own]] if known else []
 
 
+def _state(folder: Path) -> str:
+    """What tells one content of the sources in `folder` from another."""
+    sources = sorted(path for path in folder.iterdir() if path.suffix in (".c", ".h"))
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _library(own: Path, prefix: str, command: tuple[str, ...], state: str) -> ctypes.CDLL:
+    """The sources in the folder `own`, built and loaded; each `state` of them once, since nothing is kept in it."""
+    with tempfile.TemporaryDirectory(prefix="edgeq-c-") as temporary:  # a loaded library needs its file no more
+        folder = Path(temporary)
+        (folder / "edgeq_hook.h").write_text(_HOOK)
+        (folder / "edgeq_hook.c").write_text(_HOOK_DEFINITION)
+        library = folder / "model.so"
+        sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
+        hook = ["-include", str(folder / "edgeq_hook.h")]
+        compile_here([*command, *hook, "-o", str(library), *map(str, sources)], folder)
+        return ctypes.CDLL(str(library))
+
+
 class NativeRuntime(FolderRuntime):
     """The model of a folder of generated C; `path` is its <name>_model.c. Runs are single-threaded."""
 
@@ -54,26 +76,14 @@ class NativeRuntime(FolderRuntime):
         self._watched = tuple(dict.fromkeys(watched))
         if unknown := [name for name in self._watched if name not in self._layers]:
             raise UsageError("the generated C does not store this value", value=unknown[0])
-        with tempfile.TemporaryDirectory(prefix="edgeq-c-") as temporary:  # a loaded library needs its file no more
-            self._library = self._build(Path(temporary), flags)
+        command = (host_compiler("C"), *flags, *_instructions(self._document))
+        self._library = _library(
+            self.path.parent.absolute(), self._document["prefix"], command, _state(self.path.parent)
+        )
         # 16 spare bytes to align the arena as a C compiler aligns it at least.
         self._memory = np.zeros(self._document["arena_bytes"] + 16, dtype=np.int8)
         start = -self._memory.ctypes.data % 16
         self._arena = self._memory[start : start + self._document["arena_bytes"]]
-
-    def _build(self, folder: Path, flags: Sequence[str]) -> ctypes.CDLL:
-        prefix = self._document["prefix"]
-        (folder / "edgeq_hook.h").write_text(_HOOK)
-        (folder / "edgeq_hook.c").write_text(_HOOK_DEFINITION)
-        library = folder / "model.so"
-        own = self.path.parent.absolute()
-        sources = [own / f"{prefix}_model.c", own / f"{prefix}_weights.c", folder / "edgeq_hook.c"]
-        hook = ["-include", str(folder / "edgeq_hook.h")]
-        compile_here(
-            [host_compiler("C"), *flags, *_instructions(self._document), *hook, "-o", str(library), *map(str, sources)],
-            folder,
-        )
-        return ctypes.CDLL(str(library))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Raises UsageError if an input is missing, unknown, or has the wrong shape."""
@@ -89,6 +99,7 @@ class NativeRuntime(FolderRuntime):
         ctypes.c_void_p.in_dll(self._library, "edgeq_watch").value = address
         self._fill(self._checked(inputs))
         self._run()
+        ctypes.c_void_p.in_dll(self._library, "edgeq_watch").value = None  # others run this library, too
         found = {port["name"]: value_of(self._codes(port), port) for port in self._document["outputs"]}
         for name in self._watched:
             number, layer = self._numbers[name], self._layers[name]

@@ -23,6 +23,7 @@ from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.evaluate import evaluate, prepare
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow import ExportRequest, export_model
+from edgeq.flow.accelerator import device_of
 from edgeq.flow.artifacts import open_runtime
 from edgeq.flow.check import float_runtime, interpreter_run, runtime_run
 from edgeq.flow.inputs import InputRule, calibration_set, choose_preprocess, evaluation_set, task_of
@@ -241,7 +242,9 @@ def formats_row(bench: Bench, cell: str, effort: str, formats: list[str]) -> Row
     """edgeq's own integers in the formats that the options `formats` ask for; `cell` names them."""
     out = bench.folder / f"edgeq-{cell.replace('/', '-')}-{effort}"
     found = _edgeq(bench, ["quantize", *bench.subject.options(bench.root), *formats], effort, out, "graph.edgeq")
-    return bench.measured(cell, EDGEQ, effort, found, lambda: interpreter_run(load(out / "graph.edgeq")))
+    return bench.measured(
+        cell, EDGEQ, effort, found, lambda: interpreter_run(load(out / "graph.edgeq"), device_of(None))
+    )
 
 
 def file_row(bench: Bench, cell: str, tool: str, effort: str) -> Row:

@@ -123,25 +123,26 @@ from edgeq.frontend.torchvision_shim import install
 install()
 from brevitas_examples.imagenet_classification.ptq import ptq_common as ptq
 from onnx2torch import convert
-model = convert(source).eval()
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = convert(source).eval().to(device)
 for name, parameter in model.named_parameters():
     parameter.requires_grad_(False)
 model = ptq.quantize_model(
     model, "layerwise", weight_bit_width=weight, act_bit_width=activation, bias_bit_width=None,
     weight_quant_granularity="per_channel", act_quant_percentile=99.99, act_quant_type="asym",
-    scale_factor_type="float_scale", quant_format="int", layerwise_first_last_bit_width=8,
+    scale_factor_type="float_scale", quant_format="int", layerwise_first_last_bit_width=8, device=device,
 )
 loader = [(torch.from_numpy(image), torch.zeros(1)) for image in images(calibration)]
 ptq.calibrate(loader, model)
 with torch.no_grad():
-    model(loader[0][0])  # GPTQ wants the scales of weights, which the first run outside calibration sets
+    model(loader[0][0].to(device))  # GPTQ wants the scales of weights, which the first run outside calibration sets
 if "gptq" in option:
     ptq.apply_gptq(loader, model)
 ptq.apply_bias_correction(loader, model)
 def run(image):
     with torch.no_grad():
-        found = model(torch.from_numpy(image))
-    return [tensor.numpy() for tensor in (found if isinstance(found, (list, tuple)) else [found])]
+        found = model(torch.from_numpy(image).to(device))
+    return [tensor.cpu().numpy() for tensor in (found if isinstance(found, (list, tuple)) else [found])]
 store(run)
 """
 

@@ -40,6 +40,9 @@ CORES = (
     ("c-int8", "aarch64-sim"),
 )
 
+CYCLES = {"ibex-cycles": (4, "mul in three, add"), "cv32e40p-cycles": (2, "mul and add")}
+"""Cores whose RTL counts cycles, and the cycles of a multiplication if nothing but that and an addition were needed."""
+
 MACS = {"ic": 12_501_632, "vww": 7_489_664, "kws": 2_656_768, "ad": 264_192}
 """Multiplications of the models as they stand; generated C leaves out those of idle channels."""
 
@@ -130,6 +133,23 @@ def by_kind(layers: list[dict[str, Any]], target: str, board: str) -> list[list[
     return rows
 
 
+def cycle_table(root: Path) -> tuple[Table, int]:
+    """Cycles of every model on the cores that are simulated as RTL, and the exit code."""
+    table = Table(
+        "core", "model", "instructions", "cycles", "per MAC", "per instruction", "multiply limit", "times the limit"
+    )
+    code = 0
+    for (board, (limit, why)), (name, file) in product(CYCLES.items(), MODELS.items()):
+        found, _, exit_code = measured(root / file, "rv32imc-int8", board)
+        code = max(code, exit_code)
+        cycles, each = found["cycles"], found["cycles"] / MACS[name]
+        table.add_row(
+            board, name, f"{found['instructions']:,.0f}", f"{cycles:,.0f}", f"{each:.3f}", f"{cycles / found['instructions']:.3f}",
+            f"{limit} ({why})", f"{each / limit:.2f}",
+        )  # fmt: skip
+    return table, code
+
+
 def entropy(codes: NDArray[np.integer[Any]]) -> float:
     """Bits of one code if each is coded by itself, by how often it comes: no such code takes less on average."""
     _, counts = np.unique(codes, return_counts=True)
@@ -203,7 +223,9 @@ def main(arguments: list[str]) -> int:
     Console(width=170).print(table)
     Console(width=150).print(kinds)
     Console(width=150).print(flash_table(root))
-    return code
+    cycles, exit_code = cycle_table(root)
+    Console(width=150).print(cycles)
+    return max(code, exit_code)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from tests.lowering import lowered
 from tests.quantized import inputs_of
 
 HOST_TARGETS = (*C_TARGETS, *PACKED_TARGETS, WIDE_TARGET)
-BOARD_TARGETS = {"rv32imc-sim": ("rv32imc-int8", "rv32imc-w4a8", "c-w8a16")}
+_RV32IMC = ("rv32imc-int8", "rv32imc-w4a8", "c-w8a16")
+BOARD_TARGETS = dict.fromkeys(("rv32imc-sim", "ibex-cycles", "cv32e40p-cycles"), _RV32IMC)
 QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
 EVERY = 50
 

@@ -14,6 +14,7 @@ from edgeq.emit.c import emit
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, with_constants
+from edgeq.ir.verify import verify
 from edgeq.reference.interpret import run
 from edgeq.target import Target
 from edgeq.targets import find_target
@@ -84,6 +85,76 @@ def small_network() -> Graph:
     pooled = n.add(o.AveragePool(up, "pooled", (2, 2), (2, 2)))
     flat = n.add(o.Reshape(n.add(o.Mean(pooled, "means", (2, 3))), "flat", (1, 4)))
     return n.graph(n.conv(pooled, 5, "map", kernel=1), n.linear(flat, 7, "scores"))
+
+
+def plain_network() -> Graph:
+    """What leaves out the most code: whole blocks, no groups, no clamps, few pixels over; a residual, a mean over an image."""
+    n = Net(1, 4, 13, 13)
+    x = n.apply(n.conv("x", 32, "first"), "relu", "a")
+    y = n.conv(n.apply(n.conv(x, 32, "second", kernel=1), "relu", "b"), 32, "third")
+    y = n.apply(n.add(o.Add(x, y, "residual")), "relu", "c")
+    pooled = n.add(o.AveragePool(y, "pooled", (13, 13), (13, 13)))
+    return n.graph(n.linear(n.add(o.Reshape(pooled, "flat", (1, 32))), 10, "scores"))
+
+
+def with_large_biases(graph: Graph) -> Graph:
+    """A lowered graph of which a channel of each layer has a bias of more than 24 bits."""
+    changed = {}
+    for op in graph.ops:
+        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias in graph.constants:
+            bias = graph.constants[op.bias].astype(np.int32)
+            changed[op.bias] = np.where(np.arange(len(bias)) == len(bias) // 2, np.int32(1 << 23), bias)
+    return with_constants(graph, changed)
+
+
+def heavily_biased(spread: float = 1e-3) -> Graph:
+    """Every kind of layer with weights of at most `spread`, in long sums, and biases hundreds of products large."""
+    n = Net(1, 24, 9, 8, seed=5)
+
+    def biased(shape: tuple[int, ...], outputs: int) -> tuple[o.Value, o.Value]:
+        bias = n.rng.choice([-1.0, 1.0], outputs) * n.rng.uniform(0.3, 1.2, outputs)
+        return n.constant(n.rng.uniform(-1, 1, shape) * spread), n.constant(bias)
+
+    x = n.apply(n.add(o.Conv("x", *biased((24, 24, 3, 3), 24), "first", (1, 1), (1, 1, 1, 1))), "relu", "a")
+    y = n.add(o.Conv(x, *biased((24, 1, 9, 9), 24), "depthwise", (1, 1), (4, 4, 4, 4), groups=24))
+    y = n.add(o.Add(n.add(o.Conv(y, *biased((24, 12, 3, 3), 24), "grouped", (1, 1), (1, 1, 1, 1), groups=2)), x, "sum"))
+    up = n.add(o.ConvTranspose(y, *biased((24, 4, 8, 8), 4), "up", (2, 2)))
+    flat = n.add(o.Reshape(y, "flat", (1, 24 * 72)))
+    return n.graph(up, n.add(o.Linear(flat, *biased((9, 24 * 72), 9), "scores")))
+
+
+def heavily_biased_stream() -> Graph:
+    """A layer with biases hundreds of products large that joins the residual stream of a transformer."""
+    n = Net(1, 96, 4, 6, seed=6)
+    difference = n.add(o.Sub("x", n.conv("x", 96, "c", kernel=1), "s"))
+    rows = n.add(o.Transpose(n.add(o.Reshape(difference, "r", (1, 96, 24))), "t", (0, 2, 1)))
+    weight, bias = n.constant(n.rng.uniform(-1, 1, (96, 96)) * 3e-3), n.reals(96)
+    linear = n.add(o.Linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), weight, bias, "l"))
+    joined = n.add(o.Add(rows, linear, "z"))
+    return n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+
+
+def with_finer_weights(graph: Graph, times: int) -> Graph:
+    """A lowered graph in which the layers that sum 1,000 products and more have units that are `times` as fine."""
+    types, constants, ops = dict(graph.types), dict(graph.constants), list(graph.ops)
+    for op in (op for op in graph.ops if isinstance(op, o.ConvTranspose | o.Linear)):
+        for value in (op.weight, str(op.bias), op.out):
+            types[value] = replace(types[value], scale=tuple(scale / times for scale in types[value].scale))
+            if value != op.weight:
+                types[value] = replace(types[value], format=Int(64))
+        constants[str(op.bias)] = constants[str(op.bias)].astype(np.int64) * times
+        for k, reader in enumerate(ops):
+            if isinstance(reader, o.Requantize) and reader.x == op.out:
+                ops[k] = replace(reader, shift=tuple(shift - times.bit_length() + 1 for shift in reader.shift))
+    found = replace(graph, ops=tuple(ops), types=types, constants=constants)
+    verify(found)
+    return found
+
+
+def biases_beyond_32_bits(graph: Graph) -> set[o.Value]:
+    """Layers of a lowered graph with a bias that 32 bits do not hold."""
+    found = [op for op in graph.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and op.bias is not None]
+    return {op.out for op in found if np.abs(graph.constants[str(op.bias)].astype(np.float64)).max() >= 1 << 31}
 
 
 def small_transformer() -> Graph:

@@ -140,7 +140,6 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option("--decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Weight decay.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images at random.")
 @click.option("--no-shift", is_flag=True, help="Do not shift images at random.")
-@click.option("--device", help="cpu, or cuda [a GPU if there is one].")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step: slow to start, quick to run.")
 @click.option("--half", is_flag=True, help="Compute in bfloat16 where that is safe.")
 @click.option(
@@ -182,7 +181,6 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
         "batch",
         "rate",
         "decay",
-        "device",
         "compiled",
         "half",
         "freeze",

@@ -111,7 +111,7 @@ def bench(ctx: click.Context, /, as_json: bool, quiet: bool, layers: bool, **opt
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Time this many runs.")
 @click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="After this many others.")
 @click.option("--mhz", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
-              help="Clock of a simulated board, one instruction a cycle.")  # fmt: skip
+              help="Clock of a simulated board; one instruction a cycle, or its own cycles.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Measure again what is known.")
 @click.option("--layers", is_flag=True, help="Also print the times of every operator.")
 @model_options

@@ -66,6 +66,7 @@ def calibration_options(command: Command) -> Command:
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),
             click.option("--no-cache", is_flag=True, help="Do not reuse or store calibration statistics."),
             click.option("--seed", type=int, default=0, show_default=True),
+            click.option("--device", help="Where images are computed: cpu, or cuda [a GPU if there is one]."),
             click.option("--dry-run", is_flag=True, help="Show the plan and the coverage; calibrate and write nothing."),
         )
     ):  # fmt: skip

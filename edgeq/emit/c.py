@@ -115,6 +115,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
     levels = _levels(graph, bank)
     tables = _wide_levels(graph, bank, target)
     layers = [print_work(found, placed, bank, target.instructions, place) for place in range(len(placed.kernels))]
+    wide_records = not bank.pack_channels()
     needed = dict.fromkeys(h for layer in layers for h in layer.headers)
     headers = ("edgeq.h", *sorted(needed, key=lambda header: header not in INCLUDED_FIRST))
     inputs = _ports(found, placed, found.inputs, "input")
@@ -126,7 +127,7 @@ def sources(graph: Graph, target: Target, stem: str, metadata: Mapping[str, obje
         prefix, comment(stem), inputs, outputs, layers,
         [(placed.offset(v), found.size(v)) for v in values],
         bank, _golden(graph, found, values), width * placed.memory.arena_bytes,
-        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, tables,
+        width * placed.memory.lower_bound, width * placed.plain_bytes, found.bits, total_macs(graph), target.name, _profile(found), headers, pixels, levels, tables, wide_records,
         _sums(found), target.instructions,
     )  # fmt: skip
     return source, placed, found

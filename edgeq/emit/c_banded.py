@@ -11,6 +11,7 @@ from dataclasses import replace
 from edgeq.emit.c_bands import Band, Banded
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, LayerContext
+from edgeq.emit.c_needs import Need
 from edgeq.emit.c_place import Placed
 from edgeq.ir.cost import macs
 from edgeq.passes.kernel import Program
@@ -30,7 +31,8 @@ def print_bands(
     """The layer of `work`, step `step` of the plan."""
     known: dict[str, str] = {}
     headers: dict[str, None] = {}
-    descriptors, calls, usual = [], [], True
+    needs: set[Need] = set()
+    descriptors, calls, spare = [], [], 0
     for b, band in enumerate(work.bands):
         inner = _inside(placed, program, step, work, band)
         for k, kernel in enumerate(band.kernels):
@@ -39,7 +41,8 @@ def print_bands(
             )
             layer = print_kernel(this)
             headers |= dict.fromkeys(layer.headers)
-            usual &= layer.usual
+            needs |= layer.needs
+            spare += layer.spare
             text = layer.descriptor.replace(f" {this.name} ", " @ ")
             if text not in known:
                 known[text] = this.name
@@ -48,7 +51,8 @@ def print_bands(
     total = sum(macs(kernel.op, program.graph) for kernel in work.kernels)
     share = work.macs / max(total, 1) - 1
     note = f"{len(work.kernels)} layers in {len(work.bands)} bands of rows, {share:.0%} more multiplications"
-    return Layer(work.out, "layers in bands", total, tuple(headers), "".join(descriptors), tuple(calls), note, usual)
+    text = "".join(descriptors)
+    return Layer(work.out, "layers in bands", total, tuple(headers), text, tuple(calls), note, frozenset(needs), spare)
 
 
 def _inside(placed: Placed, program: Program, step: int, work: Banded, band: Band) -> Placed:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from edgeq.emit.c_numbers import Channel
+from edgeq.emit.c_numbers import Channel, Record, record
 from edgeq.ir.graph import Array
 
-Kind = Literal["int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "edgeq_channel", "edgeq_mix"]
+Kind = Literal["int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "edgeq_record", "edgeq_channel", "edgeq_mix"]
 _BYTES: dict[Kind, int] = {
-    "int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_channel": 16, "edgeq_mix": 12,
+    "int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "edgeq_record": 8, "edgeq_channel": 16,
+    "edgeq_mix": 12,
 }  # fmt: skip
 _DTYPES: dict[Kind, str] = {"int8_t": "<i1", "uint8_t": "<u1", "int16_t": "<i2", "uint16_t": "<u2"}
 _LINE = 112
@@ -47,6 +48,7 @@ class Bank:
         self.prefix = prefix
         self.entries: list[Entry] = []
         self._known: dict[tuple[Kind, tuple[tuple[int, ...], ...]], str] = {}
+        self._records: dict[str, list[Record | None]] = {}
 
     def _add(self, name: str, kind: Kind, rows: Iterable[Sequence[int]], comment: str) -> str:
         content = tuple(tuple(row) for row in rows)
@@ -59,27 +61,40 @@ class Bank:
 
     def codes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes."""
-        return self._add(name, "int8_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int8_t", _rows(array), comment)
 
     def bytes(self, name: str, array: Array, comment: str) -> str:
         """An array of bytes without sign."""
-        return self._add(name, "uint8_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "uint8_t", _rows(array), comment)
 
     def halves(self, name: str, array: Array, comment: str) -> str:
         """An array of 16-bit integers."""
-        return self._add(name, "int16_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int16_t", _rows(array), comment)
 
     def unsigned_halves(self, name: str, array: Array, comment: str) -> str:
         """An array of 16-bit integers without sign."""
-        return self._add(name, "uint16_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "uint16_t", _rows(array), comment)
 
     def words(self, name: str, array: Array, comment: str) -> str:
         """An array of 32-bit integers."""
-        return self._add(name, "int32_t", array.reshape(-1, 1).tolist(), comment)
+        return self._add(name, "int32_t", _rows(array), comment)
 
-    def channels(self, name: str, channels: Iterable[Channel], comment: str) -> str:
-        """An array of edgeq_channel."""
-        return self._add(name, "edgeq_channel", channels, comment)
+    def channels(self, name: str, channels: Sequence[Channel], middle: int, comment: str) -> str:
+        """An array of the channels of a layer whose output has this `middle`."""
+        named = self._add(name, "edgeq_channel", channels, comment)
+        self._records[named] = [record(channel, middle) for channel in channels]
+        return named
+
+    def pack_channels(self) -> bool:
+        """Make all channels records of half the size, if all of them fit; whether they did. No layer may follow."""
+        fitting = {name: [r for r in found if r is not None] for name, found in self._records.items()}
+        if any(len(fitting[name]) < len(found) for name, found in self._records.items()):
+            return False
+        self.entries = [
+            replace(e, kind="edgeq_record", rows=tuple(fitting[e.name])) if e.name in fitting else e
+            for e in self.entries
+        ]
+        return True
 
     def mixes(self, name: str, array: Array, comment: str) -> str:
         """An array of edgeq_mix: rows of (first, second, weight)."""
@@ -108,6 +123,11 @@ class Bank:
     def definitions(self) -> str:
         """The arrays."""
         return "\n".join(_definition(entry) for entry in self.entries)
+
+
+def _rows(array: Array) -> Iterable[tuple[int, ...]]:
+    """A row for each number; millions of them, so without a list for each."""
+    return zip(array.reshape(-1).tolist(), strict=True)
 
 
 def _definition(entry: Entry) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layer import Layer, comment
+from edgeq.emit.c_needs import Need, left_out
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Type
 from edgeq.target import Instructions
@@ -88,7 +89,7 @@ static const int32_t *const edgeq_tables[] = {{{listed}}};
 
 @dataclass(frozen=True)
 class Source:
-    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte; `sums` are definitions for edgeq_terms.h. `extents` are (offset, size) of each layer's result, in codes.
+    """All that the text of one model needs. `levels` names the table of packed weights, if they have one; `wide` has those of more than a byte; `wide_records` says that records of channels are whole; `sums` are definitions for edgeq_terms.h. `extents` are (offset, size) of each layer's result, in codes.
 
     `pixels` are the table of each input channel and the channel of an RGB pixel that it maps (or nothing).
     """
@@ -112,6 +113,7 @@ class Source:
     pixels: Sequence[tuple[str, int]]
     levels: str
     wide: Levels | None
+    wide_records: bool
     sums: str
     instructions: Instructions
 
@@ -217,11 +219,14 @@ def model_source(s: Source) -> str:
     includes = "".join(f'#include "{header}"\n' for header in s.headers if header != "edgeq.h")
     descriptors = "\n".join(_descriptor(n, layer) for n, layer in enumerate(s.layers, start=1))
     calls = "\n".join(_calls(n, layer, s.extents[n - 1], s.code_bits) for n, layer in enumerate(s.layers, start=1))
-    choice = "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
-    choice = "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else choice
+    needs = frozenset[Need]().union(*(layer.needs for layer in s.layers))
+    work = sum(layer.spare for layer in s.layers), sum(layer.macs for layer in s.layers)
+    choice = left_out(needs, *work, s.instructions)
+    choice += "#define EDGEQ_GEMMLOWP /* rounding rule: see edgeq.h */\n\n" if s.profile == "gemmlowp2" else ""
+    choice += "#define EDGEQ_CODE_BITS 16\n\n" if s.code_bits > 8 else ""
     choice += s.sums
-    if all(layer.usual for layer in s.layers):
-        choice = "#define EDGEQ_ONLY_USUAL /* no layer clamps its codes: see edgeq.h */\n" + choice
+    if s.wide_records:
+        choice += "#define EDGEQ_WIDE_RECORDS /* some numbers of channels are large: see edgeq.h */\n\n"
     levels = f"#define EDGEQ_LEVELS {s.levels} /* of weights of 4 bits, by code */\n" if s.levels else ""
     levels += s.wide.text if s.wide else ""
     return f"""/* {s.title}: the layers, in the order in which they run. Generated; the kernels are in edgeq_*.h. */

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_layout import image, to_memory
-from edgeq.emit.c_numbers import Channel, Scaling, long_scaling, scaling
+from edgeq.emit.c_needs import Need
+from edgeq.emit.c_numbers import Channel, Scaling, channels_by_bias, long_scaling, scaling
 from edgeq.emit.c_pack import in_order, packed, padded_to, weight_bits, wide_codes
 from edgeq.emit.c_place import Placed
 from edgeq.errors import UnsupportedError
@@ -27,7 +28,8 @@ Fields = dict[str, object]
 class Layer:
     """One layer in C: `headers` it needs, `descriptor` (may be empty), `calls`, and a line about it.
 
-    `usual` says that its output needs none of the code that EDGEQ_ONLY_USUAL leaves out.
+    `needs` names the code that a model without such layers leaves out; `spare` are the multiplications for pixels that are
+    missing in a group of three.
     """
 
     value: o.Value
@@ -37,7 +39,8 @@ class Layer:
     descriptor: str
     calls: tuple[str, ...]
     note: str
-    usual: bool
+    needs: frozenset[Need] = frozenset()
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class LayerContext:
         if not isinstance(op, o.DivideCodes):
             return {**self.shared(self.scaling([bias])), "divisor": 0}
         bias += op.divisor * self.zero(op.out)
-        shared = self.shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high))
+        shared = self.shared(Scaling(((bias, 0, 0, 0),), 1, op.low, op.high, self.zero(op.out)))
         return {**shared, "divisor": op.divisor}
 
     def shared(self, numbers: Scaling) -> Fields:
@@ -182,13 +185,18 @@ class LayerContext:
             raise UnsupportedError("a sum over codes may exceed 32 bits", where=where)
         return found or (self.instructions == "rvv" and bool((weight == -128).any()))
 
-    def channels(self, numbers: Scaling, outputs: int, groups: int, block: int) -> str:
-        """Channels of each group, padded to whole blocks."""
-        padded, block = [], padded_to(block, self.instructions)
-        each = outputs // groups
+    def channels(self, numbers: Scaling, groups: int = 1, block: int = 1, joining: o.Requantize | None = None) -> str:
+        """Channels of each group, padded to whole blocks. A layer that joins a stream has a requantization of its own."""
+        op, sums = (joining, self.kernel.inner) if joining else (self.kernel.settling, self.kernel.sums)
+        assert isinstance(op, o.Requantize)
+        is_long = self.program.bits > 8 or self.wide_table is not None
+        channels = list(numbers.channels) if is_long else channels_by_bias(op, numbers, sums)
+        padded, each = [], len(channels) // groups
+        padding = [(0, 0, numbers.middle, 1)] * (-each % padded_to(block, self.instructions))
         for g in range(groups):
-            padded += [*numbers.channels[g * each : (g + 1) * each], *[(0, 0, 0, 1)] * (-each % block)]
-        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
+            padded += [*channels[g * each : (g + 1) * each], *padding]
+        title = f"bias and scale of {comment(self.kernel.out)}"
+        return self.bank.channels(f"channels_{self.number}", padded, numbers.middle, title)
 
     def bits(self, op: o.Conv | o.ConvTranspose | o.Linear, longest: int = 0) -> int:
         """Bits that a weight of `op` takes in memory, in sums of `longest` products of codes."""
@@ -225,11 +233,6 @@ class LayerContext:
         order = others.get(self.instructions, self.instructions)
         return self._weights(packed(rows[None], 4, order, bits, self.table_of_weights or self.wide_table))
 
-    def channels_in_fours(self, numbers: Scaling) -> str:
-        """Channels, padded to a multiple of four."""
-        padded = [*numbers.channels, *[(0, 0, 0, 1)] * (-len(numbers.channels) % 4)]
-        return self.bank.channels(f"channels_{self.number}", padded, f"bias and scale of {comment(self.kernel.out)}")
-
     def in_order(self, weight: IntArray, bits: int) -> str:
         """Weights one after another, as edgeq_unpack.h reads them; codes where levels exceed a byte."""
         stored = weight if self.wide_table is None else wide_codes(weight, self.wide_table)
@@ -238,13 +241,15 @@ class LayerContext:
     def _weights(self, codes: IntArray) -> str:
         return self.bank.codes(f"weights_{self.number}", codes, f"weights of {comment(self.kernel.out)}")
 
-    def is_usual(self, numbers: Scaling) -> bool:
-        """Whether a layer with weights, or the sum after one, has the output that edgeq_usual gives."""
+    def unusual(self, numbers: Scaling) -> set[Need]:
+        """What a layer with weights, or the sum after one, needs where its output is not the one that edgeq_usual gives."""
         op, ends = self.kernel.settling, 1 << (self.program.bits - 1)
         factor = 4 if isinstance(op, o.Requantize) and op.rounding == "gemmlowp2" else 1
-        return output_fields(numbers) == [factor, -ends, ends - 1, 1]
+        return set() if output_fields(numbers)[:4] == [factor, -ends, ends - 1, 1] else {"unusual"}
 
-    def layer(self, headers: str, descriptor: str, calls: list[str], note: str, *, usual: bool = True) -> Layer:
+    def layer(
+        self, headers: str, descriptor: str, calls: list[str], note: str, needs: Iterable[Need] = (), spare: int = 0
+    ) -> Layer:
         """The finished layer; `note` says what it is."""
         if self.table_of_weights is not None:
             headers = headers.replace("edgeq_dot_w4.h", "edgeq_dot_t4.h").replace("unpack.h", "unpack_t4.h")
@@ -252,7 +257,8 @@ class LayerContext:
             headers = f"edgeq_levels.h {headers.replace('edgeq_dot_w4.h', '')}"
         kind = note.split(",", maxsplit=1)[0]
         work = sum(macs(op, self.program.graph) for op in self.kernel.ops)
-        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, usual)
+        asked: frozenset[Need] = frozenset(needs) | ({"tables"} if self.kernel.table is not None else set())
+        return Layer(self.kernel.out, kind, work, tuple(headers.split()), descriptor, tuple(calls), note, asked, spare)
 
     def described(self, type_name: str, fields: Fields) -> str:
         """A descriptor of the type `type_name`."""
@@ -284,7 +290,8 @@ def sizes_text(sizes: Sequence[int]) -> str:
 
 
 def output_fields(numbers: Scaling) -> list[int]:
-    return [numbers.factor, numbers.low, numbers.high, int(all(shift > 0 for _, q, _, shift in numbers.channels if q))]
+    shifts = int(all(shift > 0 for _, q, _, shift in numbers.channels if q))
+    return [numbers.factor, numbers.low, numbers.high, shifts, numbers.middle]
 
 
 def initializers(fields: Fields) -> str:

@@ -4,9 +4,11 @@
 so it is (high(sum q) + 2^(t - 33)) >> (t - 32); a smaller t is raised by multiplying sums by a power of two, the layer's
 factor. The output zero point is added before the shift. `gemmlowp2` is the same with its two roundings.
 
-A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code.
+A channel whose sum is proved to be constant (its weights are zero) needs no multiplier: its offset is the code. Records
+of channels (`records`) hold no offsets, so there its bias is one that gives the code.
 
-Codes of 16 bits are requantized in 64 bits, floor((sum q + 2^(t - 1)) / 2^t) as it stands; the offset is the zero point.
+Codes of 16 bits, and sums of wide levels, are requantized in 64 bits, floor((sum q + 2^(t - 1)) / 2^t) as it stands. The
+offset is the zero point; above its 16 bits stand those of a bias that 32 bits do not hold.
 """
 
 from __future__ import annotations
@@ -25,17 +27,27 @@ WORD = 1 << 31
 Channel = tuple[int, int, int, int]
 """bias, multiplier, offset, shift."""
 
+Record = tuple[int, int]
+"""256 bias + shift, and the multiplier: a channel in half the flash."""
+
 _Numbers = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """`channels` and what they share: the factor of sums, and the lowest and highest output code."""
+    """`channels` and what they share: the factor of sums, the lowest and highest output code, and the output zero point."""
 
     channels: tuple[Channel, ...]
     factor: int
     low: int
     high: int
+    zero_point: int
+
+    @property
+    def middle(self) -> int:
+        """2 zero point + 1: shifted by a channel's shift and halved it is the channel's offset (0: of 16-bit codes)."""
+        middle = 2 * self.zero_point + 1
+        return middle if abs(middle) < 1 << 15 else 0
 
 
 @dataclass(frozen=True)
@@ -63,13 +75,13 @@ def scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequ
     }
     factor, found = (_single if op.rounding == "single" else _gemmlowp2)(live, zero_point, op.out)
     numbers = {**found, **{k: (0, code, 0) for k, code in constant.items()}}
-    return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high)
+    return Scaling(tuple((bias, *numbers[k]) for k, bias in enumerate(biases)), factor, op.low, op.high, zero_point)
 
 
 def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums: Sequence[Interval]) -> Scaling:
-    """The numbers of `op` for codes of 16 bits: of each channel q, the zero point and t = 31 - e.
+    """The numbers of `op` for sums of 64 bits: of each channel q, the zero point and t = 31 - e.
 
-    Raises UnsupportedError if 64 bits cannot hold an intermediate.
+    Raises UnsupportedError if 64 bits cannot hold an intermediate, or 48 a bias.
     """
     pairs = list(zip(op.multiplier, op.shift, strict=True))
     pairs = pairs * len(biases) if len(pairs) == 1 else pairs
@@ -77,15 +89,51 @@ def long_scaling(op: o.Requantize, zero_point: int, biases: Sequence[int], sums:
     channels = []
     for bias, (multiplier, e) in zip(biases, pairs, strict=True):
         q = min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1) << 16 if op.rounding == "single15" else multiplier
-        if not -WORD <= bias < WORD:
-            raise UnsupportedError(
-                "a bias, with what the zero point adds to it, exceeds 32 bits", where=op.out,
-                next_step="Give this layer weights of smaller levels.",
-            )  # fmt: skip
         if (largest * q >> (31 - e)) >= 1 << 62 or largest >= 1 << 60:
             raise UnsupportedError("a scale ratio is too large for 64-bit requantization", where=op.out, value=e)
-        channels.append((bias, q, zero_point, 31 - e))
-    return Scaling(tuple(channels), 1, op.low, op.high)
+        low, high = _halves(bias, op.out)
+        channels.append((low, q, zero_point + (high << 16), 31 - e))
+    return Scaling(tuple(channels), 1, op.low, op.high, zero_point)
+
+
+def channels_by_bias(op: o.Requantize, numbers: Scaling, sums: Sequence[Interval]) -> list[Channel]:
+    """The channels of `scaling`, each with the offset that its shift and the zero point say: constants by their bias."""
+    intervals = list(sums) * len(numbers.channels) if len(sums) == 1 else list(sums)
+    found = []
+    for channel, (low, high) in zip(numbers.channels, intervals, strict=True):
+        bias, _, code, _ = channel
+        if low != high:
+            found.append(channel)
+        else:
+            raised, steps = (numbers.factor // 4, 4) if op.rounding == "gemmlowp2" else (numbers.factor, 8)
+            total = steps * (code - numbers.zero_point)
+            if abs(total) * numbers.factor >= WORD:
+                raise UnsupportedError("a scale ratio is too large beside a constant channel", where=op.out)
+            found.append((bias + total - low, (1 << 30) // raised, numbers.middle, 1))
+    return found
+
+
+def record(channel: Channel, middle: int) -> Record | None:
+    """A channel of a layer with this `middle` as flash holds it; None if its numbers do not fit."""
+    bias, multiplier, offset, shift = channel
+    fits = abs(2 * bias + 1) < 1 << 24 and 0 <= shift < 32 and abs(middle << shift) < WORD
+    return (bias * 256 + shift, multiplier) if fits and offset == (middle << shift) >> 1 else None
+
+
+def _halves(bias: int, where: str) -> tuple[int, int]:
+    """(low, high) with bias = low + 2^32 high: the low word, with a sign, and 16 bits.
+
+    >>> _halves(-5, ""), _halves(3 << 31, ""), _halves(-(1 << 31) - 1, "")
+    ((-5, 0), (-2147483648, 2), (2147483647, -1))
+    """
+    low = (bias + WORD) % (2 * WORD) - WORD
+    high = (bias - low) >> 32
+    if abs(high) >= 1 << 15:
+        raise UnsupportedError(
+            "a bias, with what the zero point adds to it, exceeds 48 bits", where=where,
+            next_step="Give this layer weights of smaller levels.",
+        )  # fmt: skip
+    return low, high
 
 
 def _code(op: o.Requantize, zero_point: int, level: int, q: int, e: int) -> int:

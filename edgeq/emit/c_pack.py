@@ -70,16 +70,12 @@ def column_size(k: int, instructions: Instructions) -> int:
 
 
 def pixel_groups(pixels: int, most: int) -> list[int]:
-    """How many pixels are computed together, one group after another: none alone after others.
+    """How many pixels are computed together, one group after another.
 
     >>> pixel_groups(10, 3), pixel_groups(4, 3), pixel_groups(5, 2)
-    ([3, 3, 2, 2], [2, 2], [2, 2, 1])
+    ([3, 3, 3, 1], [3, 1], [2, 2, 1])
     """
-    found = []
-    while pixels > 0:
-        found.append(3 if most == 3 and pixels > 2 and pixels != 4 else min(pixels, 2))
-        pixels -= found[-1]
-    return found
+    return [min(most, pixels - done) for done in range(0, pixels, most)]
 
 
 def packed(

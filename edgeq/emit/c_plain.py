@@ -26,7 +26,7 @@ def _wide_function(this: LayerContext, op: o.Lookup | o.Requantize) -> Layer:
     """A function of 16-bit codes: interpolated where that is what its table says, or the whole table; or a rescaling."""
     tail = f"{this.read(op.x)}, {this.types[this.kernel.out].size}, {this.written()})"
     if isinstance(op, o.Requantize):
-        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1]}
+        fields: Fields = {"channel": list(this.rescaling(op)), "output": [1, op.low, op.high, 1, 0]}
         described = this.described("edgeq_rescale_layer", fields)
         return this.layer("edgeq_wide.h", described, [f"edgeq_rescale(&{this.name}, {tail}"], "codes rescaled")
     table = np.asarray(this.program.graph.constants[op.table], dtype=np.int64).reshape(-1)
@@ -73,6 +73,9 @@ def pool(this: LayerContext, op: o.AveragePool | o.MaxPool, kernel: o.Pair, dila
     if isinstance(op, o.AveragePool):
         this.check_sum()
         fields = this.averaged(op.x, kernel[0] * kernel[1])
+        height, width, channels = image(this.types[op.x])
+        if (kernel, op.padding, this.types[op.out].shape[2:]) == ((height, width), (0, 0, 0, 0), (1, 1)):
+            return _mean(this, op.x, {**fields, "outer": 1, "count": height * width, "inner": channels})
     fields |= this.window(op.x, kernel, op.stride, op.padding, dilation)
     fields["zero"] = this.zero(op.x)
     call = f"{function}(&{this.name}, {this.read(op.x)}, {this.written()})"
@@ -87,9 +90,12 @@ def mean(this: LayerContext, op: o.Mean) -> Layer:
         raise UnsupportedError("a mean over these axes is not written for C", where=op.out, value=op.axes)
     count = this.types[op.x].size // this.types[op.out].size
     this.check_sum()
-    fields = this.shared(this.scaling([-this.zero(op.x) * count]))
-    fields |= dict(zip(("outer", "count", "inner"), sizes, strict=True))
-    call = f"edgeq_mean(&{this.name}, {this.read(op.x)}, {this.written()})"
+    fields = {**this.shared(this.scaling([-this.zero(op.x) * count])), "divisor": 0}
+    return _mean(this, op.x, {**fields, **dict(zip(("outer", "count", "inner"), sizes, strict=True))})
+
+
+def _mean(this: LayerContext, x: o.Value, fields: Fields) -> Layer:
+    call = f"edgeq_mean(&{this.name}, {this.read(x)}, {this.written()})"
     return this.layer("edgeq_mean.h", this.described("edgeq_mean_layer", fields), [call], "mean")
 
 

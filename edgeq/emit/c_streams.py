@@ -88,7 +88,7 @@ def _joining(this: LayerContext, joining: Joining, descriptors: str, addend: tup
     inner: Fields = {
         "weights": this.packed_in_fours(weight, bits),
         "bits": bits,
-        "channels": this.channels_in_fours(numbers),
+        "channels": this.channels(numbers, 1, 4, joining.requantize),
         "output": output_fields(numbers),
         "rows": this.types[layer.x].size // weight.shape[1],
         "inputs": weight.shape[1],

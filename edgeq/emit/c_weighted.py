@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from edgeq.emit.c_layer import Fields, Layer, LayerContext, comment, initializers, output_fields, sizes_text
+from edgeq.emit.c_layer import Fields, Layer, LayerContext, initializers, output_fields, sizes_text
+from edgeq.emit.c_layout import image
 from edgeq.emit.c_lines import line_of, sums_are_lines
+from edgeq.emit.c_needs import Need
 from edgeq.emit.c_numbers import Scaling, scaling
-from edgeq.emit.c_pack import PIXEL_BLOCK, ROW_BLOCK
+from edgeq.emit.c_pack import PIXEL_BLOCK, PIXELS, ROW_BLOCK
 from edgeq.emit.c_steps import plane_of, widens_pixels
 from edgeq.emit.c_terms import terms_of
 from edgeq.errors import UnsupportedError
@@ -31,14 +33,14 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
     bits = this.bits(op, weight[0].size)
     is_long = this.care(weight, bias, op.out, bits)
     residual, summed, in_place = this.kernel.residual, "NULL", this.step in this.placed.direct
-    descriptor, usual = "", this.is_usual(numbers)
+    descriptor, needs = "", this.unusual(numbers)
     if residual:
-        descriptor, summed, usual_sum = sum_descriptor(this)
-        usual = usual and usual_sum
+        descriptor, summed, more = sum_descriptor(this)
+        needs |= more
     fields: Fields = {
         "weights": this.packed(weight.transpose(0, 2, 3, 1).reshape(outputs, -1), op.groups, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, outputs, op.groups, block),
+        "channels": this.channels(numbers, op.groups, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "sum": summed,
@@ -59,12 +61,32 @@ def conv(this: LayerContext, op: o.Conv) -> Layer:
         descriptor + this.described("edgeq_conv_layer", fields),
         [call],
         note,
-        usual=usual,
+        needs | _large(fields) | _grouping(this, op.groups, outputs // op.groups, bits),
+        _spare(this, weight[0].size * outputs),
     )
 
 
-def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
-    """The descriptor of a residual, the expression that points to it, and whether its output is the usual one."""
+def _large(fields: Fields) -> set[Need]:
+    """Whether a size, which is no less than 0, needs more than 16 bits; zero points and indices of tables may be less."""
+    sizes = {name: n for name, n in fields.items() if isinstance(n, int) and name not in ("zero", "is_long")}
+    return {"large"} if any(n >> 16 for n in sizes.values()) else set()
+
+
+def _grouping(this: LayerContext, groups: int, outputs: int, bits: int) -> set[Need]:
+    """What a convolution needs for its groups, of so many outputs each."""
+    found: set[Need] = {"groups"} if groups > 1 else set()
+    found |= {"parts"} if outputs % PIXEL_BLOCK[this.instructions] else set()
+    return found | ({"pairs"} if bits < 8 else set())
+
+
+def _spare(this: LayerContext, each: int) -> int:
+    """Multiplications for missing pixels, if `each` has so many."""
+    pixels = this.types[this.kernel.out].size // image(this.types[this.kernel.out])[2]
+    return -pixels % PIXELS[this.instructions] * each
+
+
+def sum_descriptor(this: LayerContext) -> tuple[str, str, set[Need]]:
+    """The descriptor of a residual, the expression that points to it, and what its output needs."""
     residual = this.kernel.residual
     assert residual is not None
     op = residual.requantize
@@ -72,7 +94,7 @@ def sum_descriptor(this: LayerContext) -> tuple[str, str, bool]:
     name = f"sum_{this.number}"
     fields = (_line if sums_are_lines(this.program) else _terms)(this, residual, numbers)
     fields["output"] = output_fields(numbers)
-    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.is_usual(numbers)
+    return f"static const edgeq_sum {name} = {{\n{initializers(fields)}}};\n", f"&{name}", this.unusual(numbers)
 
 
 def _line(this: LayerContext, residual: Residual, numbers: Scaling) -> Fields:
@@ -100,11 +122,11 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
     plane = plane_of(op, kernel, this.types[this.kernel.out])
-    title, bits = comment(this.kernel.out), this.bits(op)
+    bits = this.bits(op)
     fields: Fields = {
         "weights": this.in_order(weight, bits),
         "bits": bits,
-        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "channels": this.channels(numbers),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -122,7 +144,7 @@ def depthwise(this: LayerContext, op: o.Conv) -> Layer:
         described,
         [call],
         f"depthwise convolution, {sizes_text(kernel)}",
-        usual=this.kernel.table is None and this.is_usual(numbers),
+        this.unusual(numbers) | _large(fields) | ({"unusual"} if this.kernel.table is not None else set()),
     )
 
 
@@ -134,7 +156,7 @@ def channelwise(this: LayerContext, op: o.Conv) -> Layer:
     kernel = (weight.shape[2], weight.shape[3])
     fields: Fields = {
         "weights": this.in_order(weight[:, 0].transpose(1, 2, 0), 8),
-        "channels": this.channels(numbers, len(weight), 1, PIXEL_BLOCK[this.instructions]),
+        "channels": this.channels(numbers, 1, PIXEL_BLOCK[this.instructions]),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -150,11 +172,11 @@ def conv_transpose(this: LayerContext, op: o.ConvTranspose) -> Layer:
     weight, bias = this.weights(op)
     numbers = this.scaling(bias)
     kernel = (weight.shape[2], weight.shape[3])
-    title, bits = comment(this.kernel.out), this.bits(op)
+    bits = this.bits(op)
     fields: Fields = {
         "weights": this.in_order(weight.transpose(0, 2, 3, 1), bits),
         "bits": bits,
-        "channels": this.bank.channels(f"channels_{this.number}", numbers.channels, f"bias and scale of {title}"),
+        "channels": this.channels(numbers),
         "output": output_fields(numbers),
         "table": this.table(),
         **this.window(op.x, kernel, op.stride, op.padding, op.dilation),
@@ -182,7 +204,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
     fields: Fields = {
         "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, block),
+        "channels": this.channels(numbers, 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "rows": this.types[op.x].size // weight.shape[1],
@@ -197,7 +219,7 @@ def linear(this: LayerContext, op: o.Linear) -> Layer:
         described,
         [call],
         f"fully connected, {sizes_text(weight.shape)}",
-        usual=this.is_usual(numbers),
+        this.unusual(numbers),
     )
 
 
@@ -207,7 +229,7 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
     fields: Fields = {
         "weights": this.packed(weight, 1, block, bits),
         "bits": bits,
-        "channels": this.channels(numbers, len(weight), 1, block),
+        "channels": this.channels(numbers, 1, block),
         "output": output_fields(numbers),
         "table": this.table(),
         "sum": "NULL",
@@ -227,5 +249,6 @@ def _rows(this: LayerContext, op: o.Linear, weight: IntArray, numbers: Scaling, 
         this.described("edgeq_conv_layer", fields),
         [call],
         f"fully connected, {sizes_text(weight.shape)}, {rows} rows",
-        usual=this.is_usual(numbers),
+        this.unusual(numbers) | _large(fields) | _grouping(this, 1, len(weight), bits),
+        -rows % PIXELS[this.instructions] * weight.size,
     )

@@ -19,7 +19,7 @@ from edgeq.emit.onnx_functions import write_function
 from edgeq.emit.onnx_reals import Movement, write_max_pool, write_movement, write_reals
 from edgeq.emit.onnx_writer import Tensor, Writer, is_codes, is_narrow, same_numbers, storage
 from edgeq.errors import UnsupportedError
-from edgeq.formats import Fixed, Int, code_range, encode
+from edgeq.formats import INT32, Fixed, Int, code_range, encode
 from edgeq.ir import ops as o
 from edgeq.quantize.operators import CLAMPS, is_matrix_product
 from edgeq.reference.meaning import nearest_sources
@@ -69,7 +69,8 @@ def _requantize(op: o.Requantize | o.DivideCodes, w: Writer) -> None:
         if w.runtime == "onnxruntime" and _is_left_to_concat(op, w):
             w.same_as(op.out, op.x)
         else:
-            w.quantize(w.real(op.x), op.out, op.low, op.high)
+            reals = _kept_apart(op.x, w) if _has_real_weights(w.graph.producer.get(op.x), w) else w.real(op.x)
+            w.quantize(reals, op.out, op.low, op.high)
         return
     reals = w.real(op.x)
     clamped = w.clamp(reals, to, op.low, op.high, op.out)
@@ -77,6 +78,14 @@ def _requantize(op: o.Requantize | o.DivideCodes, w: Writer) -> None:
         w.same_as(op.out, op.x)
     else:
         w.tensors[op.out] = clamped
+
+
+def _has_real_weights(maker: o.Op | None, w: Writer) -> bool:
+    """Whether `maker` has weights that become reals, and no bias of 32-bit codes, which alone tell ONNX Runtime not to
+    round them a second time."""
+    if not isinstance(maker, o.Conv | o.ConvTranspose | o.Linear) or w.is_storable(maker.weight):
+        return False
+    return maker.bias is None or w.type(maker.bias).format != INT32
 
 
 def _is_left_to_concat(op: o.Requantize | o.DivideCodes, w: Writer) -> bool:

@@ -1,18 +1,18 @@
 """Weights in minifloats and codebooks, for ONNX Runtime: their own codes, and what makes levels or reals of them.
 
     up to 4 bits, levels in bytes    UINT4 codes, Cast, Gather from a table of INT8: levels, which integer kernels take
-    OCP FP8                          FLOAT8E4M3FN or FLOAT8E5M2, DequantizeLinear: reals
+    OCP FP8                          FLOAT8E4M3FN or FLOAT8E5M2, Cast, Mul by the scales: reals
     up to 8 bits                     UINT8 codes, Cast, Gather from a table of reals, Mul by the scales: reals
     integers in blocks               INT4 or INT8, DequantizeLinear with a block size: reals
     tables in blocks                 as above, with each block as a row while it is scaled: reals
 
-ONNX Runtime folds the tables when it loads the file. It has no kernel for FLOAT4E2M1.
+ONNX Runtime folds all but DequantizeLinear when it loads the file. That of FP8 it would fuse into an integer convolution,
+which then refuses the type. It has no kernel for FLOAT4E2M1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -109,7 +109,6 @@ def _native(codes: Array, type_: Type, format_: Float, hint: str, w: Writer) -> 
     name = w.fresh(hint)
     content = codes.astype(np.uint8).tobytes()
     w.initializers[name] = helper.make_tensor(name, _NATIVE[format_], codes.shape, content, raw=True)
-    scales = tuple(scale / smallest_of(format_) for scale in type_.scale)
-    flat = along(scales, replace(type_, shape=(len(scales),), axis=0) if len(scales) > 1 else type_)
-    axis = type_.axis if len(scales) > 1 else None
-    return w.node("DequantizeLinear", [name, w.constant(flat, f"{hint}.scale")], w.fresh(f"{hint}.dq"), axis=axis)
+    numbers = w.node("Cast", [name], w.fresh(f"{hint}.numbers"), to=TensorProto.FLOAT)
+    scales = along([scale / smallest_of(format_) for scale in type_.scale], type_)
+    return w.node("Mul", [numbers, w.constant(scales, f"{hint}.scale")], w.fresh(f"{hint}.scaled"))

@@ -177,7 +177,13 @@ def allocate(
                 grids[key, bits] = Type(structure.graph.types[key].shape, site, (grid[0],), grid[1])
     samples = list(inputs_of(structure.graph, calibration.sample(IMAGES)))
     losses = measure_losses(
-        structure, errors, grids, samples, objective_of(structure, calibration.weigh), budgets.sensitivity
+        structure,
+        errors,
+        grids,
+        samples,
+        objective_of(structure, calibration.weigh),
+        budgets.sensitivity,
+        device=calibration.device,
     )
     items = build_items(structure, choices, losses, latency)
     limits = limits_of(structure, items, budgets, latency)

@@ -50,7 +50,7 @@ def banded(
     samples = list(inputs_of(graph, calibration.sample(IMAGES)))
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
-    measured = measure_channels(structure, objective, known, samples)
+    measured = measure_channels(structure, objective, known, samples, calibration.device)
     found = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
     wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
     kept = _worthwhile(graph, recipe, target, calibration, known, wanted, samples) if wanted else {}
@@ -121,9 +121,9 @@ def _noise(
     """Of those of `classes` that have a narrow range, the noise that their rounding causes with the best candidate."""
     structure = analyse(graph, target, recipe)
     watched = {value for value in watched_values(structure) if structure.key[value] in classes}
-    found = class_statistics(structure, observe(graph, samples, watched))
+    found = class_statistics(structure, observe(graph, samples, watched, device=calibration.device))
     sites = {key: site_of(structure, key, target) for key in found}
     narrow = {key: site for key, site in sites.items() if site.format.bits <= _NARROW_BITS}
     objective = objective_of(structure, calibration.weigh)
-    chosen = choose_by_output_noise(structure, objective, narrow, found, samples)
+    chosen = choose_by_output_noise(structure, objective, narrow, found, samples, device=calibration.device)
     return {key: choice.noise for key, choice in chosen.items()}

@@ -72,7 +72,7 @@ def bench_artifact(request: BenchRequest, progress: Progress = silent) -> Report
     Raises UsageError for what is no artifact or no board, and the board's error if none of them gave a result.
     """
     started = time.monotonic()
-    boards = find_boards(request.boards)
+    boards = find_boards(request.boards, progress)
     check_boards(request.artifact, boards)
     report = Report("bench")
     bench = bench_on_boards(request)
@@ -161,7 +161,7 @@ def _c_bench(request: BenchRequest) -> Bench:
     async def bench(board: Board) -> Report:
         report = Report("bench")
         if isinstance(board, SimulatedBoard):
-            (found,) = await count(board.row, folder, [codes], request.optimize or "-O2")
+            (found,) = await count(board, folder, [codes], request.optimize or "-O2")
             report.rows += _rows(found, document["macs"], board.name)
             report.layers += _layers(found, document["layers"], board.name)
             _compare(report, found.outputs, document["outputs"], golden["outputs"], board.name)
@@ -183,10 +183,12 @@ def _c_bench(request: BenchRequest) -> Bench:
 
 
 def _rows(found: Measurement, macs: int, board: str) -> list[Row]:
+    cycles = [("cycles", found.cycles, ""), ("cycles_per_mac", found.cycles / max(macs, 1), "")]
     rows = [
         ("instructions", found.instructions, ""),
         ("instructions_per_mac", found.instructions / max(macs, 1), ""),
         ("macs", macs, ""),
+        *(cycles if found.cycles else []),
         ("flash_bytes", found.flash_bytes, "B"),
         ("code_bytes", found.code_bytes, "B"),
         ("constant_bytes", found.constant_bytes, "B"),
@@ -198,7 +200,7 @@ def _rows(found: Measurement, macs: int, board: str) -> list[Row]:
 
 
 def _layers(found: Measurement, layers: Sequence[Mapping[str, Any]], board: str) -> list[dict[str, Any]]:
-    total = max(found.instructions, 1)
+    spent = found.layer_cycles or found.layers
     return [
         {
             "board": board,
@@ -206,9 +208,10 @@ def _layers(found: Measurement, layers: Sequence[Mapping[str, Any]], board: str)
             "kind": layer["kind"],
             "macs": layer["macs"],
             "instructions": count,
-            "share": round(count / total, 4),
+            **({"cycles": found.layer_cycles[k]} if found.cycles else {}),
+            "share": round(spent[k] / max(sum(spent), 1), 4),
         }
-        for layer, count in zip(layers, found.layers, strict=True)
+        for k, (layer, count) in enumerate(zip(layers, found.layers, strict=True))
     ]
 
 

@@ -161,7 +161,10 @@ def _noise_by_condition(
     kept: Sequence[ImageFile],
     progress: Progress,
 ) -> dict[str, FloatArray]:
-    run, others = _run(graph), {mode: _run(other) for mode, other in lowered.items()}
+    run, others = (
+        _run(graph, calibration.device),
+        {mode: _run(other, calibration.device) for mode, other in lowered.items()},
+    )
     weigh = calibration.weigh or relative_power
     found: dict[str, list[list[float]]] = {mode: [[] for _ in kept] for mode in lowered}
     for row, image in enumerate(kept):
@@ -189,8 +192,8 @@ def shift_notes(shifts: Mapping[str, float]) -> list[str]:
     return [f"ranges in degraded images, as multiples of those in clean ones: median {middle:.2f}; furthest: {most}"]
 
 
-def _run(graph: Graph) -> Callable[[Array], list[torch.Tensor]]:
-    interpreter = Interpreter(graph)
+def _run(graph: Graph, device: torch.device) -> Callable[[Array], list[torch.Tensor]]:
+    interpreter = Interpreter(graph, device)
     (name,) = graph.inputs
 
     def run(tensor: Array) -> list[torch.Tensor]:

@@ -26,7 +26,7 @@ from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
-from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.interpret import Device, Interpreter, real_of
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.latency import WARM_UP_RUNS, elapsed_ms
@@ -99,6 +99,7 @@ def agreement(
     exact: bool = True,
     real_layers: bool = False,
     only_layers: bool = False,
+    device: Device = "cpu",
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
@@ -112,7 +113,7 @@ def agreement(
     watched = {v: t for v, t in artifact.tensors.items() if _has_codes(lowered.types.get(v), artifact.code_bits)}
     if real_layers:
         watched |= {v: t for v, t in artifact.tensors.items() if v in lowered.producer and lowered.types[v].is_real}
-    reference = Interpreter(lowered)
+    reference = Interpreter(lowered, device)
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
     inside = runtime.watching(watched.values()) if watched else None
@@ -129,7 +130,7 @@ def agreement(
         results = runtime.run(inputs)
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
-            outputs.setdefault(name, _Difference(step)).add(tensor.numpy(), results[name])
+            outputs.setdefault(name, _Difference(step)).add(tensor.cpu().numpy(), results[name])
         progress("comparing with the reference", done, images)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
@@ -170,7 +171,7 @@ def _compare_layers(
         found = seen[watched[name]]
         floor = HALF_FLOOR if lowered.types[name].is_real else 0.0
         difference = layers.setdefault(name, _Difference(_step(lowered.types[name], tensor), floor))
-        difference.add(tensor.numpy(), found)
+        difference.add(tensor.cpu().numpy(), found)
         parted = parted or difference.largest > 0 or difference.equal < difference.count  # so that NaN parts them
         return torch.from_numpy(found)
 
@@ -189,7 +190,7 @@ def equal_codes_row(found: Sequence[OutputAgreement], runtime: str) -> Row:
 
 def _step(type_: Type, tensor: torch.Tensor) -> float:
     """One code; for reals, 1/255 of their range."""
-    return 1.0 if is_codes(type_) else max(float(np.ptp(tensor.numpy())) / 255, 1e-12)
+    return 1.0 if is_codes(type_) else max(float(np.ptp(tensor.cpu().numpy())) / 255, 1e-12)
 
 
 def _has_codes(type_: Type | None, bits: int) -> bool:
@@ -227,14 +228,14 @@ def _random_codes(type_: Type, rng: np.random.Generator) -> Array:
     return rng.integers(low, high, type_.shape, endpoint=True)
 
 
-def interpreter_run(graph: Graph) -> Run:
+def interpreter_run(graph: Graph, device: Device = "cpu") -> Run:
     """The reference as a function from one input to the list of outputs."""
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(graph, device)
     (name,) = graph.inputs
 
     def run(tensor: Float32Array) -> list[Float32Array]:
         with torch.no_grad():
-            return [output.numpy() for output in interpreter({name: tensor}).values()]
+            return [output.cpu().numpy() for output in interpreter({name: tensor}).values()]
 
     return run
 
@@ -289,11 +290,13 @@ def accuracy(
     threads: int | None,
     progress: Progress,
     pictures: list[dict[str, Any]] | None = None,
+    *,
+    device: Device = "cpu",
 ) -> list[Row]:
     """Accuracy of fp32, reference and artifact on the same images with the same code; raw heads are decoded first."""
     runs: dict[str, Run] = {FP32: runtime_run(float_runtime(graph, threads))}
     if target.is_integer or target.stored_weights:  # under the rounding of the kernels that run the artifact here
-        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered)
+        runs[REFERENCE] = interpreter_run(as_xnnpack(lowered) if target.kernels == "tflite" else lowered, device)
     if target.emitter != "graph":
         runs[ARTIFACT] = runtime_run(open_runtime(artifact.primary, threads))
     if head is not None:

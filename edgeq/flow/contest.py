@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from edgeq.datasets.dataset import Dataset, Task
+from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
 from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
 from edgeq.flow.inputs import CalibrationSet, InputRule
@@ -34,7 +37,8 @@ _APART = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """One model on its way to one target: what was asked, the float graph `whole`, how images enter, and labelled ones."""
+    """One model on its way to one target: what was asked, the float graph `whole`, how images enter, labelled
+    ones, and where images are computed."""
 
     request: ExportRequest
     target: Target
@@ -45,6 +49,7 @@ class Job:
     task: Task | None
     data: Dataset | None
     progress: Progress
+    device: torch.device
 
     @property
     def use_cache(self) -> bool:
@@ -71,6 +76,7 @@ class Candidate:
     ways: tuple[Way, ...] = (Way(),)
 
 
+@exact_arithmetic()
 def candidates_of(
     job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
 ) -> tuple[Candidate, ...]:
@@ -95,6 +101,7 @@ def candidates_of(
     return item(graph, *balanced, whole), item(moved, units)
 
 
+@exact_arithmetic()
 def winner_of(
     job: Job, candidates: tuple[Candidate, ...], calibration: CalibrationSet, notes: list[str]
 ) -> tuple[Graph, Quantization]:

@@ -15,6 +15,7 @@ from edgeq.calibrate.statistics import Statistics
 from edgeq.datasets.dataset import Task
 from edgeq.emit.artifact import output_folder, to_json, write_files
 from edgeq.errors import UsageError
+from edgeq.flow.accelerator import device_of, exact_arithmetic
 from edgeq.flow.banding import banded
 from edgeq.flow.debug_page import Range, page
 from edgeq.flow.effort import learned
@@ -115,6 +116,7 @@ Method = Callable[[_Run, Progress], Graph]
 """Quantizes and lowers a network in some other way."""
 
 
+@exact_arithmetic()
 def debug_model(request: DebugRequest, progress: Progress = silent) -> Report:
     """Noise of every layer, the first bad one, and what changes would gain; with `out`, a page with pictures of ranges.
 
@@ -129,7 +131,10 @@ def debug_model(request: DebugRequest, progress: Progress = silent) -> Report:
     graph, found = run.quantized(progress)
     lowered = lower(graph, found.plan)
     progress("measuring layers", 0, 0)
-    noise = measure_noise(graph, found.plan, samples, objective_of(found.plan.structure, run.calibration.weigh))
+    noise = measure_noise(
+        graph, found.plan, samples, objective_of(found.plan.structure, run.calibration.weigh),
+        device=run.calibration.device,
+    )  # fmt: skip
     layers = layers_of(graph, found.plan, lowered, noise, samples)
     before = output_db(graph, lowered, samples, run.calibration.weigh)
     report = Report("debug", run.target.name)
@@ -156,7 +161,7 @@ def _run(request: DebugRequest) -> _Run:
     recipe, _ = with_formats(recipe, request.formats, graph, target)
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     assert request.calib is not None
-    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task, device_of(None))
     images = replace(images, weigh=weigh_for_task(task, model, graph))
     return _Run(graph, target, recipe, images, model.digest, task, not request.no_cache)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -60,18 +60,6 @@ FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def exact_convolutions() -> AbstractContextManager[None]:
-    """Convolutions on a GPU in single precision: by default it rounds their operands to ten bits, as coarse as codes."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags
-
-
 @dataclass(frozen=True)
 class LearnedFile:
     """What an interrupted run has learned so far, as one npz file that is replaced after every unit."""
@@ -110,7 +98,7 @@ def migrated(
     """`graph` with channels moved where that helps its quantized readers, and a line in `notes` on it."""
     progress("moving channels", 0, 0)
     grids = Grids(target.narrow, target.weight, target.symmetric)
-    found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids)
+    found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids, calibration.device)
     if not found:
         return graph
     names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])
@@ -142,20 +130,19 @@ def learned(
         return found
     store = LearnedFile(_state(graph, found.plan, calibration, settings, seed)) if use_cache else None
     samples = list(inputs_of(graph, calibration))
-    with exact_convolutions():
-        result = learn(
-            graph,
-            found.plan,
-            samples,
-            settings,
-            loss=_loss(graph, calibration, task),
-            importance=_importance(graph, found.plan, calibration, samples, progress) if settings.steps else None,
-            half=target.half_scales,
-            seed=seed,
-            device=_device(),
-            store=store,
-            progress=progress,
-        )
+    result = learn(
+        graph,
+        found.plan,
+        samples,
+        settings,
+        loss=_loss(graph, calibration, task),
+        importance=_importance(graph, found.plan, calibration, samples, progress) if settings.steps else None,
+        half=target.half_scales,
+        seed=seed,
+        device=calibration.device,
+        store=store,
+        progress=progress,
+    )
     return _with(found, graph, target, result)
 
 
@@ -163,16 +150,15 @@ def learned(
 def output_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None) -> float:
     """How far the quantized network's outputs are from the float one's, as the task counts it; averaged over images."""
     loss = relative if task == "depth" else _loss(graph, calibration, task)
-    simulation, total = Simulation.of(graph, plan, _device()), 0.0
-    with exact_convolutions():
-        frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
-        for op in graph.ops:
-            frontier.advance(op)
-            frontier.drop([op])
-        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            wanted = [real[name] for name in graph.outputs]
-            found = loss([quantized[name] for name in graph.outputs], wanted, [None] * len(wanted))
-            total += float(found) * len(wanted[0])
+    simulation, total = Simulation.of(graph, plan, calibration.device), 0.0
+    frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
+    for op in graph.ops:
+        frontier.advance(op)
+        frontier.drop([op])
+    for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
+        wanted = [real[name] for name in graph.outputs]
+        found = loss([quantized[name] for name in graph.outputs], wanted, [None] * len(wanted))
+        total += float(found) * len(wanted[0])
     return total / len(calibration.images)
 
 
@@ -206,7 +192,7 @@ def _importance(
     progress("weighing positions", 0, 0)
     exits = {name for unit in units(graph, plan.weights.keys()).values() for name in unit.exits}
     objective = objective_of(plan.structure, calibration.weigh)
-    return measure_importance(graph, objective, exits | plan.weights.keys(), samples)
+    return measure_importance(graph, objective, exits | plan.weights.keys(), samples, device=calibration.device)
 
 
 def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:

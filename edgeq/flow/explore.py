@@ -21,6 +21,7 @@ from edgeq.emit.hls_build import build
 from edgeq.emit.hls_cost import Cost, design_cost, total
 from edgeq.emit.hls_fold import choose_folds
 from edgeq.errors import BudgetError, UsageError
+from edgeq.flow.accelerator import device_of, exact_arithmetic
 from edgeq.flow.check import REFERENCE, interpreter_run, measure
 from edgeq.flow.export import as_computed
 from edgeq.flow.inputs import (
@@ -91,6 +92,7 @@ class _Subject:
     depths: dict[tuple[int, ...], dict[str, int]] = field(default_factory=dict)
 
 
+@exact_arithmetic()
 def explore_model(request: ExploreRequest, progress: Progress = silent) -> Report:
     """Quality and cost of every format on one board, and their front; with a folder, a page that draws it.
 
@@ -142,7 +144,7 @@ def _subject(request: ExploreRequest) -> _Subject:
     head = split_head(whole) if request.raw_head else None
     graph = as_computed(head.trunk if head else whole, find_target("fpga-int4"))
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
-    images = calibration_set(request.calib, request.calib_images, rule, task)
+    images = calibration_set(request.calib, request.calib_images, rule, task, device_of(None))
     images = replace(images, weigh=weigh_for_task(task, model, graph))
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
     if data is not None and head is not None:
@@ -214,7 +216,13 @@ def _measured(subject: _Subject, name: str, graph: Graph, report: Report, progre
         found = output_db(subject.graph, graph, subject.samples, subject.calibration.weigh)
         report.rows.append(Row("sqnr", found, "dB", len(subject.samples), name, "signal over noise at the outputs"))
         return found
-    rows = measure(subject.data, subject.rule, subject.model.metadata, {REFERENCE: interpreter_run(graph)}, progress)
+    rows = measure(
+        subject.data,
+        subject.rule,
+        subject.model.metadata,
+        {REFERENCE: interpreter_run(graph, subject.calibration.device)},
+        progress,
+    )
     report.rows += [replace(row, where=name) for row in rows]
     return rows[0].value
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgeq.calibrate import cache
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
+from edgeq.flow.accelerator import device_of, exact_arithmetic
 from edgeq.flow.allocation import IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.calib_mode import ModeTrial, apply_mode, shift_notes
@@ -53,7 +54,7 @@ from edgeq.flow.layer_noise import IMAGES as NOISE_IMAGES
 from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.memory_budget import apply_export_budget
-from edgeq.flow.processes import is_first
+from edgeq.flow.processes import is_first, local_device
 from edgeq.flow.ranges import ChosenRange, inputs_of, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
@@ -106,7 +107,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     rule, task = choose_preprocess(request.preprocess, model), task_of(model)
     report.notes.append(f"preprocessing ({rule.how}): {rule.preprocess.describe()}")
     data = evaluation_set(request.data, request.data_images, rule, task) if request.data else None
-    job = Job(request, target, model, whole, head, rule, task, data, progress)
+    job = Job(request, target, model, whole, head, rule, task, data, progress, local_device(device_of(request.device)))
     calibration = _calibration(job, graph, recipe, report)
     report.notes += data_notes(calibration, data)
     lowered, chosen, more_files = graph, list[ChosenRange](), dict[str, bytes]()
@@ -148,17 +149,19 @@ def as_computed(graph: Graph, target: Target) -> Graph:
     return separate(graph) if target.separate_layers else graph
 
 
+@exact_arithmetic()
 def _calibration(job: Job, graph: Graph, recipe: Recipe, report: Report) -> CalibrationSet | None:
     """The images as the calibration mode asks for them, or None where none are needed."""
     request, target = job.request, job.target
     if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
-    images = calibration_set(request.calib, request.calib_images, job.rule, job.task)
+    images = calibration_set(request.calib, request.calib_images, job.rule, job.task, job.device)
     images = replace(images, weigh=weigh_for_task(job.task, job.model, graph))
     trial = ModeTrial(graph, target, recipe, job.model.digest, use_cache=job.use_cache)
     return apply_mode(request.calibration, images, trial, report.notes, job.progress)
 
 
+@exact_arithmetic()
 def _allocated(job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, report: Report) -> Recipe:
     """`recipe` with the formats that the budgets choose, if there are any."""
     if not job.request.budgets.is_wanted:
@@ -177,7 +180,7 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     assert request.training is not None and request.train_data is not None
     lowered = lower(graph, plan)
     if job.data is not None and is_first():
-        before = {UNTRAINED: interpreter_run(lowered)}
+        before = {UNTRAINED: interpreter_run(lowered, job.device)}
         report.rows += measure(job.data, job.rule, job.model.metadata, before, job.progress)
     images = training_set(request.train_data, job.rule, job.task)
     state = None
@@ -188,7 +191,7 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
             images=[sample.path.name for sample in images.samples],  # folders of scenes and of archives change
             settings={**request.training.deciding(), "data": named(request.train_data), "plan": digest(lowered)},
         )
-    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales)
+    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales, job.device)
     trained = train(graph, plan, images, calibration.weigh, run, job.progress)
     report.notes += trained.notes
     return trained
@@ -204,7 +207,7 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
         split = with_narrow_copies(graph, recipe)
         item = Candidate(split, recipe, job.model.digest)
         lowered = lower(split, quantized(job, item, item.ways[0], calibration).plan)
-        run = interpreter_run(lowered)
+        run = interpreter_run(lowered, job.device)
         if job.head is not None:
             run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])
         runs: dict[str, Run] = {FP32: runtime_run(float_runtime(job.whole, request.threads)), REFERENCE: run}
@@ -215,6 +218,7 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
     return is_good
 
 
+@exact_arithmetic()
 def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibration: CalibrationSet | None) -> None:
     """Compare the artifact with the reference, measure accuracy where there are labels, and apply the budgets."""
     request, target, progress = job.request, job.target, job.progress
@@ -223,22 +227,22 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
     if target.emitter != "graph":  # which is the reference itself
         report.agreement = agreement(
             lowered, artifact, *rest, exact=target.is_integer, only_layers=target.kernels == "tflite",
-            real_layers=target.agreement.real_layer_db is not None,
+            real_layers=target.agreement.real_layer_db is not None, device=job.device,
         )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
-        found = agreement(as_xnnpack(lowered), artifact, *rest, exact=False)
+        found = agreement(as_xnnpack(lowered), artifact, *rest, exact=False, device=job.device)
         report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside their own rounding"))
         report.agreement = [item for item in found if item.kind == "output"] + report.agreement
     if calibration is not None and report.layers:
         inputs = inputs_of(job.whole, calibration.sample(NOISE_IMAGES))
-        noise = signal_to_noise(job.whole, lowered, inputs)
+        noise = signal_to_noise(job.whole, lowered, inputs, job.device)
         report.layers = [layer | {"sqnr_db": noise.get(layer["key"])} for layer in report.layers]
     if target.runs_here:
         report.rows += latency(job.whole, artifact, request.threads)
     if job.data is not None:
         report.rows += accuracy(
             job.whole, lowered, artifact, target, job.model, job.rule, job.data, job.head, request.threads, progress,
-            report.pictures,
+            report.pictures, device=job.device,
         )  # fmt: skip
     apply_accuracy_budget(report, request.max_drop)
     apply_export_budget(report, request.memory, artifact.folder)

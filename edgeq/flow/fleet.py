@@ -17,23 +17,24 @@ from edgeq.boards.probe import Facts
 from edgeq.boards.simulated import SimulatedBoard
 from edgeq.boards.ssh import SshBoard
 from edgeq.errors import EdgeqError, UsageError
+from edgeq.progress import Progress, silent
 
 T = TypeVar("T")
 Device = LocalBoard | SshBoard
 """A board with an operating system."""
 
 
-def find_boards(names: Sequence[str]) -> list[Device | SimulatedBoard]:
+def find_boards(names: Sequence[str], progress: Progress = silent) -> list[Device | SimulatedBoard]:
     """The boards called `names`, which may be lists with commas and labels as @LABEL; each once.
 
-    Raises UsageError for a name that is unknown.
+    `progress` tells of what takes long on a simulated one. Raises UsageError for a name that is unknown.
     """
     entries = read_entries()
     single = [name for text in names for name in text.split(",") if name]
     expanded = [board for name in single for board in _labelled(name, entries)]
     if not expanded:
         raise UsageError("no board was named", next_step="edgeq boards list shows them.")
-    return [_open(name, entries) for name in dict.fromkeys(expanded)]
+    return [_open(name, entries, progress) for name in dict.fromkeys(expanded)]
 
 
 def _labelled(name: str, entries: Mapping[str, Entry]) -> list[str]:
@@ -46,11 +47,11 @@ def _labelled(name: str, entries: Mapping[str, Entry]) -> list[str]:
     return found
 
 
-def _open(name: str, entries: Mapping[str, Entry]) -> Device | SimulatedBoard:
+def _open(name: str, entries: Mapping[str, Entry], progress: Progress) -> Device | SimulatedBoard:
     if name == LOCAL:
         return LocalBoard(python=sys.executable)
     if name in {row.name for row in BOARDS}:
-        return SimulatedBoard(find_board(name))
+        return SimulatedBoard(find_board(name), progress)
     return SshBoard(find_entry(name, entries))
 
 

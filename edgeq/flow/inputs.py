@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edgeq.calibrate.importance import DetectionWeights
 from edgeq.calibrate.mixture import DegradedImage, Mixture, cover, mixed
@@ -29,6 +30,7 @@ from edgeq.ir.graph import Graph
 from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
+CPU = torch.device("cpu")
 HELD_OUT = 4
 """Of so many calibration images one is held out where what was learned is judged."""
 
@@ -105,6 +107,7 @@ def task_of(model: Model) -> Task | None:
 class CalibrationSet:
     """The images that ranges are chosen from; `weigh` tells how errors at the model's outputs count for its task.
 
+    What is computed from them is computed on `device`.
     `mixture` says how the degraded ones among them came about. `guarded` chooses ranges by `risk`, so that hard images
     do not fare badly; otherwise the mean over all images decides.
     """
@@ -116,6 +119,7 @@ class CalibrationSet:
     mixture: Mixture | None = None
     guarded: bool = False
     risk: RiskKind = "cvar"
+    device: torch.device = CPU
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
         """One input [1, C, H, W] per image, decoded as it is needed."""
@@ -194,7 +198,9 @@ def _is_scenes(option: str) -> bool:
     return option == SCENES or option.startswith(f"{SCENES}:")
 
 
-def calibration_set(option: str, limit: int, rule: InputRule, task: Task | None) -> CalibrationSet:
+def calibration_set(
+    option: str, limit: int, rule: InputRule, task: Task | None, device: torch.device = CPU
+) -> CalibrationSet:
     """At most `limit` images, spread evenly over what `option` names.
 
     Of a data.yaml they are training images, chosen so that they show as many of its classes as they can. Raises
@@ -209,7 +215,7 @@ def calibration_set(option: str, limit: int, rule: InputRule, task: Task | None)
         paths = list_images(Path(option))
     chosen = [paths[index] for index in spread(len(paths), limit)]
     images, rejected = read_images(chosen)
-    return CalibrationSet(tuple(images), tuple(rejected), rule.preprocess)
+    return CalibrationSet(tuple(images), tuple(rejected), rule.preprocess, device=device)
 
 
 def _covering(data: Dataset, limit: int) -> list[Path]:

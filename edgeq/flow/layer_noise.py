@@ -10,12 +10,14 @@ import torch
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
-from edgeq.reference.interpret import Interpreter, real_of
+from edgeq.reference.interpret import Device, Interpreter, real_of
 
 IMAGES = 2
 
 
-def signal_to_noise(graph: Graph, lowered: Graph, samples: Iterable[Mapping[Value, Array]]) -> dict[Value, float]:
+def signal_to_noise(
+    graph: Graph, lowered: Graph, samples: Iterable[Mapping[Value, Array]], device: Device = "cpu"
+) -> dict[Value, float]:
     """SQNR in dB of each value that `graph` has as reals and `lowered` as codes; errors of all layers before count.
 
     Values without any error are left out.
@@ -27,7 +29,7 @@ def signal_to_noise(graph: Graph, lowered: Graph, samples: Iterable[Mapping[Valu
         and value not in graph.constants and graph.types[value].shape == type_.shape
     }  # fmt: skip
     signal, noise = dict.fromkeys(shared, 0.0), dict.fromkeys(shared, 0.0)
-    real, coded = Interpreter(graph), Interpreter(lowered)
+    real, coded = Interpreter(graph, device), Interpreter(lowered, device)
     for inputs in samples:
         exact: dict[Value, torch.Tensor] = {}
 

@@ -146,7 +146,7 @@ async def _run_c(board: Board, folder: Path, samples: Sequence[Mapping[str, Arra
     document = read_folder(folder)
     codes = [{port["name"]: code_of(sample[port["name"]], port) for port in document["inputs"]} for sample in samples]
     if isinstance(board, SimulatedBoard):
-        counted = await count(board.row, folder, codes)
+        counted = await count(board, folder, codes)
         return Ran([_values(found.outputs, document) for found in counted], {})
     device = as_device(board)
     ran = await run_c(device, await build_c(device, folder, document, settings), codes, settings)

@@ -95,7 +95,9 @@ def _read(op: o.Op, graph: Graph) -> object:
 
 
 async def profile_on(board: Board, artifact: Path, settings: Settings, mhz: float) -> Profile:
-    """Measure generated C or an ONNX file on a board that was entered; a simulated one takes an instruction a cycle at `mhz`.
+    """Measure generated C or an ONNX file on a board that was entered; a simulated one has a clock of `mhz`.
+
+    Where it does not know its cycles, it takes one for an instruction.
 
     Raises BoardError.
     """
@@ -133,8 +135,8 @@ async def _c_layers(
     shapes = {port["name"]: tuple(port["shape"]) for port in document["inputs"]}
     codes = golden_codes(shapes, document["golden"]["seed"], document["code_bits"])
     if isinstance(board, SimulatedBoard):
-        (counted,) = await count(board.row, folder, [codes], OPTIMIZE)
-        spent = [number / (1000 * mhz) for number in counted.layers]
+        (counted,) = await count(board, folder, [codes], OPTIMIZE)
+        spent = [number / (1000 * mhz) for number in counted.layer_cycles or counted.layers]
         names = [layer["value"] for layer in document["layers"]]
         return dict(zip(names, spent, strict=True)), sum(spent), []
     device, watched = as_device(board), replace(settings, layers=True)

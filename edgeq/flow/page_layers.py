@@ -55,9 +55,13 @@ def board_sections(layers: Sequence[Document]) -> list[Section]:
     timed = [layer for layer in layers if "mean_ms" in layer]
     found: list[Section] = []
     if counted:
-        lines = [[*_layer(row), f"{row['instructions']:,}", f"{row['macs']:,}", *_share(row)] for row in counted]
-        counts = table(["layer", "kind", "instructions", "MACs", "share", ""], lines)
-        found.append({"title": "Instructions by layer", "tables": [counts]})
+        heads = ["instructions", "cycles"] if any("cycles" in row for row in counted) else ["instructions"]
+        lines = [
+            [*_layer(row), *(f"{row[h]:,}" if h in row else "" for h in heads), f"{row['macs']:,}", *_share(row)]
+            for row in counted
+        ]
+        counts = table(["layer", "kind", *heads, "MACs", "share", ""], lines)
+        found.append({"title": f"{' and '.join(heads).capitalize()} by layer", "tables": [counts]})
     if timed:
         lines = [[*_layer(row), f"{row['mean_ms']:.4f}", *_share(row)] for row in timed]
         found.append({"title": "Times by layer", "tables": [table(["layer", "precision", "ms", "share", ""], lines)]})

@@ -21,6 +21,7 @@ from edgeq.calibrate.output_noise import Site, choose_by_output_noise
 from edgeq.calibrate.robust import MEAN, Risk
 from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
 from edgeq.errors import OutputError
+from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.formats import Format, Int, bits_of, is_table, level_range
 from edgeq.ir.graph import Array, Graph
@@ -123,7 +124,11 @@ def _observed(
         return known
     total = len(calibration.images)
     found = observe(
-        graph, inputs_of(graph, calibration), values, progress=lambda done: progress("calibrating", done, total)
+        graph,
+        inputs_of(graph, calibration),
+        values,
+        device=calibration.device,
+        progress=lambda done: progress("calibrating", done, total),
     )
     if use_cache:
         with suppress(OutputError):  # a cache that cannot be written costs time, not results
@@ -252,6 +257,7 @@ def _by_output_noise(
             parts=parts if guarded else None,
             risk=risk,
             excerpts=excerpts,
+            device=calibration.device,
         ).items()
     ]
     wide = MinMax(WIDE_HEADROOM)
@@ -340,10 +346,11 @@ def quantize(
     )  # fmt: skip
     progress("correcting biases", 0, 0)
     seen = excerpts.images if excerpts and excerpts.are_whole else None
-    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])))
+    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])), calibration.device)
     return replace(found, plan=correct_biases(graph, found.plan, values))
 
 
+@exact_arithmetic()
 def store_weights(
     graph: Graph, target: Target, recipe: Recipe, calibration: CalibrationSet | None, progress: Progress
 ) -> Graph:
@@ -352,7 +359,7 @@ def store_weights(
     if calibration is None:
         return stored
     progress("correcting biases", 0, 0)
-    return correct_stored_biases(graph, stored, inputs_of(graph, calibration.sample(BIAS_IMAGES)))
+    return correct_stored_biases(graph, stored, inputs_of(graph, calibration.sample(BIAS_IMAGES)), calibration.device)
 
 
 def _lifted(
@@ -379,7 +386,7 @@ def _lifted(
         return Quantization(plan, chosen, [], shifts)
     progress("weighing the noise", 0, 0)
     samples = list(inputs_of(graph, calibration.sample(NOISE_IMAGES)))
-    noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh))
+    noise = measure_noise(graph, plan, samples, objective_of(structure, calibration.weigh), device=calibration.device)
     lifts = choose_lifts(graph, plan, noise, target)
     if not lifts:
         return Quantization(plan, chosen, [], shifts)

@@ -49,6 +49,7 @@ class ExportRequest:
     arch: str | None = None
     trust_pickle: bool = False
     threads: int | None = None
+    device: str | None = None
     fpga: str | None = None
     fps: float | None = None
     training: Training | None = None

@@ -128,7 +128,7 @@ def sweep(request: SweepRequest, progress: Progress = silent) -> Report:
     """
     started = time.monotonic()
     plan = read_plan(request.plan)
-    boards = find_boards(plan.boards)
+    boards = find_boards(plan.boards, progress)
     store = _store(request)
     store.add(plan.cells(), lambda key: str(json.loads(key)["board"]))
     exports = _Exports(plan, request)

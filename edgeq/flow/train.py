@@ -8,7 +8,7 @@ where it was.
 from __future__ import annotations
 
 from edgeq.datasets.dataset import Dataset
-from edgeq.flow.training import Trained, TrainingRun, device_of
+from edgeq.flow.training import Trained, TrainingRun
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
@@ -24,7 +24,7 @@ def train(
     Raises DataError when there are too few images or the labels are not the network's, and UsageError when the loss is
     not a number or the saved state is another's.
     """
-    loop = Loop(graph, plan, data, weigh, run, device_of(run.training.device))
+    loop = Loop(graph, plan, data, weigh, run)
     loop.resume()
     while not loop.is_finished:
         loop.one_epoch(progress)

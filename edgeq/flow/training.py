@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from edgeq.errors import UsageError
 from edgeq.ir.graph import Graph
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.plan import Plan
@@ -44,7 +43,6 @@ class Training:
     decay: float = 1e-4
     flip: bool = True
     shift: bool = True
-    device: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     seed: int = 0
     compiled: bool = False
@@ -57,7 +55,7 @@ class Training:
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide what comes out, as plain values."""
-        known = {name: value for name, value in vars(self).items() if name not in ("workers", "device", "learn")}
+        known = {name: value for name, value in vars(self).items() if name not in ("workers", "learn")}
         return {**known, "learn": vars(self.learn)}
 
 
@@ -81,24 +79,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """How and where: the options, how images enter, the file that holds the state (None to keep none), and whether
-    scales must fit half precision."""
+    """How and where: the options, how images enter, the file that holds the state (None to keep none), whether scales
+    must fit half precision, and the device."""
 
     training: Training
     preprocess: Any
     state: Path | None
     half_scales: bool = False
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device called `name`, or the accelerator if there is one. Raises UsageError when it is not there."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            "this device cannot be used", value=name, allowed="cpu, or cuda with a GPU and a CUDA build of torch"
-        ) from error
-    return device
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -42,10 +42,8 @@ LOOK_EVERY = 50
 class Loop:
     """One training run, epoch by epoch."""
 
-    def __init__(
-        self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun, device: torch.device
-    ) -> None:
-        self.run, self.options, self.device = run, run.training, local_device(device)
+    def __init__(self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> None:
+        self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()

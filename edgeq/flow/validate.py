@@ -57,7 +57,7 @@ def validate_artifact(request: ValidateRequest, progress: Progress = silent) -> 
     if a board fails.
     """
     started = time.monotonic()
-    boards = find_boards(request.boards) if request.boards else []
+    boards = find_boards(request.boards, progress) if request.boards else []
     if request.max_drop and request.against is None:
         raise UsageError("--max-drop compares with a float model", next_step="Give --against MODEL as well.")
     path = primary_of(Path(request.artifact))

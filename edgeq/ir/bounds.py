@@ -120,7 +120,8 @@ def _may_see_padding(op: o.Conv | o.ConvTranspose | o.Linear) -> bool:
             return False
 
 
-def _taps(op: o.Conv | o.ConvTranspose | o.Linear, weight: tuple[int, ...]) -> int:
+def taps(op: o.Conv | o.ConvTranspose | o.Linear, weight: tuple[int, ...]) -> int:
+    """How many products one sum of `op` may have, for a weight of shape `weight`."""
     if isinstance(op, o.ConvTranspose):
         return prod(weight) // (weight[1] * op.groups)
     return prod(weight[1:])
@@ -136,8 +137,8 @@ def channel_bounds(
     channels = graph.types[op.out].shape[-1 if isinstance(op, o.Linear) else 1]
     weight = constant_levels(graph, op.weight)
     if weight is None:
-        taps = _taps(op, graph.types[op.weight].shape)
-        sums = [_scaled(products(x, bound(op.weight)), taps)] * channels
+        count = taps(op, graph.types[op.weight].shape)
+        sums = [_scaled(products(x, bound(op.weight)), count)] * channels
     else:
         phases = [_row_extremes(rows, x) for rows in _rows(op, weight)]
         sums = [union(intervals) for intervals in zip(*phases, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from edgeq.formats import Fixed, Int, code_range, level_range
+from edgeq.formats import Fixed, Int, bits_of, code_range, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import (
     EXPONENTIAL_ONE,
@@ -248,7 +248,7 @@ class _Codes:
             yield f"{len(op.multiplier)} multipliers and {len(op.shift)} shifts for {len(x.scale)} scales"
             return
         for scale, multiplier, shift in zip(x.scale, op.multiplier, op.shift, strict=True):
-            yield from _ratio_problems(scale / out.scale[0], multiplier, shift)
+            yield from _ratio_problems(scale / out.scale[0], multiplier, shift, -62 if bits_of(x.format) > 32 else -31)
 
     def _divide_codes(self, op: o.DivideCodes) -> Problems:
         yield from self._one_scale(op.x, op.out)
@@ -275,11 +275,11 @@ class _Codes:
             yield f"table {op.table!r} must have the type of {op.out!r}"
 
 
-def _ratio_problems(ratio: float, multiplier: int, shift: int) -> Problems:
+def _ratio_problems(ratio: float, multiplier: int, shift: int, shift_min: int) -> Problems:
     if (multiplier, shift) == (0, 0):
         if ratio >= 2.0**-32:
             yield f"multiplier 0 for the scale ratio {ratio!r}"
-    elif not (1 << 29 <= multiplier < 1 << 31 and -31 <= shift <= 30):
+    elif not (1 << 29 <= multiplier < 1 << 31 and shift_min <= shift <= 30):
         yield f"multiplier {multiplier} or shift {shift} is out of range"
     elif not _close(math.ldexp(multiplier, shift - 31), ratio, RATIO_TOLERANCE):
         yield f"multiplier {multiplier} and shift {shift} are not the scale ratio {ratio!r}"

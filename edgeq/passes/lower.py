@@ -6,6 +6,7 @@ accumulator is `name.acc`, a quantized copy of a real value `name.q`, a dequanti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +43,7 @@ from edgeq.quantize.operators import CLAMPS, moves_codes
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import SCALE_FLOOR, quantize_weight
 from edgeq.reference import tflite, tflite_compound, tflite_tables
-from edgeq.reference.arithmetic import quantize_multiplier
+from edgeq.reference.arithmetic import SHIFT_MIN, WIDE_SHIFT_MIN, quantize_multiplier
 from edgeq.reference.meaning import RESIZE_WEIGHT_BITS, apply_function
 from edgeq.reference.samples import interpolated, sample_codes
 from edgeq.reference.softmax import exponentials
@@ -125,7 +126,8 @@ class _Lowering:
                 return tflite.settle(self.editor, self.accumulating[x], x, to, name, low, high)
             return tflite.recode(self.editor, x, to, name, low, high)
         from_type = self.type(x)
-        ratios = [quantize_multiplier(_float32(scale / to.scale[0])) for scale in from_type.scale]
+        least = SHIFT_MIN if self.plan.rounding.startswith("gemmlowp2") else WIDE_SHIFT_MIN
+        ratios = [quantize_multiplier(_float32(scale / to.scale[0]), least) for scale in from_type.scale]
         multiplier, shift = zip(*ratios, strict=True)
         bottom, top = code_range(to.format)
         low, high = bottom if low is None else low, top if high is None else high
@@ -205,7 +207,8 @@ class _Lowering:
         bias = None
         if op.bias is not None:
             codes = self.plan.biases[op.out]
-            bias_type = Type(codes.shape, INT32, scale, axis=0 if len(scale) > 1 else None)
+            width = INT32 if _fits(codes, 32) else INT64
+            bias_type = Type(codes.shape, width, scale, axis=0 if len(scale) > 1 else None)
             bias = self._constant(f"{op.bias}.q", codes, bias_type)
         self._accumulate(replace(op, x=x, weight=weight, bias=bias), scale, axis)
 
@@ -392,4 +395,13 @@ def _widened(graph: Graph) -> Graph:
             sums = partial_sums(graph, op, bounds.__getitem__) if accumulates(op) else bounds[result]
             if max(signed_bits(sums), signed_bits(bounds[result])) > INT32.bits:
                 types[result] = replace(types[result], format=INT64)
-    return replace(graph, types=types)
+    return replace(graph, ops=tuple(_without_idle_ratios(op, types) for op in graph.ops), types=types)
+
+
+def _without_idle_ratios(op: o.Op, types: Mapping[o.Value, Type]) -> o.Op:
+    """`op` with ratios that bring every level of 32 bits to zero as multipliers of zero."""
+    if not isinstance(op, o.Requantize) or min(op.shift) >= SHIFT_MIN or types[op.x].format == INT64:
+        return op
+    pairs = [(q, e) if e >= SHIFT_MIN else (0, 0) for q, e in zip(op.multiplier, op.shift, strict=True)]
+    multiplier, shift = zip(*pairs, strict=True)
+    return replace(op, multiplier=multiplier, shift=shift)

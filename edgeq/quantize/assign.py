@@ -13,7 +13,15 @@ from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import SCALE_FLOOR, ClipSearch, bias_codes, half_scales, in_powers_of_two, weight_type
+from edgeq.quantize.scale import (
+    SCALE_FLOOR,
+    ClipSearch,
+    bias_codes,
+    bias_limit,
+    half_scales,
+    in_powers_of_two,
+    weight_type,
+)
 from edgeq.quantize.structure import Structure
 from edgeq.reference.meaning import apply_function
 from edgeq.target import Target
@@ -161,8 +169,9 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
             if target.power_of_two:
                 weight = in_powers_of_two(graph.constants[op.weight], weight)
             if op.bias is not None:
-                bias, x_scale = graph.constants[op.bias], types[op.x].scale[0]
-                biases[op.out], scales = bias_codes(bias, x_scale, weight.scale, half=half)
+                bias, x = graph.constants[op.bias], types[op.x]
+                limit = bias_limit(op, x, weight)
+                biases[op.out], scales = bias_codes(bias, x.scale[0], weight.scale, limit=limit, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
     interpolates = target.interpolates

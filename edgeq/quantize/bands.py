@@ -21,6 +21,7 @@ from edgeq.passes.bands import Bands, Stretch
 from edgeq.quantize.operators import gated_function
 from edgeq.quantize.sensitivity import Objective, backward_passes
 from edgeq.quantize.structure import Structure
+from edgeq.reference.interpret import Device
 
 MOST_BANDS = 4
 LEAST_FACTOR = 2.0
@@ -52,6 +53,7 @@ def measure_channels(
     objective: Objective,
     found: Mapping[o.Value, Stretch],
     samples: Iterable[Mapping[o.Value, Array]],
+    device: Device = "cpu",
 ) -> dict[o.Value, Channels]:
     """What `samples` tell about the channels of every stretch; those that do not reach the outputs are left out."""
     wanted = {key: _rounded_values(structure, stretch) for key, stretch in found.items()}
@@ -59,7 +61,7 @@ def measure_channels(
     reach: dict[o.Value, list[FloatArray]] = {}
     importance: dict[o.Value, list[FloatArray]] = {}
     kept = {*shown.keys(), *shown.values()}
-    for values, slopes in backward_passes(structure.graph, objective, kept, samples):
+    for values, slopes in backward_passes(structure.graph, objective, kept, samples, device=device):
         for name in slopes.keys() & shown.keys():
             reach.setdefault(name, []).append(_reach(values[shown[name]].detach()))
             importance.setdefault(name, []).append(_importance(values[name].detach(), slopes[name]))
@@ -90,7 +92,7 @@ def _reach(x: Tensor) -> FloatArray:
     """[1, channels, height, width] -> the magnitude that holds nearly all elements of each channel."""
     by_channel = x.movedim(1, 0).flatten(1)
     count = max(1, round(by_channel.shape[1] * (1 - _INSIDE)))
-    found: FloatArray = by_channel.abs().topk(count, dim=1).values[:, -1].double().numpy()
+    found: FloatArray = by_channel.abs().topk(count, dim=1).values[:, -1].double().cpu().numpy()
     return found
 
 
@@ -101,7 +103,7 @@ def _importance(x: Tensor, slope: Tensor) -> FloatArray:
     """
     step = x.abs().amax((0, 2, 3), keepdim=True).clamp_min(1e-30) / _OWN_STEPS
     weighed = torch.div(x, step).round_().mul_(step).sub_(x).mul_(slope)
-    found: FloatArray = (weighed.movedim(1, 0).flatten(1).sum(1) / step.flatten()).square().double().numpy()
+    found: FloatArray = (weighed.movedim(1, 0).flatten(1).sum(1) / step.flatten()).square().double().cpu().numpy()
     return found
 
 

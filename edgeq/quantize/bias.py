@@ -18,9 +18,9 @@ from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, observed, with_constants
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, dequantize_weight
+from edgeq.quantize.scale import bias_codes, bias_limit, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 
 Corrected = o.Conv | o.Linear
 Values = Mapping[o.Value, Tensor]
@@ -58,7 +58,8 @@ def _rows(x: Tensor) -> Tensor:
     if axis < 1:
         return x.clone()
     step = x.numel() // MOST | 1
-    return x.index_select(axis, torch.arange(min(step, x.shape[axis]) // 2, x.shape[axis], step))
+    rows = torch.arange(min(step, x.shape[axis]) // 2, x.shape[axis], step, device=x.device)
+    return x.index_select(axis, rows)
 
 
 def corrected_operands(graph: Graph) -> frozenset[o.Value]:
@@ -66,10 +67,12 @@ def corrected_operands(graph: Graph) -> frozenset[o.Value]:
     return frozenset(op.x for op in graph.ops if isinstance(op, Corrected) and op.bias is not None)
 
 
-def operand_values(graph: Graph, samples: Iterable[Mapping[o.Value, Array]]) -> Iterator[Values]:
+def operand_values(
+    graph: Graph, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
+) -> Iterator[Values]:
     """The values of `corrected_operands` in every sample."""
     wanted = corrected_operands(graph)
-    interpreter = Interpreter(observed(graph, wanted))
+    interpreter = Interpreter(observed(graph, wanted), device)
     for sample in samples:
         found: dict[o.Value, Tensor] = {}
 
@@ -97,7 +100,7 @@ def _channel_means(
 
 
 def _mean(x: Tensor, axes: list[int]) -> FloatArray:
-    mean: FloatArray = x.mean(axes, dtype=torch.float64).numpy()
+    mean: FloatArray = x.mean(axes, dtype=torch.float64).cpu().numpy()
     return mean
 
 
@@ -112,14 +115,16 @@ def _shift(op: Corrected, graph: Graph, plan: Plan, means: tuple[FloatArray, ...
     return shift
 
 
-def correct_stored_biases(graph: Graph, stored: Graph, samples: Iterable[Mapping[o.Value, Array]]) -> Graph:
+def correct_stored_biases(
+    graph: Graph, stored: Graph, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
+) -> Graph:
     """`stored`, which is the real `graph` with weights as codes, with the mean shift of every layer taken back.
 
     Convolutions and linear layers with a constant bias of their own are corrected.
     """
     codes = {op.out: op.x for op in stored.ops if isinstance(op, o.Dequantize)}
     ops = [op for op in graph.ops if isinstance(op, Corrected) and op.weight in codes and _owns_bias(op, graph)]
-    means = _channel_means(ops, operand_values(graph, samples), lambda _, tensor: (tensor,))
+    means = _channel_means(ops, operand_values(graph, samples, device), lambda _, tensor: (tensor,))
     biases: dict[o.Value, Array] = {}
     for op in ops:
         weight = graph.constants[op.weight].astype(np.float64)
@@ -154,7 +159,8 @@ def correct_biases(graph: Graph, plan: Plan, images: Iterable[Values]) -> Plan:
     for op in ops:
         assert op.bias is not None, op
         bias = graph.constants[op.bias].astype(np.float64) - _shift(op, graph, plan, means[op.out])
-        codes, scales = bias_codes(bias, plan.types[op.x].scale[0], plan.weights[op.out].scale)
-        if scales == plan.weights[op.out].scale:
+        x, weight = plan.types[op.x], plan.weights[op.out]
+        codes, scales = bias_codes(bias, x.scale[0], weight.scale, limit=bias_limit(op, x, weight))
+        if scales == weight.scale:
             biases[op.out] = codes
     return replace(plan, biases=biases)

@@ -6,6 +6,7 @@ convolution is the convolution of its input with zeros between the pixels by the
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,18 +49,27 @@ def columns(op: Weighted, x: Tensor, kernel: tuple[int, ...], positions: Tensor 
         chosen = flat if positions is None else flat[:, positions]
         return chosen.reshape(-1, x.shape[-1]).T[None]
     if isinstance(op, o.ConvTranspose):
-        x, stride = _spread(op, x, kernel), (1, 1)
+        x, stride, (top, left) = _spread(op, x, kernel), (1, 1), (0, 0)
+        bottom, right = top, left
     else:
-        top, left, bottom, right = op.padding
-        x, stride = F.pad(x, (left, right, top, bottom)), op.stride
-    if kernel == (1, 1):
-        patches = x[:, :, :: stride[0], :: stride[1]].flatten(2)
-    else:
-        patches = F.unfold(x, kernel, op.dilation, 0, stride)
-    if positions is not None:
-        patches = patches[:, :, positions]
-    images, _, count = patches.shape
-    return patches.reshape(images, op.groups, -1, count).permute(1, 2, 0, 3).reshape(op.groups, -1, images * count)
+        stride, (top, left, bottom, right) = op.stride, op.padding
+    images, channels, height, width = x.shape
+    high, wide = ((size - 1) * step for size, step in zip(kernel, op.dilation, strict=True))
+    outputs = ((height + top + bottom - high - 1) // stride[0] + 1, (width + left + right - wide - 1) // stride[1] + 1)
+    if positions is None:
+        positions = torch.arange(outputs[0] * outputs[1], device=x.device)
+    tap = torch.arange(kernel[0] * kernel[1], device=x.device)[:, None]
+    row = positions // outputs[1] * stride[0] + tap // kernel[1] * op.dilation[0] - top
+    column = positions % outputs[1] * stride[1] + tap % kernel[1] * op.dilation[1] - left
+    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    patches = x.flatten(2).index_select(2, place.flatten()).reshape(images, channels, *place.shape)
+    if any((top, left, bottom, right)):
+        patches *= (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return (
+        patches.reshape(images, op.groups, -1, len(positions))
+        .permute(1, 2, 0, 3)
+        .reshape(op.groups, -1, images * len(positions))
+    )
 
 
 def _spread(op: o.ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.quantize.sensitivity import Objective, backward_passes
+from edgeq.reference.interpret import Device
 
 EVEN = 0.5
 """Share of equal weights in the mixture."""
@@ -49,11 +50,13 @@ def measure_importance(
     values: Collection[o.Value],
     samples: Sequence[Mapping[o.Value, Array]],
     seed: int = 0,
+    *,
+    device: Device = "cpu",
 ) -> dict[o.Value, Importance]:
     """The importance of each of `values` that reaches the outputs, over `samples` (inputs of batch 1)."""
     positions: dict[o.Value, list[Tensor]] = {}
     channels: dict[o.Value, list[Tensor]] = {}
-    for _, gradients in backward_passes(graph, objective, values, samples, seed=seed):
+    for _, gradients in backward_passes(graph, objective, values, samples, seed=seed, device=device):
         for name, slope in gradients.items():
             axis = channel_axis(slope)
             square = slope.square()

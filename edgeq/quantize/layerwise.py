@@ -22,7 +22,7 @@ from edgeq.quantize.importance import Importance
 from edgeq.quantize.learned import Layer
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT
-from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, fit, search_scales
+from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, first_fits, fit, search_scales
 
 FREE_SCALE_BITS = 6
 """Up to here scales are fitted too; finer grids are kept, since weights may lie on them exactly."""
@@ -67,8 +67,8 @@ def solve_layer(
     nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
     start = search_scales(problems[2], scales, grid)
     losses: dict[float | None, float] = {None: float(problems[1].errors(nearest.rows).sum())}
-    for damping in DAMPING:
-        losses[damping] = float(problems[1].errors(fit(problems[0], start, grid, damping, quick=True).rows).sum())
+    for damping, found in zip(DAMPING, first_fits(problems[0], start, grid, DAMPING), strict=True):
+        losses[damping] = float(problems[1].errors(found.rows).sum())
     best = min(losses, key=losses.__getitem__)
     chosen = nearest if best is None else fit(problems[2], start, grid, best)
     if float(problems[2].errors(chosen.rows).sum()) > float(problems[2].errors(nearest.rows).sum()):

@@ -15,7 +15,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.quantize.columns import Weighted
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, quantize_weight
+from edgeq.quantize.scale import bias_codes, bias_limit, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def with_learned(plan: Plan, graph: Graph, learned: Learned, *, half: bool = Fal
         layer = learned.layers[op.out]
         type_, found = layer.type, encode(layer.type.format, layer.levels.cpu().numpy())
         if layer.bias is not None:
-            biases[op.out], scales = bias_codes(layer.bias, plan.types[op.x].scale[0], type_.scale, half=half)
+            x = plan.types[op.x]
+            limit = bias_limit(op, x, type_)
+            biases[op.out], scales = bias_codes(layer.bias, x.scale[0], type_.scale, limit=limit, half=half)
             if scales != type_.scale:
                 raised = replace(type_, scale=scales)
                 kept = raised.scales == type_.scales

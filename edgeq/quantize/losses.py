@@ -29,7 +29,7 @@ from edgeq.quantize.operators import weight_of
 from edgeq.quantize.scale import dequantize_weight, quantize_weight, weight_type
 from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounding_error
 from edgeq.quantize.structure import Structure
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 
 Kind = Literal["noise", "measured", "hessian", "fisher", "lrp", "error", "bits"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -76,20 +76,23 @@ def measure_losses(
     samples: Samples,
     objective: Objective,
     kind: Kind = "noise",
+    *,
+    device: Device = "cpu",
 ) -> Losses:
     """The loss of every entry of `errors` and `grids`, averaged over `samples`."""
+    errors = {key: error.to(device) for key, error in errors.items()}
     if kind == "measured":
-        return _one_at_a_time(structure, errors, grids, samples, objective)
+        return _one_at_a_time(structure, errors, grids, samples, objective, device)
     found, count = Losses(dict.fromkeys(errors, 0.0), dict.fromkeys(grids, 0.0)), 0
     weights = {_weight(structure, result) for result, _ in errors}
     sources = _sources(structure, grids)
-    passes = backward_passes(structure.graph, objective, sources, samples, weights=weights)
+    passes = backward_passes(structure.graph, objective, sources, samples, weights=weights, device=device)
     for values, slopes in passes:
         count += 1
         with torch.no_grad():
             for (result, format_), error in errors.items():
                 weight = _weight(structure, result)
-                array = torch.from_numpy(structure.graph.constants[weight])
+                array = torch.from_numpy(structure.graph.constants[weight]).to(device)
                 found.weights[result, format_] += _loss(
                     kind, slopes.get(weight), error, array, bits_of(format_), axis=0
                 )
@@ -128,7 +131,8 @@ def _loss(kind: Kind, slope: Tensor | None, error: Tensor, x: Tensor, bits: int,
         case "lrp":
             return float((slope * x).abs().sum()) * 4.0**-bits
         case _:
-            return power_by_channel(slope, error) if axis else float((slope * error).flatten(1).sum(1).square().sum())
+            power = power_by_channel(slope, error) if axis else (slope * error).flatten(1).sum(1).square().sum()
+            return float(power)
 
 
 # --- one at a time ------------------------------------------------------------------------------------------------
@@ -140,8 +144,9 @@ def _one_at_a_time(
     grids: Grids,
     samples: Samples,
     objective: Objective,
+    device: Device,
 ) -> Losses:
-    interpreter = Interpreter(trimmed(structure.graph, objective.outputs))
+    interpreter = Interpreter(trimmed(structure.graph, objective.outputs), device)
     found, count = Losses(dict.fromkeys(errors, 0.0), dict.fromkeys(grids, 0.0)), 0
     with torch.no_grad():
         for sample in samples:

@@ -20,7 +20,7 @@ from edgeq.passes.transform import Move, Reader, Seam, seams, transform
 from edgeq.quantize.assign import constant_range, weight_axis
 from edgeq.quantize.scale import ClipSearch, dequantize_weight, quantize_weight, weight_type
 from edgeq.quantize.weights import FEW_BITS
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 from edgeq.reference.meaning import evaluate
 
 LEAST_GAIN = 1.05
@@ -120,9 +120,10 @@ def _input_reach(graph: Graph, op: Reader) -> FloatArray:
 def channels_of(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]]) -> Channels:
     """What `samples` (values by name) and the weights tell about `seam`."""
     rows = torch.cat([s[name].movedim(seam.axis, -1).flatten(0, -2) for s in samples for name in seam.reads])
-    few = rows[torch.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).long()]
-    low, high = (end.double().numpy() for end in (rows.amin(0), rows.amax(0)))
-    clipped_low, clipped_high = torch.quantile(few, torch.tensor([1e-3, 1 - 1e-3]), dim=0).double().numpy()
+    few = rows[torch.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).long().to(rows.device)]
+    low, high = (end.double().cpu().numpy() for end in (rows.amin(0), rows.amax(0)))
+    shares = torch.tensor([1e-3, 1 - 1e-3]).to(few.device)
+    clipped_low, clipped_high = torch.quantile(few, shares, dim=0).double().cpu().numpy()
     maker = np.ones_like(low)
     if isinstance(seam.maker, Reader):
         axis = 1 if isinstance(seam.maker, o.ConvTranspose) else 0
@@ -173,9 +174,10 @@ def _outputs(graph: Graph, reads: Mapping[o.Value, Tensor], names: Sequence[o.Va
             clip: ClipSearch = "squared_error" if bits_of(grids.weight) <= FEW_BITS else "largest"
             type_ = weight_type(weight, grids.weight, weight_axis(op), clip=clip, where=op.weight)
             weight = dequantize_weight(quantize_weight(weight, type_), type_)
-        known = {op.x: reads[op.x], op.weight: torch.from_numpy(weight)}
+        x = reads[op.x]
+        known = {op.x: x, op.weight: torch.from_numpy(weight).to(x.device)}
         if op.bias is not None:
-            known[op.bias] = torch.from_numpy(graph.constants[op.bias].astype(np.float32))
+            known[op.bias] = torch.from_numpy(graph.constants[op.bias].astype(np.float32)).to(x.device)
         found.append(evaluate(op, known.__getitem__)[0].flatten())
     return torch.cat(found)
 
@@ -183,8 +185,11 @@ def _outputs(graph: Graph, reads: Mapping[o.Value, Tensor], names: Sequence[o.Va
 def _error(local: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids, move: Move) -> float:
     """Squared error of the quantized readers' outputs over `samples`."""
     moved = transform(local, {seam.value: move})
-    along = [-1 if k == seam.axis else 1 for k in range(samples[0][seam.reads[0]].dim())]
-    shift, scale = (torch.from_numpy(part.astype(np.float32)).reshape(along) for part in (move.shift, move.scale))
+    like = samples[0][seam.reads[0]]
+    along = [-1 if k == seam.axis else 1 for k in range(like.dim())]
+    shift, scale = (
+        torch.from_numpy(part.astype(np.float32)).reshape(along).to(like.device) for part in (move.shift, move.scale)
+    )
     names = [op.out for op in seam.readers]
     total = 0.0
     for sample in samples:
@@ -206,12 +211,14 @@ class Migration:
 
 
 @torch.no_grad()
-def choose_moves(graph: Graph, samples: Sequence[Mapping[o.Value, Array]], grids: Grids) -> dict[o.Value, Migration]:
+def choose_moves(
+    graph: Graph, samples: Sequence[Mapping[o.Value, Array]], grids: Grids, device: Device = "cpu"
+) -> dict[o.Value, Migration]:
     """The best move of every seam that one helps, judged on `samples` (a few calibration inputs)."""
     known = seams(graph)
     wanted = {name for seam in known.values() for name in seam.reads}
     seen: list[dict[o.Value, Tensor]] = []
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(graph, device)
     for sample in samples:
         values: dict[o.Value, Tensor] = {}
 

@@ -27,7 +27,7 @@ from edgeq.quantize.fake import Grid
 from edgeq.quantize.grids import NestedGrid, Strategy, nested_codes
 from edgeq.quantize.operators import is_expectation, moves_codes, weight_of
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.scale import bias_codes, quantize_weight
+from edgeq.quantize.scale import bias_codes, bias_limit, quantize_weight
 from edgeq.reference.interpret import Interpreter
 from edgeq.reference.meaning import evaluate
 
@@ -233,9 +233,9 @@ class QatModule(nn.Module):
             weight = self._grid(self.weights, self._fields[op.out]).learned_type()
             weight = replace(weight, scale=self._storable(weight.scale))
             if op.bias is not None:
-                biases[op.out], scales = bias_codes(
-                    graph.constants[op.bias], types[op.x].scale[0], weight.scale, half=self.half_scales
-                )
+                bias, x, half = graph.constants[op.bias], types[op.x], self.half_scales
+                limit = bias_limit(op, x, weight)
+                biases[op.out], scales = bias_codes(bias, x.scale[0], weight.scale, limit=limit, half=half)
                 weight = replace(weight, scale=scales)
             weights[op.out] = weight
         structure, codes = replace(self.plan.structure, graph=graph), self._nested_codes(graph)

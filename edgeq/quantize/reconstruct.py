@@ -130,7 +130,7 @@ class _Work:
 
     def _take_scales(self, scales: Mapping[o.Value, float]) -> None:
         for key, scale in scales.items():
-            self.simulation.scales[key] = torch.tensor(scale, device=self.simulation.device)
+            self.simulation.scales[key] = torch.full((), scale, device=self.simulation.device)
         self.found.scales |= scales
 
     def _generator(self, op: o.Op) -> torch.Generator:

@@ -197,7 +197,7 @@ class Refinement:
             if out in snapshot.biases:
                 self.simulation.biases[out] = snapshot.biases[out]
         for key, scale in snapshot.scales.items():
-            self.simulation.scales[key] = torch.tensor(scale, device=self.simulation.device)
+            self.simulation.scales[key] = torch.full((), scale, device=self.simulation.device)
         return self._loss_over(torch.arange(len(self.data.real)))
 
     # --- learning -------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.formats import INT8, Fixed, FloatArray, Format, Int, IntArray, Real, decode, encode, level_range
+from edgeq.ir import ops as o
+from edgeq.ir.bounds import taps
 from edgeq.ir.graph import Array, Type
 
 SCALE_FLOOR = 2.0**-60
@@ -24,6 +26,13 @@ SCALE_CEILING = float(np.finfo(np.float32).max)
 
 BIAS_LIMIT = 1 << 30
 """Largest magnitude of a bias code; it leaves half of an int32 accumulator to the products."""
+
+BIAS_REACH = 1 << 8
+"""A layer whose products alone may exceed 32 bits has biases of up to so many of the largest product: of 16-bit codes
+and 8-bit weights still 32 bits, of wide tables of levels 64."""
+
+WIDE_BIAS_LIMIT = 1 << 61
+"""Largest magnitude of any bias code; it leaves three quarters of an int64 accumulator to the products."""
 
 ClipSearch = Literal["largest", "squared_error"]
 
@@ -196,22 +205,36 @@ def dequantize_weight(codes: IntArray, type_: Type) -> npt.NDArray[np.float32]:
     return (levels * type_.scales).astype(np.float32)
 
 
+def bias_limit(op: o.Conv | o.ConvTranspose | o.Linear, x: Type, weight: Type) -> int:
+    """Largest magnitude of a bias code of `op` on codes of types `x` and `weight`.
+
+    BIAS_LIMIT unless sums of products alone may exceed 32 bits, as those of two wide tables of levels do: a unit as
+    small as theirs leaves no room for biases in 32 bits, and the accumulator has 64 anyway.
+    """
+    largest_x, largest_weight = (max(map(abs, level_range(t.format, t.zero_point))) for t in (x, weight))
+    largest = largest_x * largest_weight
+    if taps(op, weight.shape) * largest < 1 << 31:
+        return BIAS_LIMIT
+    return min(max(BIAS_LIMIT, BIAS_REACH * largest), WIDE_BIAS_LIMIT)
+
+
 def bias_codes(
-    bias: Array, scale_x: float, weight_scales: tuple[float, ...], *, half: bool = False
+    bias: Array, scale_x: float, weight_scales: tuple[float, ...], *, limit: int = BIAS_LIMIT, half: bool = False
 ) -> tuple[IntArray, tuple[float, ...]]:
     """Codes round(bias / (scale_x scale_w)) (int64, ties to even), and the weight scales they are in units of.
 
     `weight_scales` has one entry, or one per output channel. A scale is raised, just enough, where |code| would
-    exceed BIAS_LIMIT (a tiny weight scale under a large bias); elsewhere it comes back as it was, so comparing
-    the two tells which channels were widened. With `half`, raised scales are ones that half precision holds. Raises UnsupportedError if a bias is not finite.
+    exceed `limit` (a tiny weight scale under a large bias), which is that of bias_limit; elsewhere it comes back as it
+    was, so comparing the two tells which channels were widened. With `half`, raised scales are ones that half precision
+    holds. Raises UnsupportedError if a bias is not finite.
     """
     real = np.asarray(bias, dtype=np.float64).reshape(-1, len(weight_scales))
     if not np.isfinite(real).all():
         raise UnsupportedError("a bias holds NaN or infinity", next_step="The model file is damaged.")
-    needed = np.abs(real).max(axis=0, initial=0.0) / BIAS_LIMIT / scale_x
+    needed = np.abs(real).max(axis=0, initial=0.0) / limit / scale_x
     single = needed.astype(np.float32)
     single = np.where(single < needed, np.nextafter(single, np.float32(np.inf)), single)
     raised = half_scales(needed, INT8) if half else single.astype(np.float64)
     scales = np.maximum(weight_scales, raised)
-    codes = np.clip(np.rint(real / (scale_x * scales)), -BIAS_LIMIT, BIAS_LIMIT)
+    codes = np.clip(np.rint(real / (scale_x * scales)), -limit, limit)
     return codes.astype(np.int64).reshape(np.shape(bias)), tuple(scales.tolist())

@@ -10,6 +10,7 @@ It works for every format, since only the nearest level is asked of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,9 @@ _TOGETHER = 1 << 23
 _DAMPINGS = 20
 """Tenfold steps of damping, which bring any finite moments there."""
 
-_BLOCK = 128
+_BLOCK = 64
+"""Columns whose errors reach one another at once; others are moved by a product of matrices for all of a block."""
+
 _SWEEPS = 3
 _SCALE_ROUNDS = 2
 _FEW = 1e-3
@@ -151,62 +154,84 @@ def damped(problem: Problem, damping: float) -> tuple[Tensor, Tensor]:
     ridge = damping * diagonal.mean(1).clamp_min(1e-12)
     for _ in range(_DAMPINGS):
         hessian = problem.zz + torch.diag_embed(ridge[:, None].expand_as(diagonal))
-        failed = torch.linalg.cholesky_ex(hessian).info != 0
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        failed = info != 0
         if not failed.any():
             break
         ridge = torch.where(failed, 10 * ridge, ridge)
     goal = problem.target + problem.rows * ridge[:, None, None]
-    return hessian, torch.linalg.solve(hessian, goal.transpose(1, 2)).transpose(1, 2)
+    return hessian, torch.cholesky_solve(goal.transpose(1, 2), factor).transpose(1, 2)
+
+
+def _spreading(hessian: Tensor) -> Tensor:
+    """[g, k, k]: how the error of each column moves those behind it: U with U'U = H^-1, its rows over their diagonal.
+
+    Turned end to end, H = L L' gives U = L^-1, turned back.
+    """
+    factor = torch.linalg.cholesky(hessian.flip(1, 2))
+    one = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device).expand_as(hessian)
+    upper: Tensor = torch.linalg.solve_triangular(factor, one, upper=False).flip(1, 2)
+    along: Tensor = upper.diagonal(dim1=1, dim2=2)
+    return upper / along[:, :, None]
+
+
+def _by_column(matrix: Tensor) -> Tensor:
+    """[groups, r, k] -> [k, groups, r], single precision: what sweeps walk along lies together."""
+    return matrix.float().permute(2, 0, 1).contiguous()
+
+
+def _take(values: Tensor, lines: Tensor, changes: Tensor) -> None:
+    """Subtract sum_b lines[g, b, j] changes[b, g, r] from values[j, g, r]."""
+    values.transpose(0, 1).baddbmm_(lines.transpose(1, 2), changes.transpose(0, 1), alpha=-1)
 
 
 def spread_rounding(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
     """Levels by GPTQ, inputs in the order of falling power."""
     order = hessian.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     index = order[:, None, :].expand_as(rows)
-    left, step = rows.gather(2, index).float(), scales[:, :, 0].float()
     permuted = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(permuted))
-    upper = torch.linalg.cholesky(inverse, upper=True).float()
-    levels = torch.zeros_like(left)
-    for start in range(0, rows.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, rows.shape[2])
-        errors = torch.zeros_like(left[:, :, start:stop])
-        for k in range(start, stop):
-            level = grid.nearest(left[:, :, k] / step)
-            error = (left[:, :, k] - level * step) / upper[:, k, k, None]
-            left[:, :, k:stop] -= error[:, :, None] * upper[:, None, k, k:stop]
-            levels[:, :, k], errors[:, :, k - start] = level, error
-        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
-    return torch.zeros_like(left).scatter(2, index, levels).double()
+    left, upper = _by_column((rows / scales).gather(2, index)), _spreading(permuted).float()
+    for start in range(0, len(left), _BLOCK):
+        block, near = left[start : start + _BLOCK], upper[:, start : start + _BLOCK, start : start + _BLOCK]
+        near, errors = near.permute(1, 2, 0)[..., None].contiguous(), torch.empty_like(block)
+        for k, error in enumerate(errors):
+            torch.sub(block[k], grid.nearest(block[k]), out=error)
+            block[k:].addcmul_(near[k, k:], error, value=-1)  # which leaves the level itself in block[k]
+        stop = start + len(block)
+        _take(left[stop:], upper[:, start:stop, stop:], errors)
+    levels = grid.nearest(left).permute(1, 2, 0).contiguous()
+    return torch.zeros_like(levels).scatter(2, index, levels).double()
 
 
 def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
-    """`levels` after sweeps in which every code in turn becomes the best one, the others fixed."""
-    levels, rows, hessian, step = (part.float() for part in (levels.clone(), rows, hessian, scales))
-    slope = (rows - levels * step) @ hessian
-    weight = step * hessian.diagonal(dim1=1, dim2=2)[:, None, :]
-    move = _move_all if levels.is_cuda else _move_some
+    """`levels` after sweeps in which every code in turn becomes the best one, the others fixed.
+
+    What column j is best at moves by H[k, j] / H[j, j] with the level of column k: `near` holds those of its own block of
+    columns, which are moved at once, `far` the others, which are moved block by block.
+    """
+    pull = hessian / hessian.diagonal(dim1=1, dim2=2)[:, None, :]
+    best = _by_column(levels + (rows / scales - levels) @ pull)
+    far, levels = pull.float(), _by_column(levels)
+    far.diagonal(dim1=1, dim2=2).zero_()
+    blocks = [slice(start, min(start + _BLOCK, len(levels))) for start in range(0, len(levels), _BLOCK)]
+    near = [far[:, block, block].permute(1, 2, 0)[..., None].contiguous() for block in blocks]
+    for block in blocks:
+        far[:, block, block] = 0
     for _ in range(_SWEEPS):
-        before = levels.clone()
-        for k in range(rows.shape[2]):
-            change = grid.nearest(levels[:, :, k] + slope[:, :, k] / weight[:, :, k]) - levels[:, :, k]
-            levels[:, :, k] += change
-            move(slope, change * step[:, :, 0], hessian[:, k])
-        if int((levels != before).sum()) < _FEW * levels.numel():
+        moved = torch.zeros((), dtype=torch.int64, device=levels.device)
+        for block, lines in zip(blocks, near, strict=True):
+            old, aim = levels[block], best[block]
+            changes = torch.empty_like(old)
+            for k, change in enumerate(changes):
+                torch.sub(grid.nearest(aim[k]), old[k], out=change)
+                aim.addcmul_(lines[k], change, value=-1)
+            moved += changes.count_nonzero()
+            levels[block] = grid.nearest(old + changes)
+            if len(blocks) > 1:
+                _take(best, far[:, block], changes)
+        if int(moved) < _FEW * levels.numel():
             break
-    return levels.double()
-
-
-def _move_some(slope: Tensor, change: Tensor, line: Tensor) -> None:
-    """Subtract change [groups, r] times line [groups, k] from `slope`, only in rows that change: few do."""
-    group, row = change.nonzero(as_tuple=True)
-    if len(row):
-        slope[group, row] -= change[group, row, None] * line[group]
-
-
-def _move_all(slope: Tensor, change: Tensor, line: Tensor) -> None:
-    """The same in all rows: a GPU would have to be waited for to tell which change."""
-    slope.baddbmm_(change[:, :, None], line[:, None, :], alpha=-1)
+    return levels.permute(1, 2, 0).double().contiguous()
 
 
 def refit_scales(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
@@ -231,20 +256,29 @@ def search_scales(problem: Problem, scales: Tensor, grid: Grid) -> Tensor:
     return grid.storable(best.double())
 
 
-def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float, *, quick: bool = False) -> Fit:
-    """Codes, and scales if they are free, of least damped error; `scales` [groups, r, 1] are where it starts.
+def first_fits(problem: Problem, scales: Tensor, grid: Grid, dampings: Sequence[float]) -> Iterator[Fit]:
+    """Codes after the first pass under each of `dampings`, which tells how they do; `scales` as in `fit`."""
+    for some in _together(dampings, problem.zz):
+        hessians, wanted = zip(*(damped(problem, damping) for damping in some), strict=True)
+        steps = scales.repeat(len(some), 1, 1)
+        levels = spread_rounding(torch.cat(wanted), torch.cat(hessians), steps, grid)
+        yield from (Fit(*parts) for parts in zip(levels.chunk(len(some)), steps.chunk(len(some)), wanted, strict=True))
 
-    `quick` stops after the first pass, which tells as well how the damping does.
-    """
+
+def _together(choices: Sequence[float], hessian: Tensor) -> Iterator[Sequence[float]]:
+    """`choices` in parts that are followed at once."""
+    at_once = max(1, _TOGETHER // hessian.numel())
+    return (choices[k : k + at_once] for k in range(0, len(choices), at_once))
+
+
+def fit(problem: Problem, scales: Tensor, grid: Grid, damping: float) -> Fit:
+    """Codes, and scales if they are free, of least damped error; `scales` [groups, r, 1] are where it starts."""
     hessian, rows = damped(problem, damping)
-    if quick:
-        return Fit(spread_rounding(rows, hessian, scales, grid), scales, rows)
     shares: tuple[float, ...] = (1.0,)
     if grid.free_scale:
         shares = _AROUND if rows.shape[2] > _SMALL else tuple(share / SHARES[len(SHARES) // 3] for share in SHARES)
     best, least = None, torch.full(scales.shape, torch.inf, dtype=scales.dtype, device=scales.device)
-    at_once = max(1, _TOGETHER // hessian.numel())
-    for some in (shares[k : k + at_once] for k in range(0, len(shares), at_once)):
+    for some in _together(shares, hessian):
         starts = [grid.storable(scales * share) if share != 1.0 else scales for share in some]
         many = len(some), 1, 1
         found = _settled(rows.repeat(many), hessian.repeat(many), torch.cat(starts), grid)

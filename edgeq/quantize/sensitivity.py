@@ -22,7 +22,7 @@ from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure
-from edgeq.reference.interpret import Interpreter
+from edgeq.reference.interpret import Device, Interpreter
 
 
 @dataclass
@@ -56,16 +56,16 @@ def rounding_error(x: Tensor, type_: Type) -> Tensor:
     """Q(x) - x for the grid of `type_` (one scale)."""
     (scale,) = type_.scale
     if not isinstance(type_.format, Int):
-        return fake_quantize(x, torch.tensor(scale, dtype=x.dtype, device=x.device), type_.format) - x
+        return fake_quantize(x, torch.full((), scale, dtype=x.dtype, device=x.device), type_.format) - x
     return rounded(x, type_.format, scale, type_.zero_point).sub_(x)
 
 
-def power_by_channel(gradient: Tensor, error: Tensor) -> float:
+def power_by_channel(gradient: Tensor, error: Tensor) -> Tensor:
     """Sum over channels (axis 1) of (sum over the rest of gradient error)^2; `error` is used up."""
     product = error.mul_(gradient)
     # Rows are summed much faster than several axes at once.
     sums = product.movedim(1, 0).flatten(1).sum(1) if product.dim() > 1 else product.sum()
-    return float(sums.square().sum())
+    return sums.square().sum()
 
 
 Weigh = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -93,12 +93,13 @@ def backward_passes(
     *,
     weights: Collection[o.Value] = (),
     seed: int = 0,
+    device: Device = "cpu",
 ) -> Iterator[tuple[dict[o.Value, Tensor], dict[o.Value, Tensor]]]:
     """For each sample the values `kept`, and the gradients of a random projection of the outputs by value.
 
     `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
     """
-    interpreter = Interpreter(trimmed(graph, objective.outputs))
+    interpreter = Interpreter(trimmed(graph, objective.outputs), device)
     leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
@@ -108,7 +109,7 @@ def backward_passes(
             if name in kept:
                 values[name] = tensor
 
-        inputs = {name: torch.as_tensor(array).requires_grad_() for name, array in sample.items()}
+        inputs = {name: torch.as_tensor(array).to(device).requires_grad_() for name, array in sample.items()}
         found = list(interpreter(inputs, keep).values())
         with torch.no_grad():
             importance = objective.weigh(found)
@@ -127,18 +128,20 @@ def measure_noise(
     samples: Iterable[Mapping[o.Value, Array]],
     objective: Objective | None = None,
     seed: int = 0,
+    *,
+    device: Device = "cpu",
 ) -> Noise:
     """The noise of every narrow class and every quantized weight of `plan`, averaged over a few `samples`.
 
     Wide values are left out: their rounding is negligible beside the narrow ones'.
     """
-    measured, errors = _measured_values(plan), _weight_errors(graph, plan)
+    measured, errors = _measured_values(plan), _weight_errors(graph, plan, device)
     readers = {weight_of(op): o.results(op)[0] for op in plan.structure.graph.ops if weight_of(op)}
     activations: dict[o.Value, float] = {}
     weights: dict[o.Value, float] = {}
     count = 0
     objective = objective or Objective(integer_outputs(plan.structure))
-    passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed)
+    passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed, device=device)
     for values, gradients in passes:
         count += 1
         with torch.no_grad():
@@ -147,7 +150,7 @@ def measure_noise(
                     power = float((slope * errors[name]).flatten(1).sum(1).square().sum())
                     weights[readers[name]] = weights.get(readers[name], 0.0) + power
                 else:
-                    power = power_by_channel(slope, rounding_error(values[name], plan.types[name]))
+                    power = float(power_by_channel(slope, rounding_error(values[name], plan.types[name])))
                     activations[measured[name]] = activations.get(measured[name], 0.0) + power
     return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
 
@@ -163,20 +166,21 @@ def _measured_values(plan: Plan) -> dict[o.Value, o.Value]:
     }
 
 
-def _weight_errors(graph: Graph, plan: Plan) -> dict[o.Value, Tensor]:
+def _weight_errors(graph: Graph, plan: Plan, device: Device) -> dict[o.Value, Tensor]:
     errors: dict[o.Value, Tensor] = {}
     for op in graph.ops:
         weight = weight_of(op)
         if weight is not None and o.results(op)[0] in plan.weights:
             out, exact = o.results(op)[0], graph.constants[weight].astype(np.float32)
             rounded = dequantize_weight(plan.weight_codes(out, exact), plan.weights[out])
-            errors[weight] = torch.from_numpy(rounded - exact)
+            errors[weight] = torch.from_numpy(rounded - exact).to(device)
     return errors
 
 
 def _projected(outputs: Sequence[Tensor], weights: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    total = torch.zeros(())
+    total = torch.zeros((), device=outputs[0].device)
     for output, weight in zip(outputs, weights, strict=True):
         if output.is_floating_point():
-            total = total + (torch.randn(output.shape, generator=generator) * weight * output).sum()
+            drawn = torch.randn(output.shape, generator=generator)  # the same on every device
+            total = total + (drawn.to(output.device) * weight * output).sum()
     return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -38,11 +38,18 @@ def sorted_levels(format: Format) -> Tensor:
     return torch.from_numpy(np.unique(level_table(format)).astype(np.float64))
 
 
+@lru_cache(maxsize=64)
+def _levels_on(format: Format, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The sorted levels, and the middles between them."""
+    levels = sorted_levels(format).to(device, dtype)
+    return levels, (levels[1:] + levels[:-1]) / 2
+
+
 def nearest_level(v: Tensor, format: Format, zero_point: int = 0) -> Tensor:
     """The level nearest to each v (a real over its scale), saturating."""
     if isinstance(format, Float | Codebook):
-        levels = sorted_levels(format).to(v.device, v.dtype)
-        return levels[torch.bucketize(v, (levels[1:] + levels[:-1]) / 2)]
+        levels, middles = _levels_on(format, v.device, v.dtype)
+        return levels[torch.bucketize(v, middles)]
     return torch.round(v).clamp_(*level_range(format, zero_point))
 
 
@@ -87,7 +94,7 @@ class Simulation:
     def rounded(self, value: o.Value, x: Tensor) -> Tensor:
         """x on the grid of `value`."""
         type_, scale = self.plan.types[value], self.scales.get(self.plan.structure.key[value])
-        step = torch.tensor(type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
+        step = torch.full((), type_.scale[0], dtype=x.dtype, device=x.device) if scale is None else scale
         found = fake_quantize(x, step, type_.format, type_.zero_point)
         return self.mixed(found, x) if self.drop else found
 

@@ -113,8 +113,6 @@ def _constant(net: Net, name: str, role: Role, operator: str) -> StoredTensor | 
     if quantizer is not None:
         found = _codes(net, quantizer, quantizer.node.input[0], role, operator)
         array = net.constant(quantizer.node.input[0])
-        if array is not None and array.dtype.name.startswith("float8"):  # numbers already, not codes
-            return _real(replace(found, array=array.astype(np.float32), shape=array.shape), array.dtype.name)
         return None if array is None or not found.scale else replace(found, array=array, shape=array.shape)
     array = net.constant(name)
     if array is not None:
@@ -137,7 +135,7 @@ def _real(found: StoredTensor, element: str) -> StoredTensor:
 
 
 def _scaled(net: Net, node: NodeProto, role: Role, operator: str) -> StoredTensor | None:
-    """Integers that Cast or a table makes reals and Mul scales."""
+    """Integers that Cast or a table makes reals, or minifloats that Cast does, and Mul scales."""
     cast, scale = net.producer.get(node.input[0]), net.constant(node.input[1])
     name = "" if cast is None else cast.output[0] if cast.op_type == "Gather" else cast.input[0]
     codes = net.constant(name) if cast is not None and cast.op_type in ("Cast", "Gather") else None
@@ -146,7 +144,9 @@ def _scaled(net: Net, node: NodeProto, role: Role, operator: str) -> StoredTenso
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
     scales = tuple(float(s) for s in scale.reshape(-1))
     axis = axes[0] if axes else None
-    return StoredTensor(cast.input[0], role, str(codes.dtype), codes.shape, scales, (0,), axis, operator, codes)
+    found = StoredTensor(cast.input[0], role, str(codes.dtype), codes.shape, scales, (0,), axis, operator, codes)
+    is_number = codes.dtype.name.startswith("float8")
+    return _real(replace(found, array=codes.astype(np.float32)), codes.dtype.name) if is_number else found
 
 
 def _transposed(weight: StoredTensor) -> StoredTensor:

@@ -26,13 +26,15 @@ from edgeq.ir.ops import Rounding
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 SHIFT_MIN, SHIFT_MAX = -31, 30
+WIDE_SHIFT_MIN = -62
+"""Of sums of 64 bits, under rules that have more than 32: smaller ratios bring every one of them to zero."""
 
 
-def quantize_multiplier(ratio: float) -> tuple[int, int]:
-    """(q, e) with ratio ~ q 2^(e - 31): 2^30 <= q < 2^31 and -31 <= e <= 30, or (0, 0).
+def quantize_multiplier(ratio: float, shift_min: int = SHIFT_MIN) -> tuple[int, int]:
+    """(q, e) with ratio ~ q 2^(e - 31): 2^30 <= q < 2^31 and `shift_min` <= e <= 30, or (0, 0).
 
     q = round(2^31 m) for ratio = m 2^e, 1/2 <= m < 1, ties away from zero (as TFLite's QuantizeMultiplier);
-    q = 2^31 becomes (2^30, e + 1). The relative error is at most 2^-31. A ratio below 2^-32 gives (0, 0).
+    q = 2^31 becomes (2^30, e + 1). The relative error is at most 2^-31. A ratio below 2^(shift_min - 1) gives (0, 0).
     Raises UsageError if the ratio is negative, not finite, or 2^30 or more.
 
     >>> quantize_multiplier(0.75), quantize_multiplier(1.0), quantize_multiplier(2.0**-33)
@@ -46,7 +48,7 @@ def quantize_multiplier(ratio: float) -> tuple[int, int]:
         multiplier, exponent = 1 << 30, exponent + 1
     if exponent > SHIFT_MAX:
         raise UsageError("the scale ratio is too large to requantize", value=ratio, allowed="below 2^30")
-    return (multiplier, exponent) if multiplier and exponent >= SHIFT_MIN else (0, 0)
+    return (multiplier, exponent) if multiplier and exponent >= shift_min else (0, 0)
 
 
 def saturating_rounding_doubling_high_mul(a: Tensor, b: Tensor) -> Tensor:
@@ -100,14 +102,18 @@ def _gemmlowp2_up(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
 def _single(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     """floor((x q + 2^(30 - e)) / 2^(31 - e)), exact for every int64 x whose result fits in int64.
 
-    With x = 2^31 h + l the sum is 2^31 (h q) + (l q + 2^(30 - e)), and neither part overflows.
+    With x = 2^31 h + l the sum is 2^31 (h q) + (l q + 2^(30 - e)), and neither part overflows; the half, where it
+    exceeds 2^61, belongs to the first.
 
     >>> _single(torch.tensor([10, -10]), torch.tensor(1 << 30), torch.tensor(-1)).tolist()
     [3, -2]
     """
     total = 31 - shift
-    low = (level & INT32_MAX) * multiplier + (torch.ones_like(total) << (total - 1))
+    one, beyond = torch.ones_like(total), total > 62
+    low = (level & INT32_MAX) * multiplier + (one << (total - 1).clamp(max=61)).masked_fill(beyond, 0)
     high = (level >> 31) * multiplier
+    if bool(beyond.any()):
+        high += (one << (total - 32).clamp(min=0)).masked_fill(~beyond, 0)
     return ((high << (31 - total).clamp(min=0)) + (low >> total.clamp(max=31))) >> (total - 31).clamp(min=0)
 
 
@@ -122,8 +128,8 @@ def _single15(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
 
 
 def _ratio(multiplier: Tensor, shift: Tensor) -> Tensor:
-    """q 2^(e - 31), exact in float64."""
-    return torch.ldexp(multiplier.to(torch.float64), shift - 31)
+    """q 2^(e - 31), exact in float64: the power is spelled in bits, since accelerators may compute powers inexactly."""
+    return multiplier.to(torch.float64) * ((shift - 31 + 1023) << 52).view(torch.float64)
 
 
 def _fp32rne(level: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:

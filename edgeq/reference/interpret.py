@@ -38,6 +38,9 @@ Watch = Callable[[o.Value, Tensor], Tensor | None]
 torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
 
 
+Device = str | torch.device
+
+
 def carrier(bound: int) -> torch.dtype:
     """The cheapest dtype that holds integers of magnitude up to `bound` and their sums exactly."""
     if bound < 1 << 24:
@@ -58,7 +61,7 @@ def along_axis(numbers: tuple[float, ...] | tuple[int, ...], type_: Type, dtype:
 class Interpreter:
     """Runs one graph; `constants` are its constants as tensors, prepared once."""
 
-    def __init__(self, graph: Graph, device: str | torch.device = "cpu") -> None:
+    def __init__(self, graph: Graph, device: Device = "cpu") -> None:
         self.graph = graph
         self.device = torch.device(device)
         self._bounds = level_bounds(graph) if any(map(is_codes, graph.types.values())) else {}
@@ -167,8 +170,10 @@ class Interpreter:
         level = partial(self._level, value=value, dtype=dtype)
         if dtype == torch.int64 and isinstance(op, o.Conv | o.ConvTranspose):
             raise UsageError("an accumulator may exceed 53 bits", where=op.out, next_step="Use fewer bits.")
+        if dtype == torch.int64:  # which accelerators neither multiply as matrices nor pool
+            level = partial(self._level_on_cpu, value=value)
         (result,) = evaluate(op, level, exact=True)
-        return (result.to(self._dtype(o.results(op)[0])),)
+        return (result.to(self.device, self._dtype(o.results(op)[0])),)
 
     def _softmax(self, op: o.Softmax, value: Callable[[o.Value], Tensor]) -> Tensor:
         assert op.table is not None, op
@@ -193,12 +198,15 @@ class Interpreter:
         tensor = tensor.to(dtype)
         return tensor - type_.zero_point if type_.zero_point else tensor
 
+    def _level_on_cpu(self, name: o.Value, value: Callable[[o.Value], Tensor]) -> Tensor:
+        return self._level(name, value, torch.int64).cpu()
+
     def _quantize(self, op: o.Quantize, x: Tensor) -> Tensor:
         type_, dtype = self.graph.types[op.out], self._dtype(op.out)
         scale = along_axis(type_.scale, type_, torch.float32).to(x.device)
         ratio = x * (1 / scale) if op.reciprocal else x / scale
         if isinstance(type_.format, Float | Codebook):
-            return torch.from_numpy(encode(type_.format, ratio.numpy())).to(dtype)
+            return torch.from_numpy(encode(type_.format, ratio.cpu().numpy())).to(x.device, dtype)
         low, high = code_range(type_.format)
         # Before rounding, so that infinities saturate; the ends are whole numbers.
         inside = torch.clamp(ratio, low - type_.zero_point, high - type_.zero_point)
@@ -251,4 +259,5 @@ def real_of(codes: Tensor, type_: Type) -> Tensor:
     if isinstance(type_.format, Real) or not is_codes(type_):
         return codes
     level = decode(type_.format, codes.cpu().numpy().astype(np.int64), type_.zero_point)
-    return torch.from_numpy(level).to(torch.float32) * torch.from_numpy(type_.scales).to(torch.float32)
+    real = torch.from_numpy(level).to(torch.float32) * torch.from_numpy(type_.scales).to(torch.float32)
+    return real.to(codes.device)

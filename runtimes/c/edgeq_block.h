@@ -9,6 +9,17 @@
 #include "edgeq_dot.h"
 #include "edgeq_store.h"
 
+/* Whether fewer channels than a block are left. A model whose convolutions have whole blocks alone defines EDGEQ_WHOLE_BLOCKS. */
+EDGEQ_INLINE int32_t edgeq_is_part(int32_t left)
+{
+#if defined(EDGEQ_WHOLE_BLOCKS)
+    (void)left;
+    return 0;
+#else
+    return left < EDGEQ_BLOCK;
+#endif
+}
+
 /* Bytes of the weights of one group of a convolution, and the entries of its channels: both in whole blocks. */
 EDGEQ_INLINE ptrdiff_t edgeq_group_channels(int32_t outputs)
 {
@@ -21,7 +32,7 @@ EDGEQ_INLINE ptrdiff_t edgeq_group_bytes(int32_t outputs, int32_t k, int32_t bit
 }
 
 EDGEQ_INLINE void edgeq_sums_2(int32_t bits, const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
-    const edgeq_channel *c, const int32_t *totals, int32_t *sum)
+    const edgeq_record *c, const int32_t *totals, int32_t *sum)
 {
 #if defined(EDGEQ_DOT_W4_H)
     if (bits == 4) {
@@ -41,7 +52,7 @@ EDGEQ_INLINE void edgeq_sums_2(int32_t bits, const edgeq_code *x, const edgeq_co
 
 /* Codes of one block of a convolution, `left` channels of it or all, for two columns. */
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const edgeq_code *x,
-    const edgeq_code *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left,
+    const edgeq_code *y, const int8_t *w, int32_t k, const edgeq_record *c, const int32_t *totals, int32_t left,
     edgeq_code *out0, edgeq_code *out1)
 {
     int32_t sum[2 * EDGEQ_BLOCK];
@@ -54,7 +65,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
 #endif
     (void)is_long;
     edgeq_sums_2(bits, x, y, w, k, c, totals, sum);
-    if (left < EDGEQ_BLOCK) {
+    if (edgeq_is_part(left)) {
         edgeq_store_some(output, c, sum, left, out0);
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         return;
@@ -65,7 +76,7 @@ EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_
 #if EDGEQ_PIXELS == 3
 /* The same for three columns and weights of 8 bits. */
 EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, const edgeq_code *x, const edgeq_code *y,
-    const edgeq_code *z, const int8_t *w, int32_t k, const edgeq_channel *c, int32_t left, edgeq_code *out0,
+    const edgeq_code *z, const int8_t *w, int32_t k, const edgeq_record *c, int32_t left, edgeq_code *out0,
     edgeq_code *out1, edgeq_code *out2)
 {
     int32_t sum[3 * EDGEQ_BLOCK];
@@ -79,7 +90,7 @@ EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, con
 #endif
     (void)is_long;
     edgeq_dot_3(x, y, z, w, k, c, sum);
-    if (left < EDGEQ_BLOCK) {
+    if (edgeq_is_part(left)) {
         edgeq_store_some(output, c, sum, left, out0);
         edgeq_store_some(output, c, sum + EDGEQ_BLOCK, left, out1);
         edgeq_store_some(output, c, sum + 2 * EDGEQ_BLOCK, left, out2);
@@ -90,7 +101,7 @@ EDGEQ_INLINE void edgeq_block_3(const edgeq_output *output, int32_t is_long, con
 #endif
 
 /* Sums of one block of a matrix product, `count` outputs of it (their neighbours' may be computed too). */
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_record *c,
     int32_t total, int32_t count, int32_t *sum)
 {
 #if defined(EDGEQ_DOT_W4_H)
@@ -111,7 +122,7 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const edgeq_code *x, const int8_t *
 
 /* Codes of one block of a matrix product, `count` outputs of it, for one row. */
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const edgeq_code *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, edgeq_code *out)
+    const int8_t *w, int32_t k, const edgeq_record *c, int32_t total, int32_t count, edgeq_code *out)
 {
     int32_t sum[EDGEQ_ROW_BLOCK];
 #if defined(EDGEQ_LONG_H)
@@ -122,11 +133,7 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
 #endif
     (void)is_long;
     edgeq_sums_1(bits, x, w, k, c, total, count, sum);
-    if (count == EDGEQ_ROW_BLOCK) {
-        edgeq_store_4(output, c, sum, out);
-    } else {
-        edgeq_store_some(output, c, sum, count, out);
-    }
+    edgeq_store_row(output, c, sum, count, out);
 }
 
 #endif

@@ -11,7 +11,7 @@
 
 typedef struct {
     const int8_t *weights; /* [kernel_h][kernel_w][channels] */
-    const edgeq_channel *channels;
+    const edgeq_record *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     int32_t in_h, in_w, in_c;

@@ -1,6 +1,7 @@
 /* Convolution: out[p][o] = requantize(bias[o] + sum_k weight[o][k] x[patch of p][k]).
  *
- * Activations lie as [height][width][channel]. Two or three output pixels are computed at a time: their patches are
+ * Activations lie as [height][width][channel]. Two or three output pixels are computed at a time (where three are, a model
+ * defines EDGEQ_PAIRS if the last two or one are worth code of their own; else they are computed as three): their patches are
  * gathered into columns of k = kernel_h kernel_w group_c codes (a 1x1 kernel of stride 1 reads the input in place), and the
  * dot product runs over the columns. An optional table maps the codes, an optional addend is added to them.
  */
@@ -9,23 +10,44 @@
 
 #include "edgeq_block.h"
 #include "edgeq_finish.h"
+#include "edgeq_packed.h"
 #include "edgeq_patch.h"
 
+#if defined(EDGEQ_PAIRS)
+#define EDGEQ_ONLY_THREES 0
+#else
+#define EDGEQ_ONLY_THREES 1
+#endif
+
 typedef struct {
-    const int8_t *weights;         /* of each group in blocks, see edgeq_block.h */
-    int32_t bits;                  /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
-    const edgeq_channel *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
+    const int8_t *weights;        /* of each group in blocks, see edgeq_block.h */
+    const edgeq_record *channels; /* [groups][out channels of a group, rounded up to whole blocks] */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     const edgeq_sum *sum;
-    int32_t in_h, in_w, in_c;
-    int32_t out_h, out_w, out_c;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
-    int32_t zero;    /* input code of a padded element */
-    int32_t is_long; /* sums need more care, see edgeq_block.h */
-    int32_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten, or whose columns are wide */
-    int32_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
+    edgeq_size in_h, in_w, in_c;
+    edgeq_size out_h, out_w, out_c;
+    edgeq_size kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+    int16_t zero;    /* input code of a padded element */
+    int16_t is_long; /* sums need more care, see edgeq_block.h */
+    uint8_t bits;    /* of a weight: 8; or 4 or 2, packed, where the model includes their sums of products */
+    uint8_t direct;  /* 1x1 kernel of stride 1 whose input is not overwritten, or whose columns are wide */
+    uint8_t reverse; /* from the last pixel to the first: the output may then overlap the end of the input */
 } edgeq_conv_layer;
+
+/* A model without convolutions in groups defines EDGEQ_ONE_GROUP. */
+#if defined(EDGEQ_ONE_GROUP)
+#define edgeq_groups(l) 1
+#else
+#define edgeq_groups(l) (l)->groups
+#endif
+
+/* Channels of one group. */
+EDGEQ_INLINE int32_t edgeq_of_group(const edgeq_conv_layer *l, int32_t channels)
+{
+    (void)l;
+    return channels / edgeq_groups(l);
+}
 
 /* The `taps` elements of one kernel row at input row iy, columns ix, ix + dilation ... */
 EDGEQ_INLINE edgeq_code *edgeq_gather_row(const edgeq_conv_layer *l, const edgeq_code *x, int32_t iy, int32_t ix, int32_t depth,
@@ -83,17 +105,28 @@ EDGEQ_INLINE void edgeq_column(const edgeq_conv_layer *l, const edgeq_code *x, i
 #endif
 }
 
-/* All output channels of one group for the columns x0, x1 and, if there are three, x2. `output` is given apart so that the
- * usual one can be a constant. */
-EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k, int32_t count,
-    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
+/* The pixels that are computed together: their columns, and where their codes go. Where fewer are left, the last one stands
+ * for those that are missing. */
+typedef struct {
+    const edgeq_code *x[EDGEQ_PIXELS];
+    edgeq_code *out[EDGEQ_PIXELS];
+    int32_t count;
+} edgeq_pixels;
+
+/* All output channels of one group. `output` is given apart so that the usual one can be a constant. */
+EDGEQ_INLINE void edgeq_conv_group(
+    const edgeq_conv_layer *l, edgeq_output output, int32_t group, int32_t k, const edgeq_pixels *p)
 {
-    const int32_t outputs = l->out_c / l->groups, step = EDGEQ_BLOCK * edgeq_packed(k) * l->bits / 8;
-    const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, l->bits);
-    const edgeq_channel *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
+    const int32_t outputs = edgeq_of_group(l, l->out_c), step = EDGEQ_BLOCK * edgeq_packed(k) * edgeq_bits(l) / 8;
+    const int8_t *w = l->weights + group * edgeq_group_bytes(outputs, k, edgeq_bits(l));
+    const edgeq_record *c = l->channels + (ptrdiff_t)group * edgeq_group_channels(outputs);
+    const edgeq_code *const x0 = p->x[0], *const x1 = p->x[1];
+    edgeq_code *out0 = p->out[0], *out1 = p->out[1];
     int32_t totals[2] = {0, 0};
 #if EDGEQ_PIXELS == 3
-    if (count == 3) {
+    if (EDGEQ_ONLY_THREES || p->count == 3) {
+        const edgeq_code *const x2 = p->x[2];
+        edgeq_code *out2 = p->out[2];
         for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
             edgeq_block_3(&output, l->is_long, x0, x1, x2, w, k, c, left, out0, out1, out2);
             c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK, out2 += EDGEQ_BLOCK;
@@ -101,14 +134,13 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
         return;
     }
 #endif
-    (void)count, (void)x2, (void)out2;
 #if defined(EDGEQ_TOTAL_H)
-    if (l->bits < 8) {
+    if (edgeq_bits(l) < 8) {
         totals[0] = edgeq_column_total(x0, k), totals[1] = edgeq_column_total(x1, k);
     }
 #endif
     for (int32_t left = outputs; left > 0; left -= EDGEQ_BLOCK) {
-        edgeq_block_2(&output, l->bits, l->is_long, x0, x1, w, k, c, totals, left, out0, out1);
+        edgeq_block_2(&output, edgeq_bits(l), l->is_long, x0, x1, w, k, c, totals, left, out0, out1);
         c += EDGEQ_BLOCK, w += step, out0 += EDGEQ_BLOCK, out1 += EDGEQ_BLOCK;
     }
 }
@@ -119,65 +151,60 @@ EDGEQ_INLINE void edgeq_conv_group(const edgeq_conv_layer *l, edgeq_output outpu
 #define EDGEQ_OF_ITS_OWN EDGEQ_INLINE
 #endif
 
-EDGEQ_OF_ITS_OWN void edgeq_conv_usual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,
-    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
+EDGEQ_OF_ITS_OWN void edgeq_conv_usual(const edgeq_conv_layer *l, int32_t group, int32_t k, const edgeq_pixels *p)
 {
-    edgeq_conv_group(l, edgeq_usual(), group, k, count, x0, x1, x2, out0, out1, out2);
+    edgeq_conv_group(l, edgeq_usual(&l->output), group, k, p);
 }
 
-EDGEQ_OF_ITS_OWN void edgeq_conv_unusual(const edgeq_conv_layer *l, int32_t group, int32_t k, int32_t count,
-    const edgeq_code *x0, const edgeq_code *x1, const edgeq_code *x2, edgeq_code *out0, edgeq_code *out1, edgeq_code *out2)
+EDGEQ_OF_ITS_OWN void edgeq_conv_unusual(const edgeq_conv_layer *l, int32_t group, int32_t k, const edgeq_pixels *p)
 {
-    edgeq_conv_group(l, l->output, group, k, count, x0, x1, x2, out0, out1, out2);
+    edgeq_conv_group(l, l->output, group, k, p);
 }
 
-/* How many of the pixels that are left to compute together: as many as registers hold, but none alone after others. */
-EDGEQ_INLINE int32_t edgeq_conv_count(const edgeq_conv_layer *l, int32_t left)
+/* All output channels of pixels whose columns are in place or still to be gathered into scratch. */
+EDGEQ_INLINE void edgeq_conv_pixels(
+    const edgeq_conv_layer *l, const edgeq_code *x, int32_t first, int32_t in_place, edgeq_pixels *p, edgeq_code *scratch)
 {
-    if (EDGEQ_PIXELS == 3 && l->bits == 8 && left > 2 && left != 4) {
-        return 3;
+    const int32_t depth = edgeq_of_group(l, l->in_c), outputs = edgeq_of_group(l, l->out_c);
+    const int32_t k = l->kernel_h * l->kernel_w * depth, column = edgeq_column_size(k);
+    for (int32_t g = 0; g < edgeq_groups(l); g++, x += depth) {
+        for (int32_t i = 0; !in_place && i < p->count; i++) {
+            edgeq_column(l, x, first + i, depth, scratch + i * column);
+        }
+        if (edgeq_is_usual(&l->output)) {
+            edgeq_conv_usual(l, g, k, p);
+        } else {
+            edgeq_conv_unusual(l, g, k, p);
+        }
+        for (int32_t i = 0; i < EDGEQ_PIXELS; i++) {
+            p->out[i] += outputs;
+        }
     }
-    return left < 2 ? left : 2;
 }
 
 /* scratch: columns for the pixels that are computed together unless they are read in place, then out_c codes for each of them
  * if there is a table or a sum. */
-EDGEQ_KERNEL void edgeq_conv(const edgeq_conv_layer *l, const edgeq_code *x, const edgeq_code *addend, edgeq_code *out, edgeq_code *scratch)
+EDGEQ_KERNEL void edgeq_conv(
+    const edgeq_conv_layer *l, const edgeq_code *x, const edgeq_code *addend, edgeq_code *out, edgeq_code *scratch)
 {
-    const int32_t depth = l->in_c / l->groups, outputs = l->out_c / l->groups;
-    const int32_t k = l->kernel_h * l->kernel_w * depth, pixels = l->out_h * l->out_w;
-    const int32_t finished = l->table || l->sum;
-    const int32_t usual = edgeq_is_usual(&l->output);
-    const int32_t column = edgeq_column_size(k), in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
-    edgeq_code *const codes = in_place ? scratch : scratch + (l->bits == 8 ? EDGEQ_PIXELS : 2) * column;
-    int32_t count;
-    for (int32_t done = 0; done < pixels; done += count) {
-        count = edgeq_conv_count(l, pixels - done);
-        const int32_t first = l->reverse ? pixels - done - count : done;
-        const int32_t second = count > 1 ? first + 1 : first, third = count > 2 ? first + 2 : first; /* one alone: twice */
-        edgeq_code *const out0 = out + (ptrdiff_t)first * l->out_c, *const out1 = out + (ptrdiff_t)second * l->out_c;
-        edgeq_code *const out2 = out + (ptrdiff_t)third * l->out_c;
-        edgeq_code *to0 = finished ? codes : out0, *to1 = finished ? codes + l->out_c : out1;
-        edgeq_code *to2 = finished ? codes + 2 * l->out_c : out2;
-        for (int32_t g = 0; g < l->groups; g++) {
-            const edgeq_code *x0 = x + (ptrdiff_t)first * l->in_c, *x1 = x + (ptrdiff_t)second * l->in_c;
-            const edgeq_code *x2 = x + (ptrdiff_t)third * l->in_c;
-            if (!in_place) {
-                x0 = scratch, x1 = count > 1 ? scratch + column : scratch, x2 = scratch + 2 * column;
-                for (int32_t i = 0; i < count; i++) {
-                    edgeq_column(l, x + (ptrdiff_t)g * depth, first + i, depth, scratch + i * column);
-                }
-            }
-            if (usual) {
-                edgeq_conv_usual(l, g, k, count, x0, x1, x2, to0, to1, to2);
-            } else {
-                edgeq_conv_unusual(l, g, k, count, x0, x1, x2, to0, to1, to2);
-            }
-            to0 += outputs, to1 += outputs, to2 += outputs;
+    const int32_t k = l->kernel_h * l->kernel_w * edgeq_of_group(l, l->in_c), pixels = l->out_h * l->out_w;
+    const int32_t column = edgeq_column_size(k), most = EDGEQ_PIXELS == 3 && edgeq_bits(l) == 8 ? 3 : 2;
+    const int32_t finished = edgeq_table(l) || l->sum, in_place = l->direct && !EDGEQ_WIDE_COLUMNS;
+    edgeq_code *const codes = in_place ? scratch : scratch + most * column;
+    edgeq_pixels p;
+    for (int32_t left = pixels; left > 0; left -= p.count) {
+        p.count = left < most ? left : most;
+        const int32_t first = l->reverse ? left - p.count : pixels - left;
+        for (int32_t i = 0; i < EDGEQ_PIXELS; i++) {
+            const int32_t own = i < p.count ? i : p.count - 1;
+            p.x[i] = in_place ? x + (ptrdiff_t)(first + own) * l->in_c : scratch + own * column;
+            p.out[i] = finished ? codes + own * l->out_c : out + (ptrdiff_t)(first + own) * l->out_c;
         }
+        edgeq_conv_pixels(l, x, first, in_place, &p, scratch);
         if (finished) {
-            const edgeq_code *const others = addend ? addend + (out0 - out) : NULL;
-            edgeq_finish(l->table, l->sum, count * l->out_c, l->reverse, codes, others, out0);
+            edgeq_code *const to = out + (ptrdiff_t)first * l->out_c;
+            const edgeq_code *const others = addend ? addend + (to - out) : NULL;
+            edgeq_finish(edgeq_table(l), l->sum, p.count * l->out_c, l->reverse, codes, others, to);
         }
     }
 }

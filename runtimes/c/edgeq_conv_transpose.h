@@ -7,7 +7,7 @@
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w][in_c / groups] */
     int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
-    const edgeq_channel *channels;
+    const edgeq_record *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
     int32_t in_h, in_w, in_c;
@@ -75,14 +75,29 @@ EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_sum(
     return sum;
 }
 
-EDGEQ_INLINE int32_t edgeq_transposed_code(const edgeq_conv_transpose_layer *l, edgeq_taps_sum sum, const edgeq_channel *c)
+/* The sum of no taps. */
+EDGEQ_INLINE edgeq_taps_sum edgeq_transposed_bias(const edgeq_conv_transpose_layer *l, const edgeq_record *c)
 {
+#if defined(EDGEQ_WIDE_CODES)
+    (void)l;
+    return edgeq_bias_64(c);
+#elif defined(EDGEQ_LEVELS_H)
+    return l->is_long ? edgeq_bias_64(c) : edgeq_bias(c);
+#else
+    (void)l;
+    return edgeq_bias(c);
+#endif
+}
+
+EDGEQ_INLINE int32_t edgeq_transposed_code(const edgeq_conv_transpose_layer *l, edgeq_taps_sum sum, const edgeq_record *r)
+{
+    const edgeq_channel c = edgeq_channel_of(r, &l->output);
 #if defined(EDGEQ_LEVELS_H)
     if (l->is_long) {
-        return edgeq_requantize_64(sum, c, &l->output);
+        return edgeq_requantize_64(sum, &c, &l->output);
     }
 #endif
-    return edgeq_requantize_long((edgeq_long_sum)sum, c, &l->output);
+    return edgeq_requantize_long((edgeq_long_sum)sum, &c, &l->output);
 }
 
 EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, const edgeq_code *x, edgeq_code *out)
@@ -93,8 +108,9 @@ EDGEQ_KERNEL void edgeq_conv_transpose(const edgeq_conv_transpose_layer *l, cons
         for (int32_t i = 0; i < l->out_w; i++) {
             for (int32_t c = 0; c < l->out_c; c++) {
                 const edgeq_code *const group = x + (ptrdiff_t)(c / outputs) * depth;
-                const edgeq_taps_sum sum = l->channels[c].bias + edgeq_transposed_sum(l, group, y, i, c * taps);
-                const int32_t code = edgeq_transposed_code(l, sum, l->channels + c);
+                const edgeq_record *const channel = l->channels + c;
+                const edgeq_taps_sum sum = edgeq_transposed_bias(l, channel) + edgeq_transposed_sum(l, group, y, i, c * taps);
+                const int32_t code = edgeq_transposed_code(l, sum, channel);
                 *out++ = (edgeq_code)(l->table ? l->table[code + 128] : code);
             }
         }

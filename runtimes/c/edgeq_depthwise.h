@@ -11,16 +11,16 @@
 
 typedef struct {
     const int8_t *weights; /* [out_c][kernel_h][kernel_w] */
-    int32_t bits;          /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
-    const edgeq_channel *channels;
+    const edgeq_record *channels;
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
-    int32_t in_h, in_w, in_c;
-    int32_t out_h, out_w, out_c, multiplier;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-    int32_t plane_h, plane_w; /* what the windows cover, padding included */
-    int32_t zero;             /* input code of a padded element */
-    int32_t is_long;          /* weights look their levels up, see edgeq_levels.h */
+    edgeq_size in_h, in_w, in_c;
+    edgeq_size out_h, out_w, out_c, multiplier;
+    edgeq_size kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+    edgeq_size plane_h, plane_w; /* what the windows cover, padding included */
+    int16_t zero;                /* input code of a padded element */
+    int16_t is_long;             /* weights look their levels up, see edgeq_levels.h */
+    uint8_t bits;                /* of a weight: 8; or 4 or 2, packed, where the model includes edgeq_unpack.h */
 } edgeq_depthwise_layer;
 
 /* The part of channel x that the windows cover, into the plane whose padding is already there. */
@@ -61,7 +61,7 @@ EDGEQ_INLINE void edgeq_plane_levels(
         for (int32_t x = 0; x < l->out_w; x++, out += l->out_c) {
             const edgeq_code *row = p + (ptrdiff_t)y * l->stride_h * l->plane_w + (ptrdiff_t)x * l->stride_w;
             const int8_t *tap = w;
-            int64_t sum = r->channel.bias;
+            int64_t sum = edgeq_bias_64(&r->channel);
             for (int32_t ky = 0; ky < l->kernel_h; ky++, row += (ptrdiff_t)l->dilation_h * l->plane_w) {
                 for (int32_t kx = 0; kx < l->kernel_w; kx++) {
                     sum += row[kx * l->dilation_w] * edgeq_wide_level(l->is_long, *tap++);
@@ -98,7 +98,7 @@ EDGEQ_INLINE void edgeq_plane_as(
 
 EDGEQ_APART EDGEQ_KERNEL void edgeq_plane_usual(const edgeq_plane *r, const int8_t *w, const edgeq_code *p, edgeq_code *out)
 {
-    edgeq_plane_as(*r, edgeq_usual(), NULL, w, p, out);
+    edgeq_plane_as(*r, edgeq_usual(&r->output), NULL, w, p, out);
 }
 
 EDGEQ_APART EDGEQ_KERNEL void edgeq_plane_unusual(const edgeq_plane *r, const int8_t *w, const edgeq_code *p, edgeq_code *out)
@@ -118,8 +118,9 @@ EDGEQ_KERNEL void edgeq_depthwise(const edgeq_depthwise_layer *l, const edgeq_co
 #endif
     edgeq_fill(scratch, l->zero, l->plane_h * l->plane_w);
     for (int32_t c = 0; c < l->out_c; c++) {
+        const edgeq_channel channel = edgeq_channel_of(l->channels + c, &l->output);
         const edgeq_plane plane = {
-            l->channels[c], l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
+            channel, l->output, l->table, l->plane_w, l->stride_w, l->stride_h, l->out_h, l->out_w, l->out_c};
         const int8_t *const w = edgeq_channel_weights(l, c, taps, (int8_t *)(scratch + l->plane_h * l->plane_w + 3));
         if (c % l->multiplier == 0) {
             edgeq_gather_plane(l, x + c / l->multiplier, scratch);

@@ -29,9 +29,9 @@ EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
         EDGEQ_IN_ORDER;                \
     } while (0)
 
-EDGEQ_INLINE void edgeq_dot_1(const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+EDGEQ_INLINE void edgeq_dot_1(const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     const edgeq_code *const end = x + k;
     for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, w += 32) {
         EDGEQ_DOT_STEP_1(0);
@@ -61,9 +61,9 @@ EDGEQ_INLINE void edgeq_dot_1(const edgeq_code *x, const int8_t *w, int32_t k, c
     } while (0)
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), xc = edgeq_bias(channel + 2), xd = edgeq_bias(channel + 3);
     int32_t ya = xa, yb = xb, yc = xc, yd = xd;
     const edgeq_code *const end = x + k;
     for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, y += 8, w += 32) {
@@ -86,20 +86,21 @@ EDGEQ_INLINE void edgeq_dot_2(
 #define EDGEQ_DOT_STEP_3(i)                                                                     \
     do {                                                                                        \
         const int32_t wa = w[4 * (i)], wb = w[4 * (i) + 1], wc = w[4 * (i) + 2], wd = w[4 * (i) + 3]; \
-        int32_t v = x[i];                                                                       \
-        xa += v * wa, xb += v * wb, xc += v * wc, xd += v * wd;                                 \
-        v = y[i];                                                                               \
-        ya += v * wa, yb += v * wb, yc += v * wc, yd += v * wd;                                 \
-        v = z[i];                                                                               \
-        za += v * wa, zb += v * wb, zc += v * wc, zd += v * wd;                                 \
-        EDGEQ_IN_ORDER;                                                                         \
+        const int32_t xk = x[i], yk = y[i];                                                     \
+        xa += xk * wa, xb += xk * wb, xc += xk * wc, xd += xk * wd;                             \
+        EDGEQ_DONE(xa, xb, xc, xd);                                                             \
+        const int32_t zk = z[i];                                                                \
+        ya += yk * wa, yb += yk * wb, yc += yk * wc, yd += yk * wd;                             \
+        EDGEQ_DONE(ya, yb, yc, yd);                                                             \
+        za += zk * wa, zb += zk * wb, zc += zk * wc, zd += zk * wd;                             \
+        EDGEQ_DONE(za, zb, zc, zd);                                                             \
     } while (0)
 
 /* As many sums as 32 registers hold: 31 instructions for 12 multiplications, loads included. */
 EDGEQ_INLINE void edgeq_dot_3(const edgeq_code *x, const edgeq_code *y, const edgeq_code *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
+    const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), xc = edgeq_bias(channel + 2), xd = edgeq_bias(channel + 3);
     int32_t ya = xa, yb = xb, yc = xc, yd = xd, za = xa, zb = xb, zc = xc, zd = xd;
     const edgeq_code *const end = x + k;
     for (const edgeq_code *const whole = x + (k & ~7); x < whole; x += 8, y += 8, z += 8, w += 32) {

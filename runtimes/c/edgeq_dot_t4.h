@@ -22,9 +22,9 @@ EDGEQ_INLINE int32_t edgeq_high_level(int8_t byte)
 
 /* One row of inputs. */
 EDGEQ_INLINE void edgeq_dot_w4_1(
-    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     (void)total;
     for (int32_t i = 0; i < k; i++, w += 2) {
         const int32_t xk = x[i];
@@ -38,9 +38,9 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
 
 /* Two columns of inputs. */
 EDGEQ_INLINE void edgeq_dot_w4_2(const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+    const edgeq_record *channel, const int32_t *totals, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, xc = channel[2].bias, xd = channel[3].bias;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), xc = edgeq_bias(channel + 2), xd = edgeq_bias(channel + 3);
     int32_t ya = xa, yb = xb, yc = xc, yd = xd;
     (void)totals;
     for (int32_t i = 0; i < k; i++, w += 2) {

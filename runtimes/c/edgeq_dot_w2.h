@@ -13,12 +13,12 @@
 
 /* From the four nested sums to those of the channels. */
 EDGEQ_INLINE void edgeq_part_w2(
-    int32_t a, int32_t b, int32_t c, int32_t d, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    int32_t a, int32_t b, int32_t c, int32_t d, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
-    sum[0] = channel[0].bias + a - 2 * total;
-    sum[1] = channel[1].bias + ((b - a) >> 2) - 2 * total;
-    sum[2] = channel[2].bias + ((c - b) >> 4) - 2 * total;
-    sum[3] = channel[3].bias + ((d - c) >> 6);
+    sum[0] = edgeq_bias(channel) + a - 2 * total;
+    sum[1] = edgeq_bias(channel + 1) + ((b - a) >> 2) - 2 * total;
+    sum[2] = edgeq_bias(channel + 2) + ((c - b) >> 4) - 2 * total;
+    sum[3] = edgeq_bias(channel + 3) + ((d - c) >> 6);
 }
 
 #define EDGEQ_DOT_W2_1(i)                                                   \
@@ -30,7 +30,7 @@ EDGEQ_INLINE void edgeq_part_w2(
 
 /* One row of inputs whose sum is `total`. */
 EDGEQ_INLINE void edgeq_dot_w2_1(
-    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
     int32_t a = 0, b = 0, c = 0, d = 0;
     const edgeq_code *const end = x + k;
@@ -58,7 +58,7 @@ EDGEQ_INLINE void edgeq_dot_w2_1(
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
 EDGEQ_INLINE void edgeq_dot_w2_2(const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+    const edgeq_record *channel, const int32_t *totals, int32_t *sum)
 {
     int32_t xa = 0, xb = 0, xc = 0, xd = 0, ya = 0, yb = 0, yc = 0, yd = 0;
     const edgeq_code *const end = x + k;

@@ -21,7 +21,7 @@
 
 /* One row of inputs whose sum is `total`. */
 EDGEQ_INLINE void edgeq_dot_w4_1(
-    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const edgeq_code *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
     int32_t a = 0, b = 0, c = 0, d = 0;
     const edgeq_code *const end = x + k;
@@ -38,8 +38,8 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
     for (; x < end; x++, w += 2) {
         EDGEQ_DOT_W4_1(0);
     }
-    sum[0] = channel[0].bias + a - 8 * total, sum[1] = channel[1].bias + ((b - a) >> 4);
-    sum[2] = channel[2].bias + c - 8 * total, sum[3] = channel[3].bias + ((d - c) >> 4);
+    sum[0] = edgeq_bias(channel) + a - 8 * total, sum[1] = edgeq_bias(channel + 1) + ((b - a) >> 4);
+    sum[2] = edgeq_bias(channel + 2) + c - 8 * total, sum[3] = edgeq_bias(channel + 3) + ((d - c) >> 4);
 }
 
 #define EDGEQ_DOT_W4_2(i)                                                                             \
@@ -54,7 +54,7 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
 EDGEQ_INLINE void edgeq_dot_w4_2(const edgeq_code *x, const edgeq_code *y, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+    const edgeq_record *channel, const int32_t *totals, int32_t *sum)
 {
     int32_t xa = 0, xb = 0, xc = 0, xd = 0, ya = 0, yb = 0, yc = 0, yd = 0;
     const edgeq_code *const end = x + k;
@@ -71,10 +71,10 @@ EDGEQ_INLINE void edgeq_dot_w4_2(const edgeq_code *x, const edgeq_code *y, const
     for (; x < end; x++, y++, w += 2) {
         EDGEQ_DOT_W4_2(0);
     }
-    sum[0] = channel[0].bias + xa - 8 * totals[0], sum[1] = channel[1].bias + ((xb - xa) >> 4);
-    sum[2] = channel[2].bias + xc - 8 * totals[0], sum[3] = channel[3].bias + ((xd - xc) >> 4);
-    sum[4] = channel[0].bias + ya - 8 * totals[1], sum[5] = channel[1].bias + ((yb - ya) >> 4);
-    sum[6] = channel[2].bias + yc - 8 * totals[1], sum[7] = channel[3].bias + ((yd - yc) >> 4);
+    sum[0] = edgeq_bias(channel) + xa - 8 * totals[0], sum[1] = edgeq_bias(channel + 1) + ((xb - xa) >> 4);
+    sum[2] = edgeq_bias(channel + 2) + xc - 8 * totals[0], sum[3] = edgeq_bias(channel + 3) + ((xd - xc) >> 4);
+    sum[4] = edgeq_bias(channel) + ya - 8 * totals[1], sum[5] = edgeq_bias(channel + 1) + ((yb - ya) >> 4);
+    sum[6] = edgeq_bias(channel + 2) + yc - 8 * totals[1], sum[7] = edgeq_bias(channel + 3) + ((yd - yc) >> 4);
 }
 
 #endif

@@ -9,7 +9,7 @@ EDGEQ_APART EDGEQ_KERNEL void edgeq_add_residual(
     const edgeq_sum *s, int32_t count, int32_t reverse, const edgeq_code *codes, const edgeq_code *addend, edgeq_code *out)
 {
     if (edgeq_is_usual(&s->output)) {
-        edgeq_add_codes(s, edgeq_usual(), count, reverse, codes, addend, out);
+        edgeq_add_codes(s, edgeq_usual(&s->output), count, reverse, codes, addend, out);
     } else {
         edgeq_add_codes(s, s->output, count, reverse, codes, addend, out);
     }

@@ -12,7 +12,7 @@
 typedef struct {
     const int8_t *weights;         /* in blocks of four outputs, see edgeq_four.h */
     int32_t bits;                  /* of a weight */
-    const edgeq_channel *channels; /* [outputs, rounded up to 4]: from sums to terms */
+    const edgeq_record *channels; /* [outputs, rounded up to 4]: from sums to terms */
     edgeq_output output;
     int32_t rows, inputs, outputs;
     int32_t is_long; /* weights look their levels up, see edgeq_levels.h */
@@ -20,7 +20,7 @@ typedef struct {
 
 /* Sums of four outputs. */
 EDGEQ_INLINE void edgeq_join_sums(
-    const edgeq_join_layer *m, const int8_t *x, const int8_t *w, const edgeq_channel *c, int32_t total, int32_t *sum)
+    const edgeq_join_layer *m, const int8_t *x, const int8_t *w, const edgeq_record *c, int32_t total, int32_t *sum)
 {
 #if defined(EDGEQ_DOT_W4_H)
     if (m->bits == 4) {
@@ -36,14 +36,14 @@ EDGEQ_INLINE void edgeq_join_sums(
 #endif
     (void)total;
     for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-        sum[j] = c[j].bias;
+        sum[j] = edgeq_bias(c + j);
     }
     edgeq_four(x, w, m->inputs, sum);
 }
 
 /* Terms of four outputs. */
 EDGEQ_INLINE void edgeq_join_terms(const edgeq_join_layer *m, const edgeq_output *terms, const int8_t *x, const int8_t *w,
-    const edgeq_channel *c, int32_t total, int32_t *term)
+    const edgeq_record *c, int32_t total, int32_t *term)
 {
     int32_t sum[EDGEQ_COLUMNS];
 #if defined(EDGEQ_LEVELS_H)
@@ -51,14 +51,14 @@ EDGEQ_INLINE void edgeq_join_terms(const edgeq_join_layer *m, const edgeq_output
         int64_t wide[EDGEQ_COLUMNS];
         edgeq_level_sums(m->is_long, x, w, m->inputs, wide);
         for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-            term[j] = edgeq_requantize_64(wide[j] + c[j].bias, c + j, terms);
+            term[j] = edgeq_requantize_64(wide[j] + edgeq_bias_64(c + j), c + j, terms);
         }
         return;
     }
 #endif
     edgeq_join_sums(m, x, w, c, total, sum);
     for (int32_t j = 0; j < EDGEQ_COLUMNS; j++) {
-        term[j] = edgeq_requantize(sum[j], c + j, terms);
+        term[j] = edgeq_requantize_by(sum[j], c + j, terms);
     }
 }
 
@@ -72,7 +72,7 @@ EDGEQ_KERNEL void edgeq_join(
     int32_t i = 0;
     for (int32_t row = 0; row < m->rows; row++, x += m->inputs) {
         const int8_t *w = m->weights;
-        const edgeq_channel *c = m->channels;
+        const edgeq_record *c = m->channels;
         const int32_t total = m->bits < 8 ? edgeq_total(x, m->inputs) : 0;
         for (int32_t left = m->outputs; left > 0; left -= EDGEQ_COLUMNS, c += EDGEQ_COLUMNS, w += step) {
             const int32_t count = left < EDGEQ_COLUMNS ? left : EDGEQ_COLUMNS;

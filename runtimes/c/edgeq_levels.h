@@ -64,12 +64,12 @@ EDGEQ_INLINE void edgeq_level_sums(int32_t table, const edgeq_code *x, const int
 
 /* Codes of `count` <= 4 output channels of one block. */
 EDGEQ_INLINE void edgeq_long_block(int32_t table, const edgeq_output *output, const edgeq_code *x, const int8_t *w,
-    int32_t k, const edgeq_channel *c, int32_t count, edgeq_code *out)
+    int32_t k, const edgeq_record *c, int32_t count, edgeq_code *out)
 {
     int64_t sum[EDGEQ_BLOCK];
     edgeq_level_sums(table, x, w, k, sum);
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (edgeq_code)edgeq_requantize_64(sum[j] + c[j].bias, c + j, output);
+        out[j] = (edgeq_code)edgeq_requantize_64(sum[j] + edgeq_bias_64(c + j), c + j, output);
     }
 }
 

@@ -12,9 +12,9 @@
 
 /* Codes of `count` <= 4 output channels of one block. */
 EDGEQ_INLINE void edgeq_long_block(int32_t is_long, const edgeq_output *output, const edgeq_code *x, const int8_t *w, int32_t k,
-    const edgeq_channel *c, int32_t count, edgeq_code *out)
+    const edgeq_record *c, int32_t count, edgeq_code *out)
 {
-    static const edgeq_channel none[EDGEQ_BLOCK] = {{0, 0, 0, 0}};
+    static const edgeq_record none[EDGEQ_BLOCK] = {{0, 0, 0, 0}};
     int64_t sum[EDGEQ_BLOCK] = {0};
     (void)is_long;
     for (; k > 0; k -= EDGEQ_LONG_STEP, x += EDGEQ_LONG_STEP, w += EDGEQ_BLOCK * EDGEQ_LONG_STEP) {
@@ -25,7 +25,7 @@ EDGEQ_INLINE void edgeq_long_block(int32_t is_long, const edgeq_output *output, 
         }
     }
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (edgeq_code)edgeq_requantize_long(sum[j] + c[j].bias, c + j, output);
+        out[j] = (edgeq_code)edgeq_requantize_long(sum[j] + edgeq_bias_64(c + j), c + j, output);
     }
 }
 

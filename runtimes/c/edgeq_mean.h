@@ -8,6 +8,7 @@ typedef struct {
     edgeq_channel channel; /* its bias takes the input's zero point out */
     edgeq_output output;
     const int8_t *table; /* one entry per code, from -128 on; or null */
+    int32_t divisor; /* of a mean in TFLite's way, round(sum / divisor); 0: requantized */
     int32_t outer, count, inner;
 } edgeq_mean_layer;
 
@@ -20,8 +21,8 @@ EDGEQ_KERNEL void edgeq_mean(const edgeq_mean_layer *l, const edgeq_code *x, edg
             for (int32_t r = 0; r < l->count; r++, from += l->inner) {
                 sum += *from;
             }
-            sum = edgeq_requantize(sum, &l->channel, &l->output);
-            *out++ = (edgeq_code)(l->table ? l->table[sum + 128] : sum);
+            sum = edgeq_average(sum, l->divisor, &l->channel, &l->output);
+            *out++ = (edgeq_code)(edgeq_table(l) ? edgeq_table(l)[sum + 128] : sum);
         }
     }
 }

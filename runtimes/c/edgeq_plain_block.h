@@ -8,12 +8,12 @@
 
 #include "edgeq.h"
 
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c,
     int32_t total, int32_t count, int32_t *sum)
 {
     (void)bits, (void)total;
     for (int32_t j = 0; j < count; j++) {
-        sum[j] = c[j].bias;
+        sum[j] = edgeq_bias(c + j);
         for (int32_t i = 0; i < k; i++) {
             sum[j] += x[i] * w[EDGEQ_WEIGHT_AT(i, j, count)];
         }
@@ -21,18 +21,18 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+    const int8_t *w, int32_t k, const edgeq_record *c, int32_t total, int32_t count, int8_t *out)
 {
     int32_t sum[EDGEQ_ROW_BLOCK];
     (void)is_long;
     edgeq_sums_1(bits, x, w, k, c, total, count, sum);
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, output);
+        out[j] = (int8_t)edgeq_requantize_by(sum[j], c + j, output);
     }
 }
 
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
+    const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *c, const int32_t *totals, int32_t left, int8_t *out0,
     int8_t *out1)
 {
     const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK;

@@ -8,11 +8,11 @@ typedef struct {
     int32_t sum[EDGEQ_LANES];
 } edgeq_lanes;
 
-EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_channel *c, int32_t n)
+EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_record *c, int32_t n)
 {
     edgeq_lanes lanes;
     for (int32_t i = 0; i < EDGEQ_LANES; i++) {
-        lanes.sum[i] = i < n ? c[i].bias : 0;
+        lanes.sum[i] = i < n ? edgeq_bias(c + i) : 0;
     }
     return lanes;
 }
@@ -25,10 +25,10 @@ EDGEQ_INLINE edgeq_lanes edgeq_lanes_add(edgeq_lanes lanes, const int8_t *x, con
     return lanes;
 }
 
-EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_channel *c, int32_t n, int8_t *out)
+EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_record *c, int32_t n, int8_t *out)
 {
     for (int32_t i = 0; i < n; i++) {
-        out[i] = (int8_t)edgeq_requantize(lanes.sum[i], c + i, o);
+        out[i] = (int8_t)edgeq_requantize_by(lanes.sum[i], c + i, o);
     }
 }
 

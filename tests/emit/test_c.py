@@ -20,18 +20,22 @@ from edgeq.errors import UnsupportedError
 from edgeq.formats import INT16
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
+from edgeq.reference.arithmetic import SHIFT_MIN
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Instructions
 from tests.c_nets import (
     C_TARGETS,
     PACKED_TARGETS,
     WIDE_TARGET,
+    biases_beyond_32_bits,
     every_value,
     extreme_inputs,
     folder_of,
+    heavily_biased,
     small_network,
     small_transformer,
     target,
+    with_finer_weights,
 )
 from tests.code_nets import code_nets
 from tests.lowering import lowered
@@ -39,6 +43,7 @@ from tests.quantized import Net, inputs_of
 
 QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
 SANITIZED = ("-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+UNDEFINED = (*QUICK, "-fsanitize=undefined", "-fno-sanitize-recover=all")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang", "clang-16") if shutil.which(name)]
 
@@ -124,6 +129,22 @@ def test_sums_beyond_32_bits(tmp_path: Path) -> None:
     assert assert_equal_everywhere(graph, WIDE_TARGET, 6) > 100
     folder_of(graph, target(WIDE_TARGET), tmp_path / "out")
     assert (tmp_path / "out" / "net_model.c").read_text().count(".is_long = 1") == 2
+
+
+def test_biases_beyond_32_bits_beside_codes_of_16_bits(tmp_path: Path) -> None:
+    """No plan makes them, but a graph may have them: here two layers in units 2^16 as fine, which ratios follow."""
+    graph = heavily_biased(1e-4)
+    integer = with_finer_weights(lowered(graph, target(WIDE_TARGET), inputs_of(graph)), 1 << 16)
+    assert len(biases_beyond_32_bits(integer)) == 2
+    assert min(min(op.shift) for op in integer.ops if isinstance(op, o.Requantize)) < SHIFT_MIN
+    artifact = emit(integer, target(WIDE_TARGET), tmp_path / "out", "net", {}, {})
+    runtime, distinct = NativeRuntime(artifact.primary, artifact.tensors.values(), UNDEFINED), set[int]()
+    for inputs in extreme_inputs(graph, 7):
+        wanted, found = every_value(integer, inputs), runtime.run(inputs)
+        for value, codes in found.items():
+            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+            distinct.update(codes.reshape(-1).tolist())
+    assert len(distinct) > 500
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeq.catalogue import NAMED
 from edgeq.emit import c as c_emitter
 from edgeq.emit.hls import depths_of
 from edgeq.emit.hls_boards import BOARDS
@@ -25,7 +26,7 @@ from edgeq.emit.hls_build import build
 from edgeq.emit.hls_fold import choose_folds
 from edgeq.flow.export import as_computed
 from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
-from edgeq.formats import Int
+from edgeq.formats import INT64, Int
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
@@ -37,10 +38,11 @@ from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Target
 from edgeq.targets import find_target
-from tests.c_nets import every_value
+from tests.c_nets import biases_beyond_32_bits, every_value, extreme_inputs, heavily_biased
 from tests.hls_formats import FORMATS
 from tests.hls_nets import TARGETS, simulation, with_signs
 from tests.lowering import PLAIN, lowered
+from tests.quantized import inputs_of
 
 LARGEST = BOARDS[-1]
 CIFAR = "small/cifar10_test_jpg.zip"
@@ -174,6 +176,25 @@ OFTEN = {
     "detector": ("fpga-int4", "turn-1"), "resnet20": ("fpga-e2m3", "turn-2"),
 }  # fmt: skip
 """What is compared whenever tests run; the rest where `-m whole` asks for the whole matrix."""
+
+
+def test_biases_beyond_32_bits(tmp_path: Path) -> None:
+    """Their accumulators have 64 bits; a design's constants and C's hold them, and every sum is the reference's."""
+    graph = heavily_biased()
+    integer = lowered(graph, replace(find_target("fpga-int4"), weight=NAMED["fp8_e4m3"]), inputs_of(graph))
+    wide = biases_beyond_32_bits(integer)
+    assert len(wide) == 5 and {integer.types[value].format for value in wide} == {INT64}
+    design, written = simulation(integer, {}, tmp_path / "hls"), _written_c(integer, tmp_path / "c")
+    assert written is not None
+    seen: dict[o.Value, set[int]] = {}
+    for inputs in extreme_inputs(integer, 3):
+        wanted = every_value(integer, inputs)
+        _assert_values(design.of_reals(inputs), wanted, seen)
+        _assert_values(_with_zero_points(written.run(inputs), integer), wanted, {})
+    for value in wide:
+        assert len(seen[value]) > 20 and max(map(abs, seen[value])) >= 1 << 32
+    codes = set[int]().union(*(seen[op.out] for op in integer.ops if isinstance(op, o.Requantize)))
+    assert len(codes) > 150
 
 
 def _cases(names: Iterable[str]) -> list[pytest.ParameterSet]:

@@ -18,7 +18,7 @@ from edgeq.errors import UnsupportedError
 from edgeq.flow.artifacts import open_runtime
 from edgeq.formats import INT8_NARROW, REAL, Codebook, Float, Format, Int, decode, fits_in_bytes
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Graph
+from edgeq.ir.graph import Graph, with_constants
 from edgeq.ir.verify import verify
 from edgeq.passes.held import as_held, kept_table
 from edgeq.passes.lower import lower
@@ -29,7 +29,15 @@ from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.targets import find_target
-from tests.c_nets import every_value, extreme_inputs, small_network, small_transformer
+from tests.c_nets import (
+    biases_beyond_32_bits,
+    every_value,
+    extreme_inputs,
+    heavily_biased,
+    heavily_biased_stream,
+    small_network,
+    small_transformer,
+)
 from tests.format_nets import quantized as formats_quantized
 from tests.format_nets import residual
 from tests.lowering import ranges_on
@@ -127,9 +135,32 @@ def test_largest_weights_make_sums_beyond_32_bits() -> None:
     check_c(meant)
 
 
-def test_a_bias_beyond_32_bits_is_refused() -> None:
-    graph = quantized(NAMED["fp8_e4m3"], "c-int8", deep(1.0))
-    with pytest.raises(UnsupportedError, match=r"a bias.*exceeds 32 bits"), tempfile.TemporaryDirectory() as temporary:
+def test_biases_beyond_32_bits() -> None:
+    """In every kind of layer."""
+    meant = quantized(NAMED["fp8_e4m3"], "c-int8", heavily_biased())
+    wide = biases_beyond_32_bits(meant)
+    kinds = {type(meant.producer[value]) for value in wide}
+    assert len(wide) == 5 and kinds == set(WEIGHTED)
+    check_c(meant)
+    stream = quantized(NAMED["fp8_e4m3"], "c-int8", heavily_biased_stream())
+    assert len(biases_beyond_32_bits(stream)) == 1
+    check_c(stream)
+
+
+def test_biases_that_a_zero_point_drives_beyond_32_bits() -> None:
+    meant = quantized(NAMED["fp8_e4m3"], "c-int8", deep(0.95))
+    (layer,) = (op for op in meant.ops if isinstance(op, o.Conv) and op.x == "a")
+    sums = decode(meant.types[layer.weight].format, meant.constants[layer.weight]).reshape(40, -1).sum(1)
+    assert np.abs(sums * meant.types["a"].zero_point).max() >= 1 << 31 and not biases_beyond_32_bits(meant)
+    check_c(meant)
+
+
+def test_a_bias_beyond_48_bits_is_refused() -> None:
+    graph = quantized(NAMED["fp8_e4m3"], "c-int8", heavily_biased())
+    (layer,) = (op for op in graph.ops if isinstance(op, o.Linear))
+    assert layer.bias is not None
+    graph = with_constants(graph, {layer.bias: graph.constants[layer.bias].astype(np.int64) + (1 << 47)})
+    with pytest.raises(UnsupportedError, match=r"a bias.*exceeds 48 bits"), tempfile.TemporaryDirectory() as temporary:
         emit(graph, C, Path(temporary) / "out", "net", {}, {})
 
 
@@ -232,6 +263,29 @@ def test_onnx_agrees_with_the_reference(format_: Format) -> None:
         assert np.abs(reference - found).max() <= (1 if not held.types[value].is_real else 1e-3), value
         distinct = max(distinct, len(np.unique(reference)))
     assert distinct > 60
+
+
+def test_onnx_holds_biases_beyond_32_bits() -> None:
+    meant = quantized(NAMED["fp8_e4m3"], "onnx-int8", heavily_biased())
+    assert biases_beyond_32_bits(meant)
+    distinct = 0
+    for value, reference, found in compare_onnx(meant, "onnxruntime", inputs_of(meant)):
+        assert np.abs(reference - found).max() <= (1 if not meant.types[value].is_real else 1e-3), value
+        distinct = max(distinct, len(np.unique(reference)))
+    assert distinct > 30
+
+
+@pytest.mark.parametrize("format_", [Float(3, 2), NAMED["fp8_e4m3"], NAMED["fp8_e5m2"]], ids=str)
+def test_onnx_runtime_does_not_round_weights_again(format_: Format) -> None:
+    """Without a bias of 32-bit codes it would, to one INT8 scale for all channels."""
+    n = Net(1, 16, 9, 8)
+    y = n.conv(n.apply(n.conv("x", 16, "stem"), "relu", "a"), 16, "next")
+    uneven = n.constant(n.rng.normal(0, 1, (16, 16, 3, 3)) * np.geomspace(1e-3, 1, 16)[:, None, None, None])
+    y = n.add(o.Conv(n.apply(y, "relu", "b"), uneven, None, "uneven", (1, 1), (1, 1, 1, 1)))
+    meant = quantized(format_, "onnx-int8", n.graph(n.conv(n.apply(y, "relu", "c"), 5, "last", kernel=1)))
+    for value, reference, found in compare_onnx(meant, "onnxruntime", inputs_of(meant)):
+        assert np.abs(reference - found).max() <= (1 if not meant.types[value].is_real else 1e-3), value
+        assert len(np.unique(reference)) > 30
 
 
 def test_c_has_one_table() -> None:

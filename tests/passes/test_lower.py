@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeq.formats import INT8, INT16, INT32, UINT8, Int
+from edgeq.catalogue import NAMED
+from edgeq.formats import INT8, INT16, INT32, INT64, UINT8, Int, decode, level_range
 from edgeq.ir import ops as o
+from edgeq.ir.file import load, save
 from edgeq.ir.graph import Graph, Type
 from edgeq.ir.verify import verify
 from edgeq.passes.lower import clamp_codes, lower, tabulate
 from edgeq.passes.simplify import simplify
+from edgeq.reference.arithmetic import SHIFT_MIN
 from edgeq.target import Target
+from tests.c_nets import biases_beyond_32_bits, heavily_biased
 from tests.code_nets import code_nets
 from tests.quantized import JETSON, ORT, TARGETS, Net, inputs_of, outputs_of, planned, signal_to_noise_db
 from tests.real_nets import real_graphs
@@ -255,6 +260,37 @@ def test_decode_stays_real(target: Target) -> None:
     assert kinds(result)[start - 1 :] == [
         "Conv", "Dequantize", "Reshape", "Slice", "Apply", "Slice", "Mul", "Concat",
     ]  # fmt: skip
+
+
+@both
+def test_biases_of_64_bits_where_sums_have_them(target: Target, tmp_path: Path) -> None:
+    """A unit too small for a bias of 32 bits leaves the weights as they are where the sums have 64 bits anyway."""
+    graph = heavily_biased(5e-3)
+    wide, narrow = (lowered(graph, replace(target, weight=format_)) for format_ in (NAMED["fp8_e4m3"], INT8))
+    assert len(biases_beyond_32_bits(wide)) >= 3 and not biases_beyond_32_bits(narrow)
+    beyond = biases_beyond_32_bits(wide)
+    for op in (op for op in wide.ops if isinstance(op, o.Conv | o.ConvTranspose | o.Linear)):
+        if has_scale(wide.types[op.out]):
+            assert wide.types[str(op.bias)].format == (INT64 if op.out in beyond else INT32)
+            assert wide.types[op.out].format == INT64
+            assert decode(NAMED["fp8_e4m3"], wide.constants[op.weight]).max() == level_range(NAMED["fp8_e4m3"])[1]
+    assert {t.format for t in narrow.types.values()}.isdisjoint({INT64})
+    save(wide, tmp_path / "wide.edgeq")
+    copy = load(tmp_path / "wide.edgeq")
+    assert copy.types == wide.types and all(
+        np.array_equal(copy.constants[v], wide.constants[v]) for v in wide.constants
+    )
+
+
+@pytest.mark.parametrize("name", ["fp8_e5m2", "fp8_e4m3"])
+def test_ratios_of_wide_levels_are_not_lost(name: str) -> None:
+    """A sum of 64 bits may need a ratio below 2^-32; without a bias nothing else keeps units large."""
+    net = Net(1, 24, 9, 8)
+    y = net.apply(net.add(o.Conv("x", net.reals(24, 24, 3, 3), None, "first")), "relu", "a")
+    graph = net.graph(net.add(o.Conv(y, net.reals(8, 24, 3, 3), None, "y")))
+    result = close(graph, replace(JETSON, weight=NAMED[name]), 14)
+    shifts = [min(op.shift) for op in result.ops if isinstance(op, o.Requantize)]
+    assert min(shifts) < SHIFT_MIN or name == "fp8_e4m3"
 
 
 @both

@@ -24,10 +24,15 @@ from edgeq.formats import (
     decode,
     level_range,
 )
+from edgeq.ir import ops as o
+from edgeq.ir.graph import Type
 from edgeq.quantize.scale import (
     BIAS_LIMIT,
+    BIAS_REACH,
     SCALE_FLOOR,
+    WIDE_BIAS_LIMIT,
     bias_codes,
+    bias_limit,
     dequantize_weight,
     quantize_weight,
     weight_type,
@@ -213,6 +218,35 @@ def test_any_bias_fits_its_accumulator(bias: float, scale_x: float, scale: float
     assert abs(int(codes[0])) <= BIAS_LIMIT
     assert widened >= scale
     assert abs(codes[0] * scale_x * widened - bias) <= scale_x * widened * 0.5001
+
+
+E4M3, DENSE = Float(4, 3), o.Linear("x", "w", "b", "y")
+
+
+@pytest.mark.parametrize(
+    ("weight", "x", "taps", "limit"),
+    [
+        (INT8, INT8, 1 << 20, BIAS_LIMIT),  # the products exceed 32 bits, yet a bias of so many would not help
+        (Int(4), Int(16), 64, BIAS_LIMIT),
+        (INT8, Int(16), 4096, BIAS_LIMIT),
+        (E4M3, INT8, 9, BIAS_LIMIT),
+        (E4M3, INT8, 90, BIAS_REACH * 245_760 * 128),
+        (E4M3, E4M3, 1, BIAS_REACH * 245_760**2),
+        (Float(5, 2), Float(5, 2), 9, WIDE_BIAS_LIMIT),
+    ],
+    ids=str,
+)
+def test_biases_are_wide_where_products_are(weight: Format, x: Format, taps: int, limit: int) -> None:
+    assert bias_limit(DENSE, Type((1, taps), x, (0.1,)), Type((5, taps), weight, (0.1,))) == limit
+
+
+def test_a_wide_bias_leaves_the_weights_alone() -> None:
+    bias, scales = np.array([400.0, -3e-5], np.float32), (1e-12, 1e-9)
+    codes, kept = bias_codes(bias, 1e-3, scales, limit=1 << 60)
+    assert kept == scales
+    assert codes * 1e-3 * np.asarray(scales) == pytest.approx(bias, rel=1e-9)
+    narrow, raised = bias_codes(bias, 1e-3, scales)
+    assert raised[0] > scales[0] and raised[1] == scales[1] and narrow[1] == codes[1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -18,6 +18,7 @@ from edgeq.ir.ops import Rounding
 from edgeq.reference.arithmetic import (
     INT32_MAX,
     INT32_MIN,
+    WIDE_SHIFT_MIN,
     quantize_multiplier,
     requantize,
     rounding_divide_by_power_of_two,
@@ -119,7 +120,7 @@ def test_monotone(pair: tuple[int, int], multiplier: int, shift: int, rounding: 
     assert low <= high
 
 
-@given(st.integers(-(1 << 62), 1 << 62), multipliers, st.integers(-31, 0))
+@given(st.integers(-(1 << 62), 1 << 62), multipliers, st.integers(WIDE_SHIFT_MIN, 0))
 def test_single_is_exact_beyond_32_bits(x: int, multiplier: int, shift: int) -> None:
     assert requantize_one(x, multiplier, shift, "single") == plain.requantized(x, multiplier, shift, "single")
 

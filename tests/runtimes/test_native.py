@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeq.emit.host_compiler import compile_here
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.ir.graph import Graph
 from edgeq.reference.interpret import run
+from edgeq.runtimes import native
 from edgeq.runtimes.folder import code_of
 from edgeq.runtimes.native import NativeRuntime
 from tests.c_nets import folder_of, small_network, target
@@ -47,6 +49,26 @@ def test_watched_values_follow_the_outputs(made: tuple[Graph, NativeRuntime, Pat
     assert watching.run(inputs_of(small_network()))["a"].shape == watching.output_shapes["a"] == (1, 10, 9, 7)
     with pytest.raises(UsageError, match="does not store"):
         runtime.watching(["b.acc"])
+
+
+def test_one_content_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others watch does not disturb a run, and what is written anew is built anew."""
+    built = list[str]()
+    monkeypatch.setattr(native, "compile_here", lambda *command: (built.append(""), compile_here(*command)))
+    _, artifact = folder_of(small_network(), target("c-int8"), tmp_path / "out")
+    runtime, inputs = NativeRuntime(artifact.primary), inputs_of(small_network(), 3)
+    before = runtime.run(inputs)
+    seen = runtime.watching(["a"]).run(inputs)
+    assert runtime.latency(inputs, runs=3, warm_up=1).runs == 3
+    again = NativeRuntime(artifact.primary).run(inputs)
+    for name in runtime.outputs:
+        assert np.array_equal(before[name], seen[name]) and np.array_equal(before[name], again[name])
+    assert len(np.unique(seen["a"])) > 3
+    assert len(built) == 1
+    weights = next((tmp_path / "out").glob("*_weights.c"))
+    weights.write_text(weights.read_text() + "/* another */\n")
+    NativeRuntime(artifact.primary)
+    assert len(built) == 2
 
 
 def test_a_run_can_be_timed(made: tuple[Graph, NativeRuntime, Path]) -> None:

@@ -41,9 +41,9 @@ EDGEQ_INLINE __m256i edgeq_add_two(__m256i sum, __m256i w, int32_t pair)
     return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(pair)));
 }
 
-EDGEQ_INLINE __m256i edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c)
+EDGEQ_INLINE __m256i edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c)
 {
-    __m256i sum = edgeq_of_channels(&c->bias);
+    __m256i sum = edgeq_biases_of_8(c);
     int32_t pairs[8];
     for (; k >= 16; k -= 16, x += 16, w += 128) {
         edgeq_pairs(x, pairs);
@@ -58,7 +58,7 @@ EDGEQ_INLINE __m256i edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k,
     return sum;
 }
 
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c,
     int32_t total, int32_t count, int32_t *sum)
 {
     (void)bits, (void)total, (void)count;
@@ -66,18 +66,18 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+    const int8_t *w, int32_t k, const edgeq_record *c, int32_t total, int32_t count, int8_t *out)
 {
     (void)bits, (void)is_long, (void)total;
     edgeq_store_8(output, c, edgeq_row_sums(x, w, k, c), count, out);
 }
 
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
+    const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *c, const int32_t *totals, int32_t left, int8_t *out0,
     int8_t *out1)
 {
     const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK;
-    __m256i a = edgeq_of_channels(&c->bias), b = a;
+    __m256i a = edgeq_biases_of_8(c), b = a;
     int32_t first[8], second[8];
     (void)bits, (void)is_long, (void)totals;
     for (; k >= 16; k -= 16, x += 16, y += 16, w += 128) {

@@ -25,9 +25,9 @@ EDGEQ_INLINE __m256i edgeq_sixteen(const int8_t *from, int32_t n)
 }
 
 /* The entries of the channels come in multiples of eight. */
-EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_channel *c, int32_t n)
+EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_record *c, int32_t n)
 {
-    const edgeq_lanes lanes = {edgeq_of_channels(&c->bias), edgeq_of_channels(&(n > 8 ? c + 8 : c)->bias)};
+    const edgeq_lanes lanes = {edgeq_biases_of_8(c), edgeq_biases_of_8(n > 8 ? c + 8 : c)};
     return lanes;
 }
 
@@ -39,7 +39,7 @@ EDGEQ_INLINE edgeq_lanes edgeq_lanes_add(edgeq_lanes lanes, const int8_t *x, con
     return lanes;
 }
 
-EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_channel *c, int32_t n, int8_t *out)
+EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_record *c, int32_t n, int8_t *out)
 {
     edgeq_store_8(o, c, lanes.a, n < 8 ? n : 8, out);
     if (n > 8) {

@@ -10,8 +10,18 @@
 /* The same number of eight channels: `first` is that of the first one. */
 EDGEQ_INLINE __m256i edgeq_of_channels(const int32_t *first)
 {
-    return _mm256_i32gather_epi32(first, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28), 4);
+    const int32_t step = (int32_t)(sizeof(edgeq_record) / 4);
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_i32gather_epi32(first, _mm256_mullo_epi32(lanes, _mm256_set1_epi32(step)), 4);
 }
+
+#if defined(EDGEQ_WIDE_RECORDS)
+#define edgeq_biases_of_8(c) edgeq_of_channels(&(c)->bias)
+#define edgeq_shifts_of_8(c) edgeq_of_channels(&(c)->shift)
+#else
+#define edgeq_biases_of_8(c) _mm256_srai_epi32(edgeq_of_channels(&(c)->bias_and_shift), 8)
+#define edgeq_shifts_of_8(c) _mm256_and_si256(edgeq_of_channels(&(c)->bias_and_shift), _mm256_set1_epi32(31))
+#endif
 
 /* The high words of eight products. */
 EDGEQ_INLINE __m256i edgeq_high_8(__m256i a, __m256i b)
@@ -20,9 +30,10 @@ EDGEQ_INLINE __m256i edgeq_high_8(__m256i a, __m256i b)
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 }
 
-EDGEQ_INLINE __m256i edgeq_requantize_8(__m256i sum, const edgeq_channel *c, const edgeq_output *o)
+EDGEQ_INLINE __m256i edgeq_requantize_8(__m256i sum, const edgeq_record *c, const edgeq_output *o)
 {
-    const __m256i shift = edgeq_of_channels(&c->shift);
+    const __m256i shift = edgeq_shifts_of_8(c);
+    const __m256i offset = _mm256_srai_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(o->middle), shift), 1);
     __m256i r = _mm256_mullo_epi32(sum, _mm256_set1_epi32(o->factor));
     r = edgeq_high_8(r, edgeq_of_channels(&c->multiplier));
 #ifdef EDGEQ_GEMMLOWP
@@ -30,12 +41,12 @@ EDGEQ_INLINE __m256i edgeq_requantize_8(__m256i sum, const edgeq_channel *c, con
     /* Ties away from zero, where there is a shift: one less of a negative number. */
     r = _mm256_add_epi32(r, _mm256_and_si256(_mm256_srai_epi32(r, 31), _mm256_cmpgt_epi32(shift, _mm256_setzero_si256())));
 #endif
-    r = _mm256_srav_epi32(_mm256_add_epi32(r, edgeq_of_channels(&c->offset)), shift);
+    r = _mm256_srav_epi32(_mm256_add_epi32(r, offset), shift);
     return _mm256_min_epi32(_mm256_max_epi32(r, _mm256_set1_epi32(o->low)), _mm256_set1_epi32(o->high));
 }
 
 /* `count` <= 8 codes; the entries of eight channels are read. */
-EDGEQ_INLINE void edgeq_store_8(const edgeq_output *o, const edgeq_channel *c, __m256i sum, int32_t count, int8_t *out)
+EDGEQ_INLINE void edgeq_store_8(const edgeq_output *o, const edgeq_record *c, __m256i sum, int32_t count, int8_t *out)
 {
     const __m256i wide = edgeq_requantize_8(sum, c, o);
     const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));

@@ -30,9 +30,9 @@ EDGEQ_INLINE void edgeq_four_1x2(uint32_t even, uint32_t odd, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     for (const int8_t *const end = x + (k & ~7); x < end; x += 8, w += 32) {
         const uint32_t word = edgeq_word(x), even = edgeq_even(word), odd = edgeq_odd(word);
         edgeq_four_1x2(even, odd, w, &a, &b);
@@ -65,17 +65,46 @@ EDGEQ_INLINE void edgeq_four_2x2(const int8_t **x, const int8_t **y, uint32_t wa
     *yb = edgeq_two(odd, b_odd, edgeq_two(even, b_even, *yb));
 }
 
+/* The same with the weights' loads. In one piece it takes every register but one, so that no compiler copies any of them; one
+ * that does not optimize needs more. */
+#if defined(__ARM_FEATURE_DSP) && defined(__OPTIMIZE__)
+#define EDGEQ_DOT_STEP                                                                                            \
+    do {                                                                                                          \
+        uint32_t a, b, c, d, e, f;                                                                                \
+        __asm__ volatile("ldrd %[a], %[b], [%[w]], #8\n\t"                                                        \
+                         "sxtb16 %[c], %[a]\n\t"                                                                  \
+                         "sxtb16 %[a], %[a], ror #8\n\t"                                                          \
+                         "sxtb16 %[d], %[b]\n\t"                                                                  \
+                         "sxtb16 %[b], %[b], ror #8\n\t"                                                          \
+                         "ldrd %[e], %[f], [%[x]], #8\n\t"                                                        \
+                         "smlad %[xa], %[e], %[c], %[xa]\n\t"                                                     \
+                         "smlad %[xb], %[e], %[d], %[xb]\n\t"                                                     \
+                         "smlad %[xa], %[f], %[a], %[xa]\n\t"                                                     \
+                         "smlad %[xb], %[f], %[b], %[xb]\n\t"                                                     \
+                         "ldrd %[e], %[f], [%[y]], #8\n\t"                                                        \
+                         "smlad %[ya], %[e], %[c], %[ya]\n\t"                                                     \
+                         "smlad %[yb], %[e], %[d], %[yb]\n\t"                                                     \
+                         "smlad %[ya], %[f], %[a], %[ya]\n\t"                                                     \
+                         "smlad %[yb], %[f], %[b], %[yb]"                                                         \
+                         : [x] "+r"(x), [y] "+r"(y), [w] "+r"(w), [xa] "+r"(xa), [xb] "+r"(xb), [ya] "+r"(ya),     \
+                         [yb] "+r"(yb), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d), [e] "=&r"(e),      \
+                         [f] "=&r"(f)                                                                             \
+                         :                                                                                        \
+                         : "memory");                                                                             \
+    } while (0)
+#else
 #define EDGEQ_DOT_STEP                                                \
     do {                                                              \
         uint32_t a, b;                                                \
         edgeq_take_two(&w, &a, &b);                                   \
         edgeq_four_2x2(&x, &y, a, b, &xa, &xb, &ya, &yb);             \
     } while (0)
+#endif
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), ya = xa, yb = xb;
     for (const int8_t *const end = x + 2 * (k & ~15); x < end;) {
         EDGEQ_DOT_STEP;
         EDGEQ_DOT_STEP;

@@ -23,7 +23,7 @@ EDGEQ_INLINE void edgeq_four_w4_1x2(uint32_t even, uint32_t odd, const int8_t *w
 
 /* One row of inputs whose sum is `total`. */
 EDGEQ_INLINE void edgeq_dot_w4_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
     int32_t a = 0, b = 0, c = 0, d = 0;
     for (; k > 0; k -= 4, x += 4, w += 8) {
@@ -31,8 +31,8 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
         edgeq_four_w4_1x2(even, odd, w, &a, &b);
         edgeq_four_w4_1x2(even, odd, w + 4, &c, &d);
     }
-    sum[0] = channel[0].bias + a - 8 * total, sum[1] = channel[1].bias + ((b - a) >> 4);
-    sum[2] = channel[2].bias + c - 8 * total, sum[3] = channel[3].bias + ((d - c) >> 4);
+    sum[0] = edgeq_bias(channel) + a - 8 * total, sum[1] = edgeq_bias(channel + 1) + ((b - a) >> 4);
+    sum[2] = edgeq_bias(channel + 2) + c - 8 * total, sum[3] = edgeq_bias(channel + 3) + ((d - c) >> 4);
 }
 
 #define EDGEQ_DOT_W4_STEP                                                                    \
@@ -44,7 +44,7 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
 EDGEQ_INLINE void edgeq_dot_w4_2(const int8_t *x, const int8_t *y, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+    const edgeq_record *channel, const int32_t *totals, int32_t *sum)
 {
     int32_t xa = 0, xb = 0, ya = 0, yb = 0;
     for (const int8_t *const end = x + 2 * (k & ~15); x < end;) {
@@ -56,8 +56,8 @@ EDGEQ_INLINE void edgeq_dot_w4_2(const int8_t *x, const int8_t *y, const int8_t 
     for (k &= 15; k > 0; k -= 4) {
         EDGEQ_DOT_W4_STEP;
     }
-    sum[0] = channel[0].bias + xa - 8 * totals[0], sum[1] = channel[1].bias + ((xb - xa) >> 4);
-    sum[2] = channel[0].bias + ya - 8 * totals[1], sum[3] = channel[1].bias + ((yb - ya) >> 4);
+    sum[0] = edgeq_bias(channel) + xa - 8 * totals[0], sum[1] = edgeq_bias(channel + 1) + ((xb - xa) >> 4);
+    sum[2] = edgeq_bias(channel) + ya - 8 * totals[1], sum[3] = edgeq_bias(channel + 1) + ((yb - ya) >> 4);
 }
 
 #endif

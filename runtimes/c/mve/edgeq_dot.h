@@ -20,10 +20,12 @@ EDGEQ_INLINE int32_t edgeq_packed(int32_t k)
 }
 
 #if defined(__ARM_FEATURE_MVE)
+#include <arm_mve.h>
+
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t a = channel[0].bias, b = channel[1].bias, c = channel[2].bias, d = channel[3].bias;
+    int32_t a = edgeq_bias(channel), b = edgeq_bias(channel + 1), c = edgeq_bias(channel + 2), d = edgeq_bias(channel + 3);
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
@@ -45,9 +47,9 @@ EDGEQ_INLINE void edgeq_dot_1(
 
 /* Two channels for two pixels; the other two channels' weights are skipped. */
 EDGEQ_INLINE void edgeq_dot_2x2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 1), ya = xa, yb = xb;
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
@@ -67,10 +69,10 @@ EDGEQ_INLINE void edgeq_dot_2x2(
 }
 #else
 EDGEQ_INLINE void edgeq_dot_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
     for (int32_t j = 0; j < 4; j++) {
-        sum[j] = channel[j].bias;
+        sum[j] = edgeq_bias(channel + j);
         for (int32_t i = 0; i < k; i++) {
             sum[j] += x[i] * w[(i & ~15) * 4 + 16 * j + (i & 15)];
         }
@@ -79,7 +81,7 @@ EDGEQ_INLINE void edgeq_dot_1(
 #endif
 
 EDGEQ_INLINE void edgeq_dot_2(
-    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t *sum)
+    const int8_t *x, const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t *sum)
 {
 #if defined(__ARM_FEATURE_MVE)
     edgeq_dot_2x2(x, y, w, k, channel, sum);
@@ -90,20 +92,21 @@ EDGEQ_INLINE void edgeq_dot_2(
 #endif
 }
 
-/* Two channels for three pixels. A compiler that does not optimize has too few registers for it. */
+/* Two channels for three pixels: those of w and of the next but one, into lanes 0 and 2, or 1 and 3. A compiler that does
+ * not optimize has too few registers for it. */
 #if defined(__ARM_FEATURE_MVE) && defined(__OPTIMIZE__)
 #define EDGEQ_THREE_PIXELS
 EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
+    const edgeq_record *channel, int32x4_t *sums, int32_t is_first)
 {
-    int32_t xa = channel[0].bias, xb = channel[1].bias, ya = xa, yb = xb, za = xa, zb = xb;
+    int32_t xa = edgeq_bias(channel), xb = edgeq_bias(channel + 2), ya = xa, yb = xb, za = xa, zb = xb;
     __asm__ volatile(
         "dlstp.8 lr, %[k]\n"
         "1:\n"
         "vldrb.8 q0, [%[x]], #16\n"
         "vldrb.8 q1, [%[y]], #16\n"
         "vldrb.8 q2, [%[z]], #16\n"
-        "vldrb.8 q4, [%[w], #16]\n"
+        "vldrb.8 q4, [%[w], #32]\n"
         "vldrb.8 q3, [%[w]], #64\n"
         "vmladava.s8 %[xa], q0, q3\n"
         "vmladava.s8 %[ya], q1, q3\n"
@@ -116,16 +119,26 @@ EDGEQ_INLINE void edgeq_dot_3x2(const int8_t *x, const int8_t *y, const int8_t *
         [y] "+r"(y), [z] "+r"(z), [w] "+r"(w)
         : [k] "r"(k)
         : "lr", "q0", "q1", "q2", "q3", "q4", "memory");
-    sum[0] = xa, sum[1] = xb, sum[4] = ya, sum[5] = yb, sum[8] = za, sum[9] = zb;
+    if (is_first) {
+        __asm__("vmov %q0[2], %q0[0], %1, %2" : "=w"(sums[0]) : "r"(xa), "r"(xb));
+        __asm__("vmov %q0[2], %q0[0], %1, %2" : "=w"(sums[1]) : "r"(ya), "r"(yb));
+        __asm__("vmov %q0[2], %q0[0], %1, %2" : "=w"(sums[2]) : "r"(za), "r"(zb));
+    } else {
+        __asm__("vmov %q0[3], %q0[1], %1, %2" : "+w"(sums[0]) : "r"(xa), "r"(xb));
+        __asm__("vmov %q0[3], %q0[1], %1, %2" : "+w"(sums[1]) : "r"(ya), "r"(yb));
+        __asm__("vmov %q0[3], %q0[1], %1, %2" : "+w"(sums[2]) : "r"(za), "r"(zb));
+    }
 }
 #endif
 
 EDGEQ_INLINE void edgeq_dot_3(const int8_t *x, const int8_t *y, const int8_t *z, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, int32_t *sum)
+    const edgeq_record *channel, int32_t *sum)
 {
 #if defined(EDGEQ_THREE_PIXELS)
-    edgeq_dot_3x2(x, y, z, w, k, channel, sum);
-    edgeq_dot_3x2(x, y, z, w + 32, k, channel + 2, sum + 2);
+    int32x4_t sums[3];
+    edgeq_dot_3x2(x, y, z, w, k, channel, sums, 1);
+    edgeq_dot_3x2(x, y, z, w + 16, k, channel + 1, sums, 0);
+    __builtin_memcpy(sum, sums, sizeof sums);
 #else
     edgeq_dot_2(x, y, w, k, channel, sum);
     edgeq_dot_1(z, w, k, channel, sum + 8);

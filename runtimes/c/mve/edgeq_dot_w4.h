@@ -85,17 +85,17 @@ EDGEQ_INLINE void edgeq_nested_w4_2(const int8_t *x, const int8_t *y, const int8
 }
 #endif
 
-EDGEQ_INLINE void edgeq_part_w4(const edgeq_channel *channel, int32_t total, int32_t *sum)
+EDGEQ_INLINE void edgeq_part_w4(const edgeq_record *channel, int32_t total, int32_t *sum)
 {
     for (int32_t j = 0; j < 4; j += 2) {
-        sum[j + 1] = channel[j + 1].bias + ((sum[j + 1] - sum[j]) >> 4);
-        sum[j] += channel[j].bias - 8 * total;
+        sum[j + 1] = edgeq_bias(channel + j + 1) + ((sum[j + 1] - sum[j]) >> 4);
+        sum[j] += edgeq_bias(channel + j) - 8 * total;
     }
 }
 
 /* One row of inputs whose sum is `total`. */
 EDGEQ_INLINE void edgeq_dot_w4_1(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *channel, int32_t total, int32_t *sum)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *channel, int32_t total, int32_t *sum)
 {
     edgeq_nested_w4_1(x, w, k, sum);
     edgeq_part_w4(channel, total, sum);
@@ -103,7 +103,7 @@ EDGEQ_INLINE void edgeq_dot_w4_1(
 
 /* Two columns of inputs whose sums are totals[0] and totals[1]. */
 EDGEQ_INLINE void edgeq_dot_w4_2(const int8_t *x, const int8_t *y, const int8_t *w, int32_t k,
-    const edgeq_channel *channel, const int32_t *totals, int32_t *sum)
+    const edgeq_record *channel, const int32_t *totals, int32_t *sum)
 {
     edgeq_nested_w4_2(x, y, w, k, sum);
     edgeq_part_w4(channel, totals[0], sum);

@@ -8,8 +8,10 @@
 
 EDGEQ_INLINE void edgeq_four(const int8_t *x, const int8_t *w, int32_t k, int32_t *sum)
 {
-    const edgeq_channel channels[4] = {{sum[0], 0, 0, 0}, {sum[1], 0, 0, 0}, {sum[2], 0, 0, 0}, {sum[3], 0, 0, 0}};
-    edgeq_dot_1(x, w, k, channels, sum);
+    static const edgeq_record none[4] = {{0}}; /* a record holds no sums of any size */
+    int32_t products[4];
+    edgeq_dot_1(x, w, k, none, products);
+    sum[0] += products[0], sum[1] += products[1], sum[2] += products[2], sum[3] += products[3];
 }
 
 #endif

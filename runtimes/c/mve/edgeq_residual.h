@@ -56,10 +56,14 @@ EDGEQ_INLINE void edgeq_add_4(
 EDGEQ_INLINE void edgeq_add_rest(const edgeq_sum *s, const edgeq_output *o, int32_t count, int32_t reverse,
     const int8_t *codes, const int8_t *addend, int8_t *out)
 {
+#if !defined(EDGEQ_WHOLE_BLOCKS)
     for (int32_t i = count & ~3; i < count; i++) {
         const int32_t c = reverse ? (count & ~3) + count - 1 - i : i;
         out[c] = (int8_t)edgeq_residual_of(s, o, codes[c], addend[c]);
     }
+#else
+    (void)s, (void)o, (void)count, (void)reverse, (void)codes, (void)addend, (void)out;
+#endif
 }
 
 /* The output is given apart so that the usual one can be a constant. In `reverse` the last codes come first, so that the

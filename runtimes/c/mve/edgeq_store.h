@@ -7,22 +7,29 @@
 #if defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
 
-/* What brings four sums to codes; `right` are the shifts, negative. */
+/* What brings four sums to codes; `right` are the shifts, negative, in the lowest byte of each lane, which is all that a
+ * shift looks at; `zero` is the output zero point. */
 typedef struct {
-    int32x4_t multiplier, offset, right;
+    int32x4_t multiplier, right;
+    int32_t zero;
 } edgeq_scales;
 
-EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_channel *c)
+EDGEQ_INLINE edgeq_scales edgeq_scales_of(const edgeq_record *c, const edgeq_output *o)
 {
+#if defined(EDGEQ_WIDE_RECORDS)
     const int32x4x4_t channels = vld4q_s32((const int32_t *)c);
-    const edgeq_scales scales = {channels.val[1], channels.val[2], vnegq_s32(channels.val[3])};
+    const edgeq_scales scales = {channels.val[1], vnegq_s32(channels.val[3]), o->middle >> 1};
+#else
+    const int32x4x2_t channels = vld2q_s32((const int32_t *)c);
+    const edgeq_scales scales = {channels.val[1], vnegq_s32(channels.val[0]), o->middle >> 1};
+#endif
     return scales;
 }
 
 /* The same channel four times. */
 EDGEQ_INLINE edgeq_scales edgeq_scales_of_one(const edgeq_channel *c)
 {
-    const edgeq_scales scales = {vdupq_n_s32(c->multiplier), vdupq_n_s32(c->offset), vdupq_n_s32(-c->shift)};
+    const edgeq_scales scales = {vdupq_n_s32(c->multiplier), vdupq_n_s32(-c->shift), c->offset >> c->shift};
     return scales;
 }
 
@@ -43,31 +50,26 @@ EDGEQ_INLINE int32x4_t edgeq_requantize_4(int32x4_t sum, const edgeq_scales *s, 
 #ifdef EDGEQ_GEMMLOWP
     const int32_t usual = edgeq_is_known(o->factor) && edgeq_clamps_nothing(o);
     sum = vqrdmulhq_s32(sum, s->multiplier);
-    sum = vaddq_s32(sum, vshrq_n_s32(usual ? sum : vandq_s32(sum, s->right), 31)); /* ties away from zero, if shifted */
+    /* Ties away from zero, if shifted: the sign of what is shifted to the left is that of its lowest byte. */
+    sum = vaddq_s32(sum, vshrq_n_s32(usual ? sum : vandq_s32(sum, vshlq_n_s32(s->right, 24)), 31));
 #else
     sum = vmulhq_s32(sum, s->multiplier);
 #endif
-    return edgeq_saturated_4(vshlq_s32(vaddq_s32(sum, s->offset), s->right), o);
+    return edgeq_saturated_4(vaddq_n_s32(vrshlq_s32(sum, s->right), s->zero), o);
 }
 
 EDGEQ_INLINE void edgeq_store_sums(const edgeq_output *o, const edgeq_scales *s, const int32_t *sum, int8_t *out)
 {
-    vstrbq_s32(out, edgeq_requantize_4(vldrwq_s32(sum), s, o));
-    EDGEQ_IN_ORDER;
-}
-
-/* Four channels of one row. */
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
-{
-    const edgeq_scales scales = edgeq_scales_of(c);
-    edgeq_store_sums(o, &scales, sum, out);
+    int32x4_t sums;
+    __builtin_memcpy(&sums, sum, sizeof sums);
+    vstrbq_s32(out, edgeq_requantize_4(sums, s, o));
 }
 
 /* Four channels of two or three pixels, whose sums lie `block` = 4 apart: their numbers are read once. */
-EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t block,
     int32_t pixels, int8_t *out0, int8_t *out1, int8_t *out2)
 {
-    const edgeq_scales scales = edgeq_scales_of(c);
+    const edgeq_scales scales = edgeq_scales_of(c, o);
     edgeq_store_sums(o, &scales, sum, out0);
     edgeq_store_sums(o, &scales, sum + block, out1);
     if (pixels == 3) {
@@ -75,14 +77,14 @@ EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel 
     }
 }
 #else
-EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int8_t *out)
+EDGEQ_INLINE void edgeq_store_4(const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int8_t *out)
 {
     for (int32_t j = 0; j < 4; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
+        out[j] = (int8_t)edgeq_requantize_by(sum[j], c + j, o);
     }
 }
 
-EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t block,
+EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t block,
     int32_t pixels, int8_t *out0, int8_t *out1, int8_t *out2)
 {
     edgeq_store_4(o, c, sum, out0);
@@ -93,12 +95,21 @@ EDGEQ_INLINE void edgeq_store_pixels(const edgeq_output *o, const edgeq_channel 
 }
 #endif
 
+/* The first `count` of four channels; four sums and four records are read. */
 EDGEQ_INLINE void edgeq_store_some(
-    const edgeq_output *o, const edgeq_channel *c, const int32_t *sum, int32_t count, int8_t *out)
+    const edgeq_output *o, const edgeq_record *c, const int32_t *sum, int32_t count, int8_t *out)
 {
+#if defined(__ARM_FEATURE_MVE)
+    const edgeq_scales scales = edgeq_scales_of(c, o);
+    const int32x4_t codes = edgeq_requantize_4(vldrwq_s32(sum), &scales, o);
+    vstrbq_p_s32(out, codes, vctp32q((uint32_t)count));
+#else
     for (int32_t j = 0; j < count; j++) {
-        out[j] = (int8_t)edgeq_requantize(sum[j], c + j, o);
+        out[j] = (int8_t)edgeq_requantize_by(sum[j], c + j, o);
     }
+#endif
 }
+
+#define edgeq_store_row edgeq_store_some
 
 #endif

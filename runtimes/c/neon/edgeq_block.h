@@ -35,10 +35,10 @@ EDGEQ_INLINE int8x16_t edgeq_rest(const int8_t *x, int32_t n, int32_t k)
     } while (0)
 
 EDGEQ_INLINE void edgeq_row_sums(
-    const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c, int32x4_t *first, int32x4_t *second)
+    const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c, int32x4_t *first, int32x4_t *second)
 {
     const int32_t all = k;
-    int32x4_t a = vld4q_s32((const int32_t *)c).val[0], b = vld4q_s32((const int32_t *)(c + 4)).val[0];
+    int32x4_t a = edgeq_biases_of_4(c), b = edgeq_biases_of_4(c + 4);
     for (; k >= 16; k -= 16, x += 16, w += 128) {
         const int8x16_t v = vld1q_s8(x);
         EDGEQ_FOUR(0, v, a, b, vld1q_s8(w), vld1q_s8(w + 16));
@@ -55,7 +55,7 @@ EDGEQ_INLINE void edgeq_row_sums(
     *first = a, *second = b;
 }
 
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c,
     int32_t total, int32_t count, int32_t *sum)
 {
     int32x4_t a, b;
@@ -65,7 +65,7 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+    const int8_t *w, int32_t k, const edgeq_record *c, int32_t total, int32_t count, int8_t *out)
 {
     int32x4_t a, b;
     (void)bits, (void)is_long, (void)total;
@@ -81,11 +81,11 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     } while (0)
 
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
+    const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *c, const int32_t *totals, int32_t left, int8_t *out0,
     int8_t *out1)
 {
     const int32_t count = left < EDGEQ_BLOCK ? left : EDGEQ_BLOCK, all = k;
-    int32x4_t xa = vld4q_s32((const int32_t *)c).val[0], xb = vld4q_s32((const int32_t *)(c + 4)).val[0];
+    int32x4_t xa = edgeq_biases_of_4(c), xb = edgeq_biases_of_4(c + 4);
     int32x4_t ya = xa, yb = xb;
     (void)bits, (void)is_long, (void)totals;
     for (; k >= 16; k -= 16, x += 16, y += 16, w += 128) {

@@ -25,11 +25,11 @@ EDGEQ_INLINE int8x8_t edgeq_eight(const int8_t *from, int32_t n)
 }
 
 /* The entries of the channels come in multiples of eight. */
-EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_channel *c, int32_t n)
+EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_record *c, int32_t n)
 {
-    const edgeq_channel *const upper = n > 8 ? c + 8 : c;
-    const edgeq_lanes lanes = {vld4q_s32((const int32_t *)c).val[0], vld4q_s32((const int32_t *)(c + 4)).val[0],
-        vld4q_s32((const int32_t *)upper).val[0], vld4q_s32((const int32_t *)(upper + 4)).val[0]};
+    const edgeq_record *const upper = n > 8 ? c + 8 : c;
+    const edgeq_lanes lanes = {edgeq_biases_of_4(c), edgeq_biases_of_4(c + 4),
+        edgeq_biases_of_4(upper), edgeq_biases_of_4(upper + 4)};
     return lanes;
 }
 
@@ -51,7 +51,7 @@ EDGEQ_INLINE edgeq_lanes edgeq_lanes_add(edgeq_lanes lanes, const int8_t *x, con
     return lanes;
 }
 
-EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_channel *c, int32_t n, int8_t *out)
+EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes lanes, const edgeq_output *o, const edgeq_record *c, int32_t n, int8_t *out)
 {
     edgeq_store_8(o, c, lanes.a, lanes.b, n < 8 ? n : 8, out);
     if (n > 8) {

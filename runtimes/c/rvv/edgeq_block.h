@@ -46,9 +46,9 @@ EDGEQ_INLINE vint32m8_t edgeq_one_product(vint32m8_t sum, const int8_t *x, const
     return __riscv_vwadd_wv_i32m8(sum, __riscv_vwmul_vx_i16m4(__riscv_vle8_v_i8m2(w, n), x[0], n), n);
 }
 
-EDGEQ_INLINE vint32m8_t edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k, int32_t is_long, const edgeq_channel *c, size_t n)
+EDGEQ_INLINE vint32m8_t edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t k, int32_t is_long, const edgeq_record *c, size_t n)
 {
-    vint32m8_t a = __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, n);
+    vint32m8_t a = edgeq_biases_of(c, n);
     for (; k >= 2 && !is_long; k -= 2, x += 2, w += 2 * n) {
         const vint8m2_t w0 = __riscv_vle8_v_i8m2(w, n), w1 = __riscv_vle8_v_i8m2(w + n, n);
         a = __riscv_vwadd_wv_i32m8(a, edgeq_two_products(x, w0, w1, n), n);
@@ -59,7 +59,7 @@ EDGEQ_INLINE vint32m8_t edgeq_row_sums(const int8_t *x, const int8_t *w, int32_t
     return a;
 }
 
-EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_channel *c,
+EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, int32_t k, const edgeq_record *c,
     int32_t total, int32_t count, int32_t *sum)
 {
     (void)bits, (void)total;
@@ -67,7 +67,7 @@ EDGEQ_INLINE void edgeq_sums_1(int32_t bits, const int8_t *x, const int8_t *w, i
 }
 
 EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *w, int32_t k, const edgeq_channel *c, int32_t total, int32_t count, int8_t *out)
+    const int8_t *w, int32_t k, const edgeq_record *c, int32_t total, int32_t count, int8_t *out)
 {
     (void)bits, (void)total;
     edgeq_store_sums(output, c, edgeq_row_sums(x, w, k, is_long, c, (size_t)count), (size_t)count, out);
@@ -83,11 +83,11 @@ EDGEQ_INLINE void edgeq_block_1(const edgeq_output *output, int32_t bits, int32_
     } while (0)
 
 EDGEQ_INLINE void edgeq_block_2(const edgeq_output *output, int32_t bits, int32_t is_long, const int8_t *x,
-    const int8_t *y, const int8_t *w, int32_t k, const edgeq_channel *c, const int32_t *totals, int32_t left, int8_t *out0,
+    const int8_t *y, const int8_t *w, int32_t k, const edgeq_record *c, const int32_t *totals, int32_t left, int8_t *out0,
     int8_t *out1)
 {
     const size_t n = left < EDGEQ_BLOCK ? (size_t)left : EDGEQ_BLOCK;
-    vint32m8_t a = __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, n), b = a;
+    vint32m8_t a = edgeq_biases_of(c, n), b = a;
     (void)bits, (void)totals;
     for (; k >= 4 && !is_long; k -= 4, x += 4, y += 4, w += 4 * n) {
         EDGEQ_TWO_OF_TWO(0);

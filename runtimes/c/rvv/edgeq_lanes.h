@@ -9,9 +9,9 @@
 #if defined(__riscv_vector)
 typedef vint32m8_t edgeq_lanes;
 
-EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_channel *c, int32_t n)
+EDGEQ_INLINE edgeq_lanes edgeq_lanes_begin(const edgeq_record *c, int32_t n)
 {
-    return __riscv_vlse32_v_i32m8(&c->bias, sizeof *c, (size_t)n);
+    return edgeq_biases_of(c, (size_t)n);
 }
 
 EDGEQ_INLINE edgeq_lanes edgeq_lanes_add(edgeq_lanes sum, const int8_t *x, const int8_t *w, int32_t n)
@@ -21,7 +21,7 @@ EDGEQ_INLINE edgeq_lanes edgeq_lanes_add(edgeq_lanes sum, const int8_t *x, const
     return __riscv_vwadd_wv_i32m8(sum, part, some);
 }
 
-EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes sum, const edgeq_output *o, const edgeq_channel *c, int32_t n, int8_t *out)
+EDGEQ_INLINE void edgeq_lanes_end(edgeq_lanes sum, const edgeq_output *o, const edgeq_record *c, int32_t n, int8_t *out)
 {
     edgeq_store_sums(o, c, sum, (size_t)n, out);
 }

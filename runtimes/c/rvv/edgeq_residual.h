@@ -37,7 +37,8 @@ EDGEQ_INLINE void edgeq_add_some(
 {
     vint32m4_t sum = __riscv_vmv_v_x_i32m4(s->channel.bias, n);
     sum = edgeq_add_terms(edgeq_add_terms(sum, &s->own, codes, n), &s->other, addend, n);
-    edgeq_store_some_sums(output, &s->channel, 0, sum, n, out);
+    edgeq_store_scaled(output, __riscv_vmv_v_x_i32m4(s->channel.multiplier, n), __riscv_vmv_v_x_i32m4(s->channel.offset, n),
+        __riscv_vmv_v_x_u32m4((uint32_t)s->channel.shift, n), sum, n, out);
 }
 #else
 EDGEQ_INLINE void edgeq_add_some(
