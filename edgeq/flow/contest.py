@@ -14,7 +14,7 @@ import torch
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
-from edgeq.flow.effort import SETTINGS, learned, migrated, output_loss
+from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, learned, migrated, output_loss
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import Quantization, quantize
 from edgeq.flow.request import ExportRequest
@@ -80,13 +80,15 @@ class Candidate:
 def candidates_of(
     job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
 ) -> tuple[Candidate, ...]:
-    """What computes the same and is easier to quantize; for `best` also with channels moved.
+    """What computes the same and is easier to quantize; for `best`, and where activations have few bits, with channels moved.
 
     The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better.
     """
     effort, target, plain = job.request.effort, job.target, graph
     if target.is_integer and effort != "fast":
         graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
+        if activation_bits(graph, target, recipe) <= FEW_BITS:
+            graph = migrated(graph, recipe, target, calibration, notes, job.progress)
 
     def item(graph: Graph, *ways: Way) -> Candidate:
         source = job.model.digest if graph is plain else digest(graph)
@@ -94,7 +96,7 @@ def candidates_of(
 
     if effort != "best" or not target.is_integer:
         return (item(graph, Way()),)
-    moved = migrated(graph, target, calibration, notes, job.progress)
+    moved = migrated(graph, recipe, target, calibration, notes, job.progress)
     balanced = (Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS))
     whole = Way("with descent on the whole", replace(SETTINGS["best"], steps=0))
     units = Way("with channels moved and descent on units", SETTINGS["best"])

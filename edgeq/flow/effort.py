@@ -42,7 +42,9 @@ from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
 from edgeq.quantize.simulate import Simulation
+from edgeq.quantize.structure import analyse
 from edgeq.quantize.units import units
+from edgeq.recipe import Recipe
 from edgeq.target import Target
 
 Effort = Literal["fast", "balanced", "best"]
@@ -88,8 +90,15 @@ class LearnedFile:
             temporary.unlink(missing_ok=True)
 
 
+def activation_bits(graph: Graph, target: Target, recipe: Recipe) -> int:
+    """The fewest bits of any value that is rounded."""
+    structure = analyse(graph, target, recipe)
+    return min((bits_of(structure.formats[key]) for key in structure.members), default=target.narrow.bits)
+
+
 def migrated(
     graph: Graph,
+    recipe: Recipe,
     target: Target,
     calibration: CalibrationSet,
     notes: list[str],
@@ -97,7 +106,8 @@ def migrated(
 ) -> Graph:
     """`graph` with channels moved where that helps its quantized readers, and a line in `notes` on it."""
     progress("moving channels", 0, 0)
-    grids = Grids(target.narrow, target.weight, target.symmetric)
+    bits = min(activation_bits(graph, target, recipe), target.narrow.bits)
+    grids = Grids(replace(target.narrow, bits=bits), target.weight, target.symmetric)
     found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids, calibration.device)
     if not found:
         return graph

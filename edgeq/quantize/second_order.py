@@ -170,9 +170,9 @@ def _spreading(hessian: Tensor) -> Tensor:
     """
     factor = torch.linalg.cholesky(hessian.flip(1, 2))
     one = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device).expand_as(hessian)
-    upper: Tensor = torch.linalg.solve_triangular(factor, one, upper=False).flip(1, 2)
-    along: Tensor = upper.diagonal(dim1=1, dim2=2)
-    return upper / along[:, :, None]
+    upper = torch.linalg.solve_triangular(factor, one, upper=False).flip(1, 2)
+    found: Tensor = upper / upper.diagonal(dim1=1, dim2=2)[:, :, None]
+    return found
 
 
 def _by_column(matrix: Tensor) -> Tensor:

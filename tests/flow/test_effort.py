@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.contest import DRAWS
 from edgeq.flow.effort import SETTINGS, LearnedFile
+from edgeq.ir import ops as o
 from edgeq.quantize.refine import Settings
 from tests.command_line import Ran, edgeq, write_noise_images, write_small_classifier
+from tests.quantized import Net
 
 
 @pytest.fixture
@@ -83,3 +87,31 @@ def test_best_is_what_does_better_on_images_held_out(
     assert len(others) == DRAWS + 1 and 0 < min(plain, *others) < 1
     exported("balanced", "--effort", "balanced")
     assert (graph_of("best") == graph_of("balanced")) == (plain <= min(others))
+
+
+def write_uneven_norm(path: Path) -> None:
+    """A layer norm whose channels reach very differently far, which the layer behind takes back."""
+    net = Net(1, 3, 16, 16)
+    flat = net.add(o.Transpose(net.add(o.Reshape("x", "flat", (1, 3, 256))), "tokens", (0, 2, 1)))
+    wide = net.linear(flat, 24, "wide")
+    spread = np.geomspace(1, 60, 24)
+    normal = net.add(o.LayerNorm(wide, net.constant(spread), net.constant(np.zeros(24)), "normal", 2, 1e-5))
+    weight = net.constant(net.rng.normal(0, 0.2, (10, 24)) / spread)
+    model, _ = build_model(net.graph(net.add(o.Linear(normal, weight, net.reals(10), "y"))), "onnxruntime")
+    path.write_bytes(to_bytes(model))
+
+
+def test_channels_move_where_activations_have_few_bits(place: Path) -> None:
+    write_uneven_norm(place / "norm.onnx")
+    write_noise_images(place / "small", 12, 16)
+    noise = {}
+    for bits in (4, 8):
+        for effort in ("fast", "balanced"):
+            command = ("quantize", "norm.onnx", "--calib", "small", "--preprocess", "cifar", "--effort", effort)
+            formats = ("--weights", "int8", "--activations", f"int{bits}", "--format", f"*=w8a{bits}")
+            ran = edgeq(*command, *formats, "--data", "small", "--out", f"{effort}{bits}", "--json")
+            assert ran.exit == 0, ran.stderr
+            noise[effort, bits] = sqnr(ran)
+            moved = [note for note in ran.document["notes"] if note.startswith("channels moved at normal")]
+            assert bool(moved) == (bits == 4 and effort == "balanced")
+    assert noise["balanced", 4] > noise["fast", 4] + 5
