@@ -102,7 +102,7 @@ def test_outputs_equal_the_reference_and_counts_repeat(name: str, folders: dict[
 
 
 @pytest.mark.parametrize("change", [None, with_large_biases, partial(pruned, seed=5)], ids=["plain", "large", "pruned"])
-@pytest.mark.parametrize("name", [board.name for board in BOARDS])
+@pytest.mark.parametrize("name", TARGET_OF)
 def test_channels_of_every_kind(name: str, change: Callable[[Graph], Graph] | None, tmp_path: Path) -> None:
     """A network that leaves out the most code; numbers of channels that need sixteen bytes; channels of one code."""
     board, graph = installed(find_board(name)), small_network() if change else plain_network()
