@@ -102,11 +102,14 @@ class Structure:
 
 
 def _readers(graph: Graph, value: o.Value) -> Iterator[o.Op | None]:
-    """What reads a value, directly or moved to other places; None stands for the caller."""
+    """What reads a value, directly or moved to other places; None stands for the caller.
+
+    Pools, gathers and enlarged images read it: generated C has them for the codes of most values alone.
+    """
     if value in graph.outputs:
         yield None
     for op in graph.consumers.get(value, ()):
-        if moves_codes(op):
+        if moves_codes(op) and not isinstance(op, o.MaxPool | o.Gather | o.Resize):
             yield from _readers(graph, o.results(op)[0])
         else:
             yield op

@@ -17,9 +17,9 @@ from edgeq.emit.c import emit
 from edgeq.emit.c_names import identifier
 from edgeq.emit.c_pack import in_order, packed, stored_bits
 from edgeq.errors import UnsupportedError
-from edgeq.formats import INT16
+from edgeq.formats import INDEX, INT16
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Graph
+from edgeq.ir.graph import Graph, Type
 from edgeq.reference.arithmetic import SHIFT_MIN
 from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Instructions
@@ -105,6 +105,27 @@ def test_a_stream_is_padded() -> None:
     joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
     graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
     assert lowered(graph, target("c-int8"), inputs_of(graph)).types["p"].format == INT16
+    assert assert_equal_everywhere(graph, "c-int8", 0) > 100
+
+
+@pytest.mark.parametrize("way", ["MaxPool", "Resize", "Gather"])
+def test_what_has_no_kernel_of_16_bits_ends_a_stream(way: str) -> None:
+    """A sum that reaches its layer norm through a pool has the codes of other values, so that C can pool them."""
+    n = Net(1, 6, 4, 6)
+    total = n.add(o.Add("x", n.conv("x", 6, "c"), "s"))
+    if way == "MaxPool":
+        between = n.add(o.MaxPool(total, "between", (3, 3), (1, 1), (1, 1, 1, 1)))
+    elif way == "Resize":
+        between = n.add(o.Resize(total, "between", (8, 12), (2.0, 2.0)))
+    else:
+        order = n.editor.constant("order", np.arange(6)[::-1].copy(), Type((6,), INDEX))
+        between = n.add(o.Gather(total, order, "between", 3))
+    count = 96 if way == "Resize" else 24
+    rows = n.add(o.Transpose(n.add(o.Reshape(between, "r", (1, 6, count))), "t", (0, 2, 1)))
+    joined = n.add(o.Add(rows, n.linear(n.add(o.LayerNorm(rows, None, None, "n", 2, 1e-5)), 6, "l"), "z"))
+    graph = n.graph(n.linear(n.add(o.LayerNorm(joined, None, None, "w", 2, 1e-5)), 5, "y"))
+    types = lowered(graph, target("c-int8"), inputs_of(graph)).types
+    assert types["s"].format != INT16 and types["z"].format == INT16
     assert assert_equal_everywhere(graph, "c-int8", 0) > 100
 
 
