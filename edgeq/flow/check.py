@@ -34,7 +34,7 @@ from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
-OUTPUT_IMAGES = 2
+OUTPUT_IMAGES = 4
 LAYER_IMAGES = 1
 """A layer has as many codes in one image as an output in many."""
 HALF_FLOOR = 2.0**-24
