@@ -24,6 +24,9 @@ from edgeq.ir.bounds import Interval
 from edgeq.reference.arithmetic import requantize
 
 WORD = 1 << 31
+SMALL_SUMS = WORD
+"""Below it, times the layer's factor, the sums of constants follow their codes, and fit in records; above, multipliers do."""
+
 Channel = tuple[int, int, int, int]
 """bias, multiplier, offset, shift."""
 
@@ -105,12 +108,20 @@ def channels_by_bias(op: o.Requantize, numbers: Scaling, sums: Sequence[Interval
         if low != high:
             found.append(channel)
         else:
-            raised, steps = (numbers.factor // 4, 4) if op.rounding == "gemmlowp2" else (numbers.factor, 8)
-            total = steps * (code - numbers.zero_point)
-            if abs(total) * numbers.factor >= WORD:
-                raise UnsupportedError("a scale ratio is too large beside a constant channel", where=op.out)
-            found.append((bias + total - low, (1 << 30) // raised, numbers.middle, 1))
+            total, multiplier = _constant(op, numbers.factor, code - numbers.zero_point)
+            found.append((bias + total - low, multiplier, numbers.middle, 1))
     return found
+
+
+def _constant(op: o.Requantize, factor: int, steps: int) -> tuple[int, int]:
+    """A sum and a multiplier that give the code so many steps above the zero point, with a shift of one."""
+    raised, small = (factor // 4, 4) if op.rounding == "gemmlowp2" else (factor, 8)
+    if abs(small * steps) * factor < SMALL_SUMS:
+        return small * steps, (1 << 30) // raised
+    total, multiplier = (1 << 30) // factor, (16 if op.rounding == "gemmlowp2" else 8) * steps
+    if abs(multiplier) >= WORD:
+        raise UnsupportedError("a scale ratio is too large beside a constant channel", where=op.out)
+    return total, multiplier
 
 
 def record(channel: Channel, middle: int) -> Record | None:

@@ -131,6 +131,23 @@ def test_depthwise_planes_of_any_width(width: int, board_name: str, tmp_path: Pa
     assert len(np.unique(codes)) > 20
 
 
+@pytest.mark.parametrize("rounding", ["single", "gemmlowp2"])
+@pytest.mark.parametrize("name", TARGET_OF)
+def test_channels_of_one_code_by_their_multipliers(
+    name: str, rounding: o.Rounding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside ratios so large that 32 bits do not hold the code times the factor."""
+    monkeypatch.setattr("edgeq.emit.c_numbers.SMALL_SUMS", 0)
+    board, graph = installed(find_board(name)), small_network()
+    chosen = replace(target(TARGET_OF[name]), rounding=rounding)
+    integer = pruned(lowered(graph, chosen, inputs_of(graph)), seed=5)
+    emit(integer, chosen, tmp_path / "out", "net", {}, {})
+    document, found = read_folder(tmp_path / "out"), measure(board, tmp_path / "out", golden(tmp_path / "out"))
+    crcs = [zlib.crc32(to_memory(found.outputs[port["name"]]).tobytes()) for port in document["outputs"]]
+    assert crcs == document["golden"]["outputs"]
+    assert sum(len(np.unique(codes)) for codes in found.outputs.values()) > 5
+
+
 @pytest.mark.parametrize("name", ["rv32imc-sim", "cortex-m4-sim", "cortex-m55-sim"])
 def test_a_transformer_equals_the_reference(name: str, tmp_path: Path) -> None:
     board = installed(find_board(name))

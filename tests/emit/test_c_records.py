@@ -13,7 +13,6 @@ from edgeq.emit.c import emit
 from edgeq.emit.c_bank import Bank
 from edgeq.emit.c_needs import left_out
 from edgeq.emit.c_numbers import channels_by_bias, record, scaling
-from edgeq.errors import UnsupportedError
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.reference.arithmetic import quantize_multiplier
@@ -174,9 +173,26 @@ def test_pairs_where_threes_would_cost_more() -> None:
     assert "EDGEQ_PAIRS" not in left_out(frozenset(), 50, 100, "dsp"), "it has pairs alone"
 
 
-def test_a_ratio_beside_a_constant_channel_that_32_bits_cannot_hold() -> None:
-    pairs = [quantize_multiplier(ratio) for ratio in (2.0**21, 0.5)]
-    op = o.Requantize("x", "y", *zip(*pairs, strict=True), "single", -128, 127)
-    sums = [(-100, 100), (600, 600)]
-    with pytest.raises(UnsupportedError, match="constant channel"):
-        channels_by_bias(op, scaling(op, -128, [0, 0], sums), sums)
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("code", [-128, -1, 0, 3, 127])
+def test_a_constant_beside_a_factor_that_32_bits_do_not_hold_with_it(code: int, rounding: o.Rounding) -> None:
+    pairs = [quantize_multiplier(ratio) for ratio in (2.0**21, 1.0)]
+    op = o.Requantize("x", "y", *zip(*pairs, strict=True), rounding, -128, 127)
+    sums = [(-100, 100), (code, code)]
+    numbers = scaling(op, 0, [7, 7], sums)
+    (bias, multiplier, offset, shift) = channels_by_bias(op, numbers, sums)[1]
+    assert numbers.factor > 1 << 20 and offset == numbers.middle and shift == 1
+    high = (code - 7 + bias) * numbers.factor * multiplier >> 32  # the layer's products sum to code - 7
+    if rounding == "gemmlowp2":
+        high = (high + 1 >> 1) - (high + 1 >> 1 < 0)
+    assert high + offset >> shift == code and abs(multiplier) < 1 << 31
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("name", C_TARGETS)
+def test_constants_by_their_multipliers(
+    name: str, rounding: o.Rounding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeq.emit.c_numbers.SMALL_SUMS", 0)
+    text = assert_equal(small_network(), name, rounding, lambda graph: pruned(graph, 5), tmp_path / "out")
+    assert "EDGEQ_WIDE_RECORDS" in text
