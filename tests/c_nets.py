@@ -16,6 +16,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, with_constants
 from edgeq.ir.verify import verify
 from edgeq.reference.interpret import run
+from edgeq.runtimes.native import NativeRuntime
 from edgeq.target import Target
 from edgeq.targets import find_target
 from tests.lowering import lowered
@@ -26,6 +27,7 @@ PACKED_TARGETS = ("c-w4a8", "cortex-m4-w4a8", "cortex-m55-w4a8")
 
 
 WIDE_TARGET = "c-w8a16"
+QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
 
 
 def folder_of(graph: Graph, target: Target, folder: Path) -> tuple[Graph, Artifact]:
@@ -64,6 +66,19 @@ def every_value(graph: Graph, inputs: Mapping[o.Value, Array]) -> dict[o.Value, 
     seen: dict[o.Value, NDArray[np.generic]] = {}
     outputs = run(graph, inputs, lambda name, tensor: seen.__setitem__(name, tensor.numpy()))
     return {**seen, **{name: tensor.numpy() for name, tensor in outputs.items()}}
+
+
+def equal_codes(graph: Graph, integer: Graph, artifact: Artifact, seed: int) -> set[int]:
+    """The codes of every stored value of C on extreme inputs, asserted to be the reference's."""
+    runtime, seen = NativeRuntime(artifact.primary, artifact.tensors.values(), QUICK), set[int]()
+    for inputs in extreme_inputs(graph, seed):
+        wanted, found = every_value(integer, inputs), runtime.run(inputs)
+        assert found.keys() >= set(integer.outputs)
+        for value, codes in found.items():
+            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
+            if codes.dtype.kind == "i":
+                seen.update(np.unique(codes).tolist())
+    return seen
 
 
 def small_network() -> Graph:

@@ -26,8 +26,10 @@ from edgeq.target import Instructions
 from tests.c_nets import (
     C_TARGETS,
     PACKED_TARGETS,
+    QUICK,
     WIDE_TARGET,
     biases_beyond_32_bits,
+    equal_codes,
     every_value,
     extreme_inputs,
     folder_of,
@@ -41,7 +43,6 @@ from tests.code_nets import code_nets
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 
-QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
 SANITIZED = ("-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 UNDEFINED = (*QUICK, "-fsanitize=undefined", "-fno-sanitize-recover=all")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
@@ -52,16 +53,7 @@ def assert_equal_everywhere(graph: Graph, name: str, seed: int, bits: int | None
     """Every stored value of the C equals the reference; the number of distinct codes seen."""
     with tempfile.TemporaryDirectory() as temporary:
         integer, artifact = folder_of(graph, target(name, bits), Path(temporary) / "out")
-        runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), QUICK)
-        distinct = set[int]()
-        for inputs in extreme_inputs(graph, seed):
-            wanted, found = every_value(integer, inputs), runtime.run(inputs)
-            assert found.keys() >= set(integer.outputs)
-            for value, codes in found.items():
-                np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
-                if codes.dtype in (np.int8, np.int16):
-                    distinct.update(codes.reshape(-1).tolist())
-        return len(distinct)
+        return len(equal_codes(graph, integer, artifact, seed))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))

@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -15,13 +14,10 @@ from edgeq.emit.c_place import place
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.kernels import program
-from edgeq.runtimes.native import NativeRuntime
-from tests.c_nets import C_TARGETS, PACKED_TARGETS, every_value, extreme_inputs, folder_of, target
+from tests.c_nets import C_TARGETS, PACKED_TARGETS, equal_codes, folder_of, target
 from tests.code_nets import code_nets
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
-
-QUICK = ("-std=c99", "-O1", "-fPIC", "-shared")
 
 
 def high_resolution() -> Graph:
@@ -39,15 +35,7 @@ def high_resolution() -> Graph:
 def check(graph: Graph, name: str, ram_bytes: int, folder: Path) -> set[int]:
     """The codes seen, all equal to the reference."""
     integer, artifact = folder_of(graph, replace(target(name), ram_bytes=ram_bytes), folder)
-    runtime = NativeRuntime(artifact.primary, artifact.tensors.values(), QUICK)
-    seen = set[int]()
-    for inputs in extreme_inputs(graph, 3):
-        wanted, found = every_value(integer, inputs), runtime.run(inputs)
-        for value, codes in found.items():
-            np.testing.assert_array_equal(codes, wanted[value], err_msg=value)
-            if codes.dtype.kind == "i":
-                seen.update(np.unique(codes).tolist())
-    return seen
+    return equal_codes(graph, integer, artifact, 3)
 
 
 @pytest.mark.parametrize("name", [*C_TARGETS, *PACKED_TARGETS])
