@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edgeq.calibrate.statistics import SIDE, Statistics
+from edgeq.calibrate.statistics import SIDE, Histogram, Statistics
 from edgeq.formats import FloatArray, Int, IntArray
 from edgeq.ir.ops import Function
 from edgeq.quantize.scale import SCALE_CEILING, SCALE_FLOOR
@@ -81,13 +81,14 @@ class Density:
     moments: FloatArray
 
     @classmethod
-    def of(cls, statistics: Statistics, f: Map) -> Density:
-        """The density of `statistics`, seen through f."""
-        occupied = np.flatnonzero(statistics.histogram.counts)
+    def of(cls, statistics: Statistics, f: Map, weighed: Histogram | None = None) -> Density:
+        """The density of `statistics`, seen through f; that of weights where they are given instead of counts."""
+        histogram = weighed or statistics.histogram
+        occupied = np.flatnonzero(histogram.counts)
         first, last = (int(occupied[0]), int(occupied[-1])) if occupied.size else (SIDE, SIDE)
-        edges = statistics.histogram.edges[first : last + 2]
+        edges = histogram.edges[first : last + 2]
         edges = np.clip(edges, statistics.minimum, statistics.maximum)
-        counts = statistics.histogram.counts[first : last + 1].astype(np.float64)
+        counts = histogram.counts[first : last + 1].astype(np.float64)
         y = np.nan_to_num(f(edges), nan=0.0, posinf=0.0, neginf=0.0)  # at the ends of empty bins f may have no value
         left, right = y[:-1], y[1:]
         means = np.stack([np.ones_like(left), (left + right) / 2, (left**2 + left * right + right**2) / 3])

@@ -55,9 +55,10 @@ from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.memory_budget import apply_export_budget
 from edgeq.flow.processes import is_first, local_device
-from edgeq.flow.ranges import ChosenRange, inputs_of, store_weights
+from edgeq.flow.ranges import ChosenRange, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
+from edgeq.flow.statistics import inputs_of
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, TrainingRun
 from edgeq.frontend.model import open_model
