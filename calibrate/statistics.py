@@ -3,7 +3,8 @@
 A histogram bin is the sign, the exponent and the first eight mantissa bits of a float32, for the sixteen octaves below
 the largest magnitude seen; smaller numbers share one bin per sign. A larger number only moves the window up by whole
 octaves, so merging loses nothing and the result depends neither on the order of the images nor on how they were
-batched. Exact zeros are counted apart: every quantizer represents them exactly.
+batched. Exact zeros are counted apart: every quantizer represents them exactly. Of a large value the ends are those of
+all elements, and rows that lie evenly apart are counted (edgeq/calibrate/rows.py).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgeq.calibrate.rows import rows
 from edgeq.errors import DataError
 from edgeq.formats import FloatArray, IntArray
 from edgeq.ir.graph import Array
 from edgeq.ir.ops import Value
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever stored statistics would be read differently."""
 
 MANTISSA_BITS = 8
@@ -86,7 +88,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of all elements of a value over some images.
+    """Statistics of a value over some images: the ends of all its elements, the rest of the `count` that were counted.
 
     `channel_minimum` and `channel_maximum` are float32 [channels] (axis 1 of four axes, else the last); `total` and
     `total_squares` are sums of x and x**2; `zeros` counts exact zeros.
@@ -169,7 +171,7 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
     if flat.device.type != "cpu":  # which adds in any order: whole numbers come to the same in each
         unit = float(weights.amax()) / (1 << 32) or 1.0
         weights = torch.round(weights.double() / unit)
-    found, _ = _histogram(flat, float(flat.abs().amax()), weights)
+    found, _ = _histogram(flat, max(float(flat.amax()), -float(flat.amin())), weights)
     return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 
@@ -187,9 +189,9 @@ def statistics_of(x: Tensor, where: object = None) -> Statistics:
             where=where,
             next_step="Check the preprocessing (value range, channel order) and the model.",
         )
-    flat = x.contiguous().view(-1)
+    flat = rows(x, images=x.shape[0] if x.dim() else 1).contiguous().view(-1)
     histogram, zeros = _histogram(flat, max(abs(float(low.min())), abs(float(high.max()))))
-    return Statistics(x.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    return Statistics(flat.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
 
 
 def merge_all(parts: Iterable[Statistics]) -> Statistics:
