@@ -79,7 +79,7 @@ def _candidates(site: Site, statistics: Mapping[str, Statistics], estimators: Se
     return found
 
 
-def _probes(graph: Graph, value: o.Value) -> list[Probe]:
+def probes_of(graph: Graph, value: o.Value) -> list[Probe]:
     """Where errors of `value` are weighed and the function up to there: at itself, or behind all that read it."""
     readers = list(graph.consumers.get(value, ()))
     if gate := gated_function(readers):
@@ -102,7 +102,7 @@ def weighed_passes(
     graph = structure.graph
     clipped = [key for key, site in sites.items() if not _never_clipped(structure, key, site)]
     values = dict.fromkeys(v for key in clipped for v in structure.sources(key) if v not in graph.constants)
-    probes = [(value, probe) for value in values for probe in _probes(graph, value)]
+    probes = [(value, probe) for value in values for probe in probes_of(graph, value)]
     sloped = {place for _, (place, _) in probes}
     for seen, slopes in backward_passes(graph, objective, sloped, samples, watched={*watched, *values}, device=device):
         with torch.no_grad():
@@ -158,7 +158,7 @@ def choose_by_output_noise(
         fixed = _never_clipped(structure, key, site)
         known = {"": statistics[key]} | {name: part[key] for name, part in ({} if fixed else parts or {}).items()}
         grids = _candidates(site, known, estimators[: 1 if fixed else None])
-        places = [(v, probe) for v in structure.sources(key) for probe in _probes(structure.graph, v)]
+        places = [(v, probe) for v in structure.sources(key) for probe in probes_of(structure.graph, v)]
         rows = [_noise_of(places, image, statistics[key], list(grids), site.format) for image in weighed.weights]
         found[key] = _choice(grids, risk.of(np.array(rows)) * len(rows) / weighed.images)
     return found
