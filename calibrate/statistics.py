@@ -3,8 +3,7 @@
 A histogram bin is the sign, the exponent and the first eight mantissa bits of a float32, for the sixteen octaves below
 the largest magnitude seen; smaller numbers share one bin per sign. A larger number only moves the window up by whole
 octaves, so merging loses nothing and the result depends neither on the order of the images nor on how they were
-batched. Exact zeros are counted apart: every quantizer represents them exactly. Of a large value the ends are those of
-all elements, and rows that lie evenly apart are counted (edgeq/calibrate/rows.py).
+batched. Exact zeros are counted apart: every quantizer represents them exactly.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgeq.calibrate.rows import rows
 from edgeq.errors import DataError
 from edgeq.formats import FloatArray, IntArray
 from edgeq.ir.graph import Array
 from edgeq.ir.ops import Value
 
-LAYOUT = 2
+LAYOUT = 1
 """Raised whenever stored statistics would be read differently."""
 
 MANTISSA_BITS = 8
@@ -88,7 +86,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of a value over some images: the ends of all its elements, the rest of the `count` that were counted.
+    """Statistics of all elements of a value over some images.
 
     `channel_minimum` and `channel_maximum` are float32 [channels] (axis 1 of four axes, else the last); `total` and
     `total_squares` are sums of x and x**2; `zeros` counts exact zeros.
@@ -171,7 +169,7 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
     if flat.device.type != "cpu":  # which adds in any order: whole numbers come to the same in each
         unit = float(weights.amax()) / (1 << 32) or 1.0
         weights = torch.round(weights.double() / unit)
-    found, _ = _histogram(flat, max(float(flat.amax()), -float(flat.amin())), weights)
+    found, _ = _histogram(flat, float(flat.abs().amax()), weights)
     return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 
@@ -189,9 +187,9 @@ def statistics_of(x: Tensor, where: object = None) -> Statistics:
             where=where,
             next_step="Check the preprocessing (value range, channel order) and the model.",
         )
-    flat = rows(x, images=x.shape[0] if x.dim() else 1).contiguous().view(-1)
+    flat = x.contiguous().view(-1)
     histogram, zeros = _histogram(flat, max(abs(float(low.min())), abs(float(high.max()))))
-    return Statistics(flat.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    return Statistics(x.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
 
 
 def merge_all(parts: Iterable[Statistics]) -> Statistics:

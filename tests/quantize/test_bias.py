@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from edgeq.calibrate.rows import MOST
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
-from edgeq.quantize.bias import Excerpts, correct_biases, corrected_operands, operand_values
+from edgeq.quantize.bias import MOST, Excerpts, correct_biases, corrected_operands, operand_values
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import run
