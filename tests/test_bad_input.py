@@ -71,9 +71,9 @@ def test_missing_model() -> None:
     refused(export("nowhere.onnx", "--calib", "scenes"), 2, "no such model", "nowhere.onnx", "zoo:")
 
 
-def test_integer_graph_as_model(tmp_path: Path) -> None:
-    (tmp_path / "graph.edgeq").touch()
-    refused(export(tmp_path / "graph.edgeq", "--calib", "scenes"), 3, "an artifact, not a model to start from")
+def test_integer_graph_as_model(inputs: Path) -> None:
+    (inputs / "graph.edgeq").touch()
+    refused(export(inputs / "graph.edgeq", "--calib", "scenes"), 3, "an artifact, not a model to start from")
 
 
 def test_unknown_zoo_model() -> None:
