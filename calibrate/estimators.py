@@ -188,6 +188,7 @@ def _best(lows: FloatArray, highs: FloatArray, errors: FloatArray) -> Range:
 # --- octav ----------------------------------------------------------------------------------------------------
 
 _NEWTON_STEPS = 30
+_SETTLED = 1e-6
 
 
 def _octav_range(statistics: Statistics, format: Int, symmetric: bool) -> Range:
@@ -210,6 +211,7 @@ def _balanced(density: Density, low: float, high: float, k: float, *, symmetric:
     number, total = density.moments[:2, -1]
     a = b = 0.0
     for _ in range(_NEWTON_STEPS):
+        before = a, b
         (below, under_b), (sum_below, sum_under_b), _ = density.moments_below(np.array([a, b]))
         above, sum_above = number - under_b, total - sum_under_b
         noise = k * (under_b - below)
@@ -221,6 +223,8 @@ def _balanced(density: Density, low: float, high: float, k: float, *, symmetric:
                 min((sum_below + b * noise) / max(noise + below, _TINY), 0.0),
                 max((sum_above + a * noise) / max(noise + above, _TINY), 0.0),
             )
+        if max(abs(a - before[0]), abs(b - before[1])) <= _SETTLED * (b - a):
+            break
     return max(a, low), min(b, high)
 
 

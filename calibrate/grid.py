@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from edgeq.calibrate.statistics import SIDE, Statistics
+from edgeq.calibrate.statistics import SIDE, Histogram, Statistics
 from edgeq.formats import FloatArray, Int, IntArray
 from edgeq.ir.ops import Function
 from edgeq.quantize.scale import SCALE_CEILING, SCALE_FLOOR
@@ -81,13 +81,14 @@ class Density:
     moments: FloatArray
 
     @classmethod
-    def of(cls, statistics: Statistics, f: Map) -> Density:
-        """The density of `statistics`, seen through f."""
-        occupied = np.flatnonzero(statistics.histogram.counts)
+    def of(cls, statistics: Statistics, f: Map, weighed: Histogram | None = None) -> Density:
+        """The density of `statistics`, seen through f; that of weights where they are given instead of counts."""
+        histogram = weighed or statistics.histogram
+        occupied = np.flatnonzero(histogram.counts)
         first, last = (int(occupied[0]), int(occupied[-1])) if occupied.size else (SIDE, SIDE)
-        edges = statistics.histogram.edges[first : last + 2]
+        edges = histogram.edges[first : last + 2]
         edges = np.clip(edges, statistics.minimum, statistics.maximum)
-        counts = statistics.histogram.counts[first : last + 1].astype(np.float64)
+        counts = histogram.counts[first : last + 1].astype(np.float64)
         y = np.nan_to_num(f(edges), nan=0.0, posinf=0.0, neginf=0.0)  # at the ends of empty bins f may have no value
         left, right = y[:-1], y[1:]
         means = np.stack([np.ones_like(left), (left + right) / 2, (left**2 + left * right + right**2) / 3])
@@ -96,9 +97,9 @@ class Density:
 
     def moments_below(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Sums of 1, y and y**2 over the values below x (any shape)."""
-        k = np.clip(np.searchsorted(self.edges, x, side="right") - 1, 0, len(self.counts) - 1)
+        k = np.searchsorted(self.edges[1:-1], x, side="right")
         lower = self.edges[k]
-        t = np.clip((x - lower) / np.maximum(self.edges[k + 1] - lower, _NARROWEST), 0.0, 1.0)
+        t = np.minimum(np.maximum((x - lower) / np.maximum(self.edges[k + 1] - lower, _NARROWEST), 0.0), 1.0)
         count, left, rise = self.counts[k] * t, self.left[k], self.rise[k] * t
         number, total, squares = (running[k] for running in self.moments)
         return (
@@ -106,6 +107,14 @@ class Density:
             total + count * (left + rise / 2),
             squares + count * (left * (left + rise) + rise * rise / 3),
         )
+
+
+def _between(below: FloatArray, all_: float) -> FloatArray:
+    """Sums over what lies before, between and behind borders, from the sums `below` each of them (axis 1)."""
+    found = np.empty((len(below), below.shape[1] + 1))
+    found[:, :-1], found[:, -1] = below, all_
+    found[:, 1:] -= below
+    return found
 
 
 def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatArray:
@@ -119,8 +128,7 @@ def expected_errors(density: Density, grid: Grid, format: Int, f: Map) -> FloatA
     levels = (np.arange(format.low, format.high + 1) - zero_point) * scale
     below = density.moments_below(levels[:, :-1] + scale / 2)
     number, total, squares = (
-        np.diff(moment, axis=1, prepend=0.0, append=running[-1])
-        for moment, running in zip(below, density.moments, strict=True)
+        _between(moment, running[-1]) for moment, running in zip(below, density.moments, strict=True)
     )
     y = np.where(number > 0, f(levels), 0.0)
     error = (y * (y * number - 2 * total) + squares).sum(axis=1)

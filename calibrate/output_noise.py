@@ -1,15 +1,18 @@
 """The range of each value whose rounding disturbs the network's outputs least.
 
 Every quantized value has a few candidate grids, proposed by the estimators from its statistics. The noise that each
-candidate causes at the outputs is measured on real images to first order (edgeq/quantize/sensitivity.py): one backward
-pass serves all values and candidates. Where functions alone read a value, its error is taken behind them, so that
-what they squash does not count.
+causes at the outputs is known to first order (edgeq/quantize/sensitivity.py): an error e of an element adds (g e)^2,
+where g is its slope in a backward pass of a random projection of the outputs. Errors of different elements are taken
+as uncorrelated, since what they have in common shifts a layer's mean and is taken back by its bias
+(edgeq/quantize/bias.py). So a histogram of the elements that sums g^2 instead of counting tells the noise of every
+grid, and one pass over an image serves all values and candidates. Where functions alone read a value, its error is
+taken behind them, so that what they squash does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,28 +20,26 @@ from torch import Tensor
 
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile
+from edgeq.calibrate.grid import Density, expected_errors, map_of
 from edgeq.calibrate.robust import MEAN, Risk
-from edgeq.calibrate.statistics import Statistics
+from edgeq.calibrate.statistics import Histogram, Statistics, weighed_histogram
 from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
-from edgeq.quantize.bias import Excerpts
 from edgeq.quantize.operators import gated_function
-from edgeq.quantize.sensitivity import Objective, backward_passes, power_by_channel, rounded
+from edgeq.quantize.sensitivity import Objective, backward_passes
 from edgeq.quantize.structure import Structure
 from edgeq.reference.interpret import Device
-from edgeq.reference.meaning import apply_function
 
 CANDIDATES: tuple[Estimator, ...] = (
     MinMax(), Percentile(99.999), Percentile(99.99), Percentile(99.9), Mse(), Octav(), Entropy()
 )  # fmt: skip
 
-IN_CACHE = 1 << 17
-"""Elements that are worked on at once, so that what is computed of them stays in a core's cache: three times as fast."""
-
 Grid = tuple[float, int]
 Probe = tuple[o.Value, o.Function | None]
+Weights = dict[tuple[o.Value, Probe], Histogram]
+"""Of every value and each place where its errors are weighed: the sums of g^2 by the value."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _candidates(site: Site, statistics: Mapping[str, Statistics], estimators: Se
     return found
 
 
-def _probes(graph: Graph, value: o.Value) -> list[Probe]:
+def probes_of(graph: Graph, value: o.Value) -> list[Probe]:
     """Where errors of `value` are weighed and the function up to there: at itself, or behind all that read it."""
     readers = list(graph.consumers.get(value, ()))
     if gate := gated_function(readers):
@@ -88,96 +89,96 @@ def _probes(graph: Graph, value: o.Value) -> list[Probe]:
     return [(value, None)]
 
 
-def _behind(function: o.Function | None, x: Tensor) -> Tensor:
-    return x if function is None else apply_function(function, x)
+def weighed_passes(
+    structure: Structure,
+    objective: Objective,
+    sites: Mapping[o.Value, Site],
+    samples: Iterable[Mapping[o.Value, Array]],
+    watched: Iterable[o.Value] = (),
+    *,
+    device: Device = "cpu",
+) -> Iterator[tuple[dict[o.Value, Tensor], Weights]]:
+    """For each of `samples` its values, those `watched` among them, and the weights of those whose range is chosen."""
+    graph = structure.graph
+    clipped = [key for key, site in sites.items() if not _never_clipped(structure, key, site)]
+    values = dict.fromkeys(v for key in clipped for v in structure.sources(key) if v not in graph.constants)
+    probes = [(value, probe) for value in values for probe in probes_of(graph, value)]
+    sloped = {place for _, (place, _) in probes}
+    for seen, slopes in backward_passes(graph, objective, sloped, samples, watched={*watched, *values}, device=device):
+        with torch.no_grad():
+            yield (
+                seen,
+                {
+                    (value, probe): weighed_histogram(seen[value], slopes[probe[0]].square())
+                    for value, probe in probes
+                    if probe[0] in slopes
+                },
+            )
 
 
-def _in_parts(x: Tensor) -> tuple[Tensor, ...]:
-    """x by a few channels (axis 1) at a time; in one piece where there is no such cache."""
-    x = x if x.dim() > 1 else x.reshape(1, 1, -1)
-    few = max(1, IN_CACHE * x.shape[1] // max(x.numel(), 1)) if x.device.type == "cpu" else x.shape[1]
-    return torch.split(x, few, 1)
+@dataclass
+class Weighed:
+    """Weights over some images: their sums, or those of each image `apart`, as a risk other than the mean needs them."""
 
+    apart: bool = False
+    images: int = 0
+    weights: list[Weights] = field(default_factory=list)
 
-def _noise_of(
-    x: Tensor, probes: list[Probe], grids: Collection[Grid], format: Int, gradients: Mapping[o.Value, Tensor]
-) -> FloatArray:
-    """Noise power that each of `grids` causes through x."""
-    reached = [(function, _in_parts(gradients[probe])) for probe, function in probes if probe in gradients]
-    parts = [
-        _noise_of_part(part, [(function, slopes[k]) for function, slopes in reached], grids, format)
-        for k, part in enumerate(_in_parts(x))
-    ]
-    found: FloatArray = torch.stack(parts).double().cpu().numpy().sum(0)
-    return found
-
-
-def _noise_of_part(
-    x: Tensor, reached: Sequence[tuple[o.Function | None, Tensor]], grids: Iterable[Grid], format: Int
-) -> Tensor:
-    exact = [_behind(function, x) for function, _ in reached]
-    found = []
-    for grid in grids:
-        coarse = rounded(x, format, *grid)
-        errors = [
-            coarse.sub_(real) if function is None else apply_function(function, coarse).sub_(real)
-            for (function, _), real in zip(reached, exact, strict=True)
-        ]
-        powers = [power_by_channel(slope, error) for (_, slope), error in zip(reached, errors, strict=True)]
-        found.append(torch.stack(powers).sum() if powers else x.new_zeros(()))
-    return torch.stack(found)
+    def add(self, image: Weights) -> None:
+        """One more image."""
+        self.images += 1
+        if self.weights and not self.apart:
+            sums = self.weights.pop()
+            both = {place: sums[place].merged(image[place]) for place in sums if place in image}
+            image = {**sums, **image, **both}
+        self.weights.append(image)
 
 
 def choose_by_output_noise(
     structure: Structure,
-    objective: Objective,
     sites: Mapping[o.Value, Site],
     statistics: Mapping[o.Value, Statistics],
-    samples: Iterable[Mapping[o.Value, Array]],
+    weighed: Weighed,
     *,
     estimators: Sequence[Estimator] = CANDIDATES,
     parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
     risk: Risk = MEAN,
-    excerpts: Excerpts | None = None,
-    device: Device = "cpu",
 ) -> dict[o.Value, Choice]:
-    """For each site (a class of `structure`, by its key) the candidate grid of least noise by `objective`.
+    """For each site (a class of `structure`, by its key) the candidate grid of least noise.
 
-    `statistics` has an entry per site, over all its members. `samples` are some of the calibration inputs (about a
+    `statistics` has an entry per site, over all its members. `weighed` are some of the calibration inputs (about a
     dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the first of `estimators`,
     which gains are measured against. `parts` are statistics of some of the images (clean, degraded), whose grids
-    compete too; `risk` weighs the images; `excerpts` note what passes by. Raises DataError if there is no sample.
+    compete too; `risk` weighs the images. Raises DataError if there are none.
     """
-    grids = {}
+    if sites and not weighed.images:
+        raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
+    found = {}
     for key, site in sites.items():
         fixed = _never_clipped(structure, key, site)
         known = {"": statistics[key]} | {name: part[key] for name, part in ({} if fixed else parts or {}).items()}
-        grids[key] = _candidates(site, known, estimators[: 1 if fixed else None])
-    contested = {
-        value: key
-        for key, found in grids.items()
-        for value in structure.sources(key)
-        if len(found) > 1 and value not in structure.graph.constants
-    }
-    probes = {value: _probes(structure.graph, value) for value in contested}
-    kept = {
-        *probes,
-        *(probe for group in probes.values() for probe, _ in group),
-        *(excerpts.values if excerpts else ()),
-    }
-    noise: dict[o.Value, list[FloatArray]] = {key: [] for key in grids}
-    for values, gradients in backward_passes(structure.graph, objective, kept, samples, device=device):
-        for key, found in grids.items():
-            noise[key].append(np.zeros(len(found)))
-        if excerpts:
-            excerpts.note(values)
-        with torch.no_grad():
-            for value, key in contested.items():
-                if value in values:
-                    noise[key][-1] += _noise_of(values[value], probes[value], grids[key], sites[key].format, gradients)
-    if not all(noise.values()):
-        raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
-    return {key: _choice(found, risk.of(np.array(noise[key]))) for key, found in grids.items()}
+        grids = _candidates(site, known, estimators[: 1 if fixed else None])
+        places = [(v, probe) for v in structure.sources(key) for probe in probes_of(structure.graph, v)]
+        rows = [_noise_of(places, image, statistics[key], list(grids), site.format) for image in weighed.weights]
+        found[key] = _choice(grids, risk.of(np.array(rows)) * len(rows) / weighed.images)
+    return found
+
+
+def _noise_of(
+    places: Sequence[tuple[o.Value, Probe]],
+    weights: Weights,
+    statistics: Statistics,
+    grids: Sequence[Grid],
+    format: Int,
+) -> FloatArray:
+    """Noise power that each of `grids` causes in one image."""
+    noise = np.zeros(len(grids))
+    grid = np.array([scale for scale, _ in grids]), np.array([zero_point for _, zero_point in grids])
+    for place in places if len(grids) > 1 else ():
+        if place in weights:
+            f = map_of(place[1][1])
+            noise += expected_errors(Density.of(statistics, f, weights[place]), grid, format, f)
+    return noise
 
 
 def _choice(grids: Mapping[Grid, str], noise: FloatArray) -> Choice:

@@ -52,11 +52,12 @@ UNIT_EDGES = _unit_edges()
 class Histogram:
     """Counts of nonzero values: `counts[k]` of them lie between `edges[k]` and `edges[k + 1]`, all below 2**top.
 
-    `counts` is int64 [2 SIDE], ascending; the outer edges are -2**top and 2**top.
+    `counts` is int64 [2 SIDE], ascending; the outer edges are -2**top and 2**top. Where values have weights, it is the
+    float64 sums of those.
     """
 
     top: int
-    counts: IntArray
+    counts: IntArray | FloatArray
 
     @property
     def edges(self) -> FloatArray:
@@ -71,7 +72,7 @@ class Histogram:
         shift = min(octaves * PER_OCTAVE, SIDE - 1)
         sides = []
         for side in (self.counts[:SIDE][::-1], self.counts[SIDE:]):
-            moved = np.zeros(SIDE, dtype=np.int64)
+            moved = np.zeros(SIDE, dtype=self.counts.dtype)
             moved[0] = side[: shift + 1].sum()
             moved[1 : SIDE - shift] = side[shift + 1 :]
             sides.append(moved)
@@ -149,17 +150,27 @@ def _channel_ends(x: Tensor) -> tuple[Float32Array, Float32Array]:
     return low.cpu().numpy().copy(), high.cpu().numpy().copy()
 
 
-def _histogram(flat: Tensor, largest: float) -> tuple[Histogram, int]:
+def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> tuple[Histogram, int]:
     """Histogram of the nonzero elements and the count of zeros; denormals too small for a pattern count as zeros."""
     patterns = (flat.view(torch.int32) >> (23 - MANTISSA_BITS)).bitwise_and_(2 * _PATTERNS - 1)
-    found = torch.bincount(patterns, minlength=2 * _PATTERNS)
+    found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
     top = max(math.frexp(largest)[1], _SMALLEST_TOP)
     end = (top + _END_BIAS) * PER_OCTAVE
     first = end - (SIDE - 1)
     zeros = found[0] + found[_PATTERNS]
     low, high = (torch.cat([side[1:first].sum(0, True), side[first:end]]) for side in (found[_PATTERNS:], found))
-    counts: IntArray = torch.cat([low.flip(0), high, zeros[None]]).cpu().numpy()  # all that leaves the device
+    counts = torch.cat([low.flip(0), high, zeros[None]]).cpu().numpy()  # all that leaves the device
     return Histogram(top, counts[:-1]), int(counts[-1])
+
+
+def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
+    """For each bin the sum of the `weights` (at least 0, of the shape of x) of the float32 elements of x in it."""
+    flat, weights, unit = x.contiguous().view(-1), weights.contiguous().view(-1), 1.0
+    if flat.device.type != "cpu":  # which adds in any order: whole numbers come to the same in each
+        unit = float(weights.amax()) / (1 << 32) or 1.0
+        weights = torch.round(weights.double() / unit)
+    found, _ = _histogram(flat, float(flat.abs().amax()), weights)
+    return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 
 def statistics_of(x: Tensor, where: object = None) -> Statistics:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from edgeq.datasets.coco import BoxLabels, DetectionSet
 from edgeq.datasets.dataset import Sample, Task
@@ -43,6 +42,8 @@ def open_yolo(path: Path, task: Task = "detect", split: str = "val", limit: int 
 
 def read_description(path: Path) -> Mapping[str, Any]:
     """The mapping in a data.yaml. Raises DataError when it is not one."""
+    import yaml
+
     try:
         content = yaml.safe_load(read_bytes(path))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

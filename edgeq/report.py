@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeq.errors import UsageError
+
+if TYPE_CHECKING:  # what is printed comes last
+    from rich.console import Console
+    from rich.table import Table
 
 SCHEMA = "edgeq.report/1"
 
@@ -135,6 +135,8 @@ def base_place(command: str, places: Sequence[Where]) -> Where:
 
 def metric_table(report: Report) -> Table:
     """Metrics as lines, places as columns; the change against the base (fp32, or the first run) beside each figure."""
+    from rich.table import Table
+
     places = list(dict.fromkeys(row.where for row in report.rows))
     table = Table(title=f"{report.command} {report.target or ''}".strip())
     table.add_column("metric")
@@ -159,6 +161,8 @@ def _cell(row: Row, base: Row | None) -> str:
 
 def agreement_table(report: Report) -> Table:
     """Agreement of the artifact with the reference: every output, and all layers in one line, for each set of kernels."""
+    from rich.table import Table
+
     table = Table(title="artifact against reference")
     for name in ("value", "equal codes", "largest code difference", "SNR dB"):
         table.add_column(name, justify="left" if name == "value" else "right")
@@ -194,6 +198,9 @@ def _db(item: OutputAgreement) -> str:
 
 def print_profile(report: Report, console: Console | None = None) -> None:
     """Instructions or times of every layer, one line each with a bar of its share (of cycles where they are known)."""
+    from rich.console import Console
+    from rich.table import Table
+
     counts = ("instructions", "cycles") if any("cycles" in row for row in report.layers) else ("instructions",)
     heads = [head for name in counts for head in (name, "per MAC")]
     table = Table("board", "layer", "kind", *heads, "share", title=f"{' and '.join(counts)} by layer")
@@ -222,6 +229,10 @@ def _counted(row: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 def print_insight(report: Report, console: Console | None = None) -> None:
     """Every layer of `edgeq debug` in a line, and what changes would gain."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title="signal over noise by layer")
     table.add_column("layer", overflow="fold")
     for heading in ("formats", "alone dB", "accumulated dB", "share of noise"):

@@ -49,10 +49,10 @@ def convert(
     accepted: Container[int] = (0,),
 ) -> Conversion:
     """Run `command`, which writes `out`, to its end; with other exit codes than those `accepted` it has failed."""
+    environment = {**os.environ, **(settings or {})}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled once, not in every run
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(settings or {})}
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     assert process.stderr is not None
     with process.stderr as stream:
         errors = stream.read().decode(errors="replace").strip().splitlines()

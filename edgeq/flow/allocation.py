@@ -13,7 +13,7 @@ from edgeq.calibrate.estimators import Mse
 from edgeq.errors import UsageError
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.limits import Budgets, check_limits, limits_of
-from edgeq.flow.ranges import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
+from edgeq.flow.statistics import class_statistics, collect_statistics, inputs_of, objective_of, pooled, watched_values
 from edgeq.formats import Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph, Type

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from glob import escape
 from itertools import chain
 
-from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import choose_by_output_noise
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.flow.ranges import Inputs, class_statistics, inputs_of, objective_of, site_of, watched_values
+from edgeq.flow.ranges import sites_of
+from edgeq.flow.statistics import Weighing, class_statistics, inputs_of, objective_of, watched_values
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.bands import Bands, Stretch, in_bands, stretches
@@ -47,13 +47,13 @@ def banded(
     if not known:
         return graph, recipe
     progress("comparing channels", 0, 0)
-    samples = list(inputs_of(graph, calibration.sample(IMAGES)))
+    samples = inputs_of(graph, calibration.sample(IMAGES))
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
     measured = measure_channels(structure, objective, known, samples, calibration.device)
     found = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
     wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
-    kept = _worthwhile(graph, recipe, target, calibration, known, wanted, samples) if wanted else {}
+    kept = _worthwhile(graph, recipe, target, calibration, known, wanted) if wanted else {}
     if not kept:
         return graph, recipe
     notes.append("channels computed in bands, each with its own scale: " + ", ".join(_told(kept)))
@@ -87,7 +87,6 @@ def _worthwhile(
     calibration: CalibrationSet,
     known: Mapping[o.Value, Stretch],
     wanted: Mapping[o.Value, Bands],
-    samples: list[Inputs],
 ) -> dict[o.Value, Bands]:
     """Those of `wanted` that lower the noise enough, with the ranges that would be chosen."""
     inside = {value: known[value].inside for value in wanted}
@@ -98,7 +97,7 @@ def _worthwhile(
     }
 
     def noise(graph: Graph, recipe: Recipe, places: Mapping[o.Value, Sequence[o.Value]]) -> dict[o.Value, float]:
-        found = _noise(graph, recipe, target, calibration, samples, frozenset(chain(*places.values())))
+        found = _noise(graph, recipe, target, calibration, frozenset(chain(*places.values())))
         return {value: sum(found.get(name, 0.0) for name in names) for value, names in places.items()}
 
     whole = noise(graph, recipe, inside)
@@ -115,15 +114,13 @@ def _noise(
     recipe: Recipe,
     target: Target,
     calibration: CalibrationSet,
-    samples: list[Inputs],
     classes: frozenset[o.Value],
 ) -> dict[o.Value, float]:
     """Of those of `classes` that have a narrow range, the noise that their rounding causes with the best candidate."""
     structure = analyse(graph, target, recipe)
     watched = {value for value in watched_values(structure) if structure.key[value] in classes}
-    found = class_statistics(structure, observe(graph, samples, watched, device=calibration.device))
-    sites = {key: site_of(structure, key, target) for key in found}
+    sites = sites_of(structure, target, classes)
     narrow = {key: site for key, site in sites.items() if site.format.bits <= _NARROW_BITS}
-    objective = objective_of(structure, calibration.weigh)
-    chosen = choose_by_output_noise(structure, objective, narrow, found, samples, device=calibration.device)
-    return {key: choice.noise for key, choice in chosen.items()}
+    weighing = Weighing(structure, narrow, calibration.sample(IMAGES))
+    found = class_statistics(structure, weighing.statistics(calibration, watched))
+    return {key: c.noise for key, c in choose_by_output_noise(structure, narrow, found, weighing.weighed).items()}

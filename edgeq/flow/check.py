@@ -30,7 +30,6 @@ from edgeq.reference.interpret import Device, Interpreter, real_of
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import AgreementKind, OutputAgreement, Report, Row
 from edgeq.runtimes.latency import WARM_UP_RUNS, elapsed_ms
-from edgeq.runtimes.onnxruntime import OnnxRuntime
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
@@ -245,8 +244,10 @@ def runtime_run(runtime: Runtime) -> Run:
     return lambda tensor: [np.asarray(array) for array in runtime.run({runtime.inputs[0]: tensor}).values()]
 
 
-def float_runtime(graph: Graph, threads: int | None) -> OnnxRuntime:
+def float_runtime(graph: Graph, threads: int | None) -> Runtime:
     """The real graph in ONNX Runtime: the fp32 baseline."""
+    from edgeq.runtimes.onnxruntime import OnnxRuntime
+
     model, _ = build_model(graph, "onnxruntime")
     return OnnxRuntime(to_bytes(model), threads=threads)
 

@@ -21,16 +21,14 @@ from edgeq.flow.debug_page import Range, page
 from edgeq.flow.effort import learned
 from edgeq.flow.export import as_computed
 from edgeq.flow.inputs import CalibrationSet, calibration_set, choose_preprocess, task_of, weigh_for_task
-from edgeq.flow.ranges import (
+from edgeq.flow.ranges import Quantization, plan_of, quantize
+from edgeq.flow.statistics import (
     Inputs,
-    Quantization,
     class_statistics,
     collect_statistics,
     inputs_of,
     objective_of,
-    plan_of,
     pooled,
-    quantize,
     watched_values,
 )
 from edgeq.formats import INT16, Int, level_range

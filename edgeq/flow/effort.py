@@ -24,7 +24,8 @@ import torch
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
 from edgeq.flow.inputs import CalibrationSet
-from edgeq.flow.ranges import ChosenRange, Quantization, inputs_of, objective_of
+from edgeq.flow.ranges import ChosenRange, Quantization
+from edgeq.flow.statistics import inputs_of, objective_of
 from edgeq.formats import bits_of
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Array, Graph

@@ -33,8 +33,9 @@ from edgeq.flow.inputs import (
     task_of,
     weigh_for_task,
 )
-from edgeq.flow.ranges import Inputs, inputs_of, quantize
+from edgeq.flow.ranges import quantize
 from edgeq.flow.run_files import write_report
+from edgeq.flow.statistics import Inputs, inputs_of
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir.graph import Graph
 from edgeq.passes.copies import with_narrow_copies

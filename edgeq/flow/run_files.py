@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgeq.emit.artifact import MANIFEST, to_json, write_files
-from edgeq.flow.page import render
-from edgeq.flow.robustness_tables import to_csv
 from edgeq.report import Report
 
 
 def write_report(folder: Path, report: Report, stem: str = "report") -> None:
     """Add `stem`.json, .csv and .html to `folder`. Raises OutputError."""
+    from edgeq.flow.page import render  # once all is measured
+    from edgeq.flow.robustness_tables import to_csv
+
     document = report.document()
     files = {
         f"{stem}.json": to_json(document),

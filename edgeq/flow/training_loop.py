@@ -19,7 +19,7 @@ from edgeq.datasets.detection_distance import detection_distance, label_distance
 from edgeq.errors import UsageError
 from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import local_device, processes
-from edgeq.flow.ranges import objective_of
+from edgeq.flow.statistics import objective_of
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
 from edgeq.flow.training_data import check_classes, head_of, split
 from edgeq.ir.graph import Graph

@@ -84,16 +84,19 @@ def _module_of(program: ExportedProgram) -> nn.Module:
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str]) -> onnx.ModelProto:
     with _evaluating(module), _plain_attention():
-        shapes = _output_shapes(module, inputs)
-        outputs = [f"output{i}" for i in range(len(shapes))]
         try:
-            proto = _trace(module, inputs, names, outputs)
+            proto, shapes = _trace(module, inputs, names)
         except Exception as refusal:  # of many unrelated types; the second exporter decides
-            proto = _export_program(module, inputs, names, outputs, refusal)
+            shapes = _output_shapes(module, inputs)
+            proto = _export_program(module, inputs, names, _output_names(len(shapes)), refusal)
     for output, shape in zip(proto.graph.output, shapes, strict=True):  # the exporters lose some static sizes
         element = output.type.tensor_type.elem_type
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, element, shape))
     return proto
+
+
+def _output_names(count: int) -> list[str]:
+    return [f"output{i}" for i in range(count)]
 
 
 def _output_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
@@ -107,18 +110,40 @@ def _output_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[
         ) from failure
 
 
-def _trace(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        module,
-        inputs,
-        buffer,  # type: ignore[arg-type]
-        input_names=names,
-        output_names=outputs,
-        opset_version=TRACED_OPSET,
-        dynamo=False,
-    )
-    return onnx.load_from_string(buffer.getvalue())
+def _trace(
+    module: nn.Module, inputs: tuple[Tensor, ...], names: list[str]
+) -> tuple[onnx.ModelProto, list[tuple[int, ...]]]:
+    """The traced model, and the shapes of its outputs, from the one run that tracing takes."""
+    buffer, outputs = io.BytesIO(), list[Tensor]()
+
+    def note(_: nn.Module, __: object, found: object) -> None:
+        outputs[:] = _tensors(found)  # whose shapes would be traced, too, if they were asked for here
+
+    noted = module.register_forward_hook(note)
+    try:
+        torch.onnx.export(
+            module,
+            inputs,
+            buffer,  # type: ignore[arg-type]
+            input_names=names,
+            opset_version=TRACED_OPSET,
+            dynamo=False,
+        )
+    finally:
+        noted.remove()
+    proto = _with_outputs(onnx.load_from_string(buffer.getvalue()), _output_names(len(outputs)))
+    return proto, [tuple(tensor.shape) for tensor in outputs]
+
+
+def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """`proto` with its outputs called `names`, in place."""
+    new = dict(zip((output.name for output in proto.graph.output), names, strict=True))
+    for node in proto.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [new.get(value, value) for value in values]
+    for output in proto.graph.output:
+        output.name = new[output.name]
+    return proto
 
 
 def _export_program(

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -41,15 +42,21 @@ _NPY = re.compile(
 )
 
 
+_DIGESTS: WeakKeyDictionary[Graph, str] = WeakKeyDictionary()
+"""Of graphs that are still there: several files of an artifact name the digest of the same one."""
+
+
 def digest(graph: Graph) -> str:
     """SHA-256 (hexadecimal) of all that `graph` is: its text and its constants.
 
     It does not depend on the order of constants, on the width in which integers are stored, or on the machine.
     """
-    found = hashlib.sha256(to_text(graph).encode())
-    for value in sorted(graph.constants):
-        found.update(bytes.fromhex(sha256(graph.constants[value])))
-    return found.hexdigest()
+    if graph not in _DIGESTS:
+        found = hashlib.sha256(to_text(graph).encode())
+        for value in sorted(graph.constants):
+            found.update(bytes.fromhex(sha256(graph.constants[value])))
+        _DIGESTS[graph] = found.hexdigest()
+    return _DIGESTS[graph]
 
 
 def _entry_name(index: int) -> str:

@@ -8,7 +8,7 @@ Errors of different channels are taken as uncorrelated, which steadies the estim
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -91,35 +91,41 @@ def backward_passes(
     kept: Collection[o.Value],
     samples: Iterable[Mapping[o.Value, Array]],
     *,
+    watched: Collection[o.Value] = (),
     weights: Collection[o.Value] = (),
     seed: int = 0,
     device: Device = "cpu",
 ) -> Iterator[tuple[dict[o.Value, Tensor], dict[o.Value, Tensor]]]:
     """For each sample the values `kept`, and the gradients of a random projection of the outputs by value.
 
-    `weights` are constants whose gradients are wanted too. A value that does not reach the outputs has no gradient.
+    The values `watched` are shown without gradients; `weights` are constants whose gradients are wanted too. A value
+    that does not reach the outputs has no gradient.
     """
-    interpreter = Interpreter(trimmed(graph, objective.outputs), device)
+    part = replace(trimmed(graph, [*objective.outputs, *watched]), outputs=objective.outputs)
+    interpreter = Interpreter(part, device)
     leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
         values: dict[o.Value, Tensor] = {}
 
         def keep(name: o.Value, tensor: Tensor, values: dict[o.Value, Tensor] = values) -> None:
-            if name in kept:
+            if name in kept or name in watched:
                 values[name] = tensor
+            if name in kept and tensor.is_floating_point() and not tensor.requires_grad:
+                tensor.requires_grad_()  # the first on the way, so that nothing before it is differentiated
 
-        inputs = {name: torch.as_tensor(array).to(device).requires_grad_() for name, array in sample.items()}
+        inputs = {name: torch.as_tensor(array).to(device).detach() for name, array in sample.items()}
         found = list(interpreter(inputs, keep).values())
         with torch.no_grad():
             importance = objective.weigh(found)
-        wanted = {name: value for name, value in (values | leaves).items() if value.requires_grad}
-        slopes: tuple[Tensor | None, ...] = ()
-        if wanted:
-            projected = _projected(found, importance, generator)
-            slopes = torch.autograd.grad(projected, list(wanted.values()), allow_unused=True)
-        named = zip(wanted, slopes, strict=True)
-        yield values, {name: slope for name, slope in named if slope is not None}
+        sloped = {name: value for name, value in values.items() if name in kept}
+        wanted = {name: value for name, value in (sloped | leaves).items() if value.requires_grad}
+        projected = _projected(found, importance, generator)
+        slopes: dict[o.Value, Tensor | None] = {}
+        if wanted and projected.requires_grad:
+            found_slopes = torch.autograd.grad(projected, list(wanted.values()), allow_unused=True)
+            slopes = dict(zip(wanted, found_slopes, strict=True))
+        yield values, {name: slope for name, slope in slopes.items() if slope is not None}
 
 
 def measure_noise(

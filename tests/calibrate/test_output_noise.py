@@ -9,20 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from edgeq.calibrate import output_noise
 from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import MinMax, Mse, Percentile
 from edgeq.calibrate.observe import observe
-from edgeq.calibrate.output_noise import CANDIDATES, Choice, Site, choose_by_output_noise
+from edgeq.calibrate.output_noise import (
+    CANDIDATES,
+    Choice,
+    Site,
+    Weighed,
+    probes_of,
+    choose_by_output_noise,
+    weighed_passes,
+)
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
 from edgeq.errors import DataError
 from edgeq.formats import INT8, INT16, UINT8, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
-from edgeq.quantize.sensitivity import Objective, rounded
+from edgeq.quantize.sensitivity import Objective, backward_passes, rounded
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import Recipe
 from edgeq.reference.interpret import Interpreter
+from edgeq.reference.meaning import apply_function
 from edgeq.targets import find_target
 from tests.calibrate.small_net import INPUT, Images, images, small_net
 
@@ -51,11 +59,20 @@ def statistics_for(structure: Structure, sites: Mapping[str, Site], batches: Ima
     return {key: merge_all(found[v] for v in structure.sources(key)) for key in sites}
 
 
+def weighed(structure: Structure, objective: Objective, sites: Mapping[str, Site], batches: Images) -> Weighed:
+    found = Weighed()
+    for _, image in weighed_passes(structure, objective, sites, batches):
+        found.add(image)
+    return found
+
+
 def chosen_for(graph: Graph, batches: Images) -> dict[str, Choice]:
     structure = structure_of(graph)
     sites = sites_of(structure)
     statistics = statistics_for(structure, sites, batches)
-    return choose_by_output_noise(structure, Objective(graph.outputs), sites, statistics, batches)
+    return choose_by_output_noise(
+        structure, sites, statistics, weighed(structure, Objective(graph.outputs), sites, batches)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +80,46 @@ def chosen() -> dict[str, Choice]:
     return chosen_for(small_net(), images(COUNT))
 
 
-def test_work_in_parts_changes_nothing(chosen: dict[str, Choice], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_noise, "IN_CACHE", 1)  # one channel at a time
-    found = chosen_for(small_net(), images(COUNT))
-    assert {key: (c.scale, c.zero_point, c.estimator) for key, c in found.items()} == {
-        key: (c.scale, c.zero_point, c.estimator) for key, c in chosen.items()
-    }
+def test_noise_is_the_sum_of_squares_of_slope_times_error(chosen: dict[str, Choice]) -> None:
+    """Which histograms tell without the elements, wherever functions alone read a value."""
+    graph = small_net()
+    structure = structure_of(graph)
+    slopes_of = {v for key in chosen for member in structure.sources(key) for v, _ in probes_of(graph, member)}
+    passes = list(
+        backward_passes(graph, Objective(graph.outputs), slopes_of, images(COUNT), watched={*slopes_of, *structure.key})
+    )
+    compared = 0
     for key, choice in chosen.items():
-        assert found[key].noise == pytest.approx(choice.noise, rel=1e-5)
-    assert sum(choice.noise > 0 for choice in chosen.values()) > 3
+        total = 0.0
+        for values, slopes in passes:
+            for member in structure.sources(key) if choice.noise else ():
+                coarse = rounded(values[member].detach(), UINT4, choice.scale, choice.zero_point)
+                for place, function in probes_of(graph, member):
+                    x = values[member].detach()
+                    exact = x if function is None else apply_function(function, x)
+                    found = coarse if function is None else apply_function(function, coarse)
+                    total += float((slopes[place] * (found - exact)).square().sum()) / COUNT
+        if choice.noise:
+            compared += 1
+            assert choice.noise == pytest.approx(total, rel=0.02), key
+    assert compared >= 4
+
+
+def test_images_apart_come_to_their_sum() -> None:
+    graph, batches = small_net(), images(3)
+    structure = structure_of(graph)
+    sites = sites_of(structure)
+    together, apart = Weighed(), Weighed(apart=True)
+    for _, image in weighed_passes(structure, Objective(graph.outputs), sites, batches):
+        together.add(image)
+        apart.add(image)
+    statistics = statistics_for(structure, sites, batches)
+    one, other = (choose_by_output_noise(structure, sites, statistics, found) for found in (together, apart))
+    assert len(apart.weights) == together.images == 3 and len(together.weights) == 1
+    assert sum(choice.noise > 0 for choice in one.values()) > 3
+    for key, choice in one.items():
+        assert (choice.scale, choice.estimator) == (other[key].scale, other[key].estimator)
+        assert choice.noise == pytest.approx(other[key].noise, rel=1e-6)
 
 
 def test_every_choice_is_a_candidate_and_no_worse_than_minmax(chosen: dict[str, Choice]) -> None:
@@ -146,7 +194,11 @@ def test_a_loud_channel_is_clipped_only_if_nobody_listens(weight: float, clips: 
     sites = {key: Site(INT8, True)}
     statistics = statistics_for(structure, sites, batches)
     choice = choose_by_output_noise(
-        structure, Objective(("out",)), sites, statistics, batches, estimators=(MinMax(), Percentile(50.0), Mse())
+        structure,
+        sites,
+        statistics,
+        weighed(structure, Objective(("out",)), sites, batches),
+        estimators=(MinMax(), Percentile(50.0), Mse()),
     )[key]
     assert (choice.estimator == "percentile:50") == clips
     assert (choice.gain > 100) == clips
@@ -158,7 +210,7 @@ def test_errors_that_the_objective_does_not_count_are_free() -> None:
     sites = sites_of(structure)
     statistics = statistics_for(structure, sites, batches)
     deaf = Objective(graph.outputs, lambda outputs: [torch.zeros_like(y) for y in outputs])
-    found = choose_by_output_noise(structure, deaf, sites, statistics, batches)
+    found = choose_by_output_noise(structure, sites, statistics, weighed(structure, deaf, sites, batches))
     assert {choice.noise for choice in found.values()} == {0.0}
     assert {choice.estimator for choice in found.values()} == {"minmax"}
 
@@ -168,7 +220,10 @@ def test_inputs_and_wide_values_keep_their_range() -> None:
     structure = structure_of(graph)
     sites = {key: Site(UINT8 if key == INPUT else INT16, key != INPUT) for key in sites_of(structure)}
     found = choose_by_output_noise(
-        structure, Objective(graph.outputs), sites, statistics_for(structure, sites, batches), batches
+        structure,
+        sites,
+        statistics_for(structure, sites, batches),
+        weighed(structure, Objective(graph.outputs), sites, batches),
     )
     assert {choice.estimator for choice in found.values()} == {"minmax"}
     assert {choice.gain for choice in found.values()} == {1.0}
@@ -181,5 +236,5 @@ def test_no_sample_is_an_error_and_no_site_is_none() -> None:
     sites = sites_of(structure)
     statistics = statistics_for(structure, sites, images(1))
     with pytest.raises(DataError, match="image"):
-        choose_by_output_noise(structure, Objective(graph.outputs), sites, statistics, [])
-    assert choose_by_output_noise(structure, Objective(graph.outputs), {}, {}, images(1)) == {}
+        choose_by_output_noise(structure, sites, statistics, Weighed())
+    assert choose_by_output_noise(structure, {}, {}, Weighed()) == {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from edgeq.calibrate.estimators import central_width
-from edgeq.calibrate.output_noise import choose_by_output_noise
+from edgeq.calibrate.output_noise import Weighed, choose_by_output_noise, weighed_passes
 from edgeq.calibrate.robust import Interval, Risk, bootstrap_mean, resamples
 from edgeq.calibrate.statistics import Statistics, statistics_of
 from edgeq.quantize.sensitivity import Objective
@@ -62,10 +62,12 @@ def test_dark_images_are_guarded() -> None:
     parts = {"clean": statistics_for(structure, sites, bright), "degraded": statistics_for(structure, sites, dark)}
     both = statistics_for(structure, sites, [*bright, *dark])
     groups = ("clean",) * 12 + ("dim",) * 3
-    objective = Objective(graph.outputs)
+    weighed = Weighed(apart=True)
+    for _, image in weighed_passes(structure, Objective(graph.outputs), sites, [*bright, *dark]):
+        weighed.add(image)
 
     def chosen(risk: Risk, shown: dict[str, dict[str, Statistics]] | None) -> dict[str, float]:
-        found = choose_by_output_noise(structure, objective, sites, both, [*bright, *dark], parts=shown, risk=risk)
+        found = choose_by_output_noise(structure, sites, both, weighed, parts=shown, risk=risk)
         return {key: choice.scale for key, choice in found.items()}
 
     mean, guarded = chosen(Risk(), None), chosen(Risk("worst", groups), parts)

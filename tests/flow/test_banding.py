@@ -12,7 +12,8 @@ from edgeq.datasets.preprocess import Preprocess
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.banding import banded
 from edgeq.flow.inputs import CalibrationSet, InputRule, calibration_set
-from edgeq.flow.ranges import inputs_of, quantize
+from edgeq.flow.ranges import quantize
+from edgeq.flow.statistics import inputs_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.lower import lower
