@@ -17,8 +17,8 @@ from edgeq.calibrate.output_noise import (
     Choice,
     Site,
     Weighed,
-    probes_of,
     choose_by_output_noise,
+    probes_of,
     weighed_passes,
 )
 from edgeq.calibrate.statistics import Statistics, merge_all, statistics_of
