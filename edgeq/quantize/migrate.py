@@ -30,6 +30,9 @@ LEAST_GAIN = 1.05
 HEADROOM = 1.1
 """How much further than on samples a channel may reach below the bound of a clip."""
 
+LEAST_SCALE = 1 / 16
+"""Of a channel below a clip: one that hardly shows on samples keeps some room, and its noise is nothing any more."""
+
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 FLOOR = 1e-8
 _ROWS = 4096
@@ -145,7 +148,7 @@ def channels_of(
     if not math.isfinite(seam.ceiling):
         return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts)
     ever = high if furthest is None else np.maximum(high, furthest.double().cpu().numpy())
-    least = np.clip(HEADROOM * ever / seam.ceiling, FLOOR, 1.0)
+    least = np.clip(HEADROOM * ever / seam.ceiling, LEAST_SCALE, 1.0)
     return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts, least)
 
 
