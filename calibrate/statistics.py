@@ -169,7 +169,7 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
     if flat.device.type != "cpu":  # which adds in any order: whole numbers come to the same in each
         unit = float(weights.amax()) / (1 << 32) or 1.0
         weights = torch.round(weights.double() / unit)
-    found, _ = _histogram(flat, float(flat.abs().amax()), weights)
+    found, _ = _histogram(flat, max(float(flat.amax()), -float(flat.amin())), weights)
     return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,11 +23,21 @@ from edgeq.cli.options import (
     use_threads,
 )
 
+if TYPE_CHECKING:
+    from edgeq.flow import ExportRequest
+    from edgeq.progress import Progress
+    from edgeq.report import Report
+
+
+def _with_latency_gate(request: ExportRequest, gate: str, progress: Progress) -> Report:
+    from edgeq.flow.latency_gate import export_with_latency_gate  # loads all that boards need
+
+    return export_with_latency_gate(request, gate, progress)
+
 
 def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, options: dict[str, Any]) -> None:
     from edgeq.flow import ExportRequest, export_model
     from edgeq.flow.calib_mode import ModeRequest
-    from edgeq.flow.latency_gate import export_with_latency_gate
     from edgeq.flow.limits import Budgets
     from edgeq.flow.memory_budget import MemoryBudget
     from edgeq.flow.processes import is_first
@@ -54,7 +64,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
         threads=threads,
     )
     with progress_bar(quiet or as_json) as progress:
-        report = export_with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
+        report = _with_latency_gate(request, gate, progress) if gate else export_model(request, progress)
     if request.training is not None and not is_first():
         ctx.exit(report.exit)
     finish(ctx, report, as_json, quiet)
