@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what is printed comes last
 SCHEMA = "edgeq.report/1"
 
 Where = str
-"""fp32, reference, artifact, or the name of a board."""
+"""fp32, reference, artifact, one of a runtime's sets of kernels, or the name of a board."""
 
 
 AgreementKind = Literal["output", "layer", "real"]
@@ -41,7 +42,8 @@ class OutputAgreement:
 
     A "layer" was given the artifact's own codes as operands, an "output" was computed from the input on. A "real" is a
     layer of reals.
-    `signal_to_noise_db` compares reals; it is infinite (None in JSON) when they are identical.
+    `signal_to_noise_db` compares reals; it is infinite (None in JSON) when they are identical. `where` names the kernels
+    of the artifact's runtime, where it was run with several.
     """
 
     value: str
@@ -51,6 +53,7 @@ class OutputAgreement:
     largest_difference: float
     signal_to_noise_db: float
     n: int
+    where: Where = "artifact"
 
 
 @dataclass
@@ -157,29 +160,36 @@ def _cell(row: Row, base: Row | None) -> str:
 
 
 def agreement_table(report: Report) -> Table:
-    """Agreement of the artifact with the reference: every output, and all layers in one line."""
+    """Agreement of the artifact with the reference: every output, and all layers in one line, for each set of kernels."""
     from rich.table import Table
 
     table = Table(title="artifact against reference")
     for name in ("value", "equal codes", "largest code difference", "SNR dB"):
         table.add_column(name, justify="left" if name == "value" else "right")
-    for item in report.agreement:
+    for where, items in groupby(report.agreement, key=lambda item: item.where):
+        if where != "artifact":
+            table.add_section()
+            table.add_row(f"in {where}", "", "", "")
+        for row in _agreement_rows(list(items)):
+            table.add_row(*row)
+    return table
+
+
+def _agreement_rows(items: Sequence[OutputAgreement]) -> Iterator[tuple[str, str, str, str]]:
+    for item in items:
         if item.kind == "output":
-            table.add_row(item.value, f"{item.equal_share:.2%}", str(item.largest_code_difference), _db(item))
-    layers = [item for item in report.agreement if item.kind == "layer"]
+            yield item.value, f"{item.equal_share:.2%}", str(item.largest_code_difference), _db(item)
+    layers = [item for item in items if item.kind == "layer"]
     if layers:
         worst = min(layers, key=lambda item: item.equal_share)
         equal = sum(item.equal_share * item.n for item in layers) / sum(item.n for item in layers)
         largest = max(item.largest_code_difference for item in layers)
-        table.add_row(f"{len(layers)} layers, each given the same operands", f"{equal:.4%}", str(largest), "")
-        table.add_row(f"least equal: {worst.value}", f"{worst.equal_share:.4%}", str(worst.largest_code_difference), "")
-    reals = [item for item in report.agreement if item.kind == "real"]
+        yield f"{len(layers)} layers, each given the same operands", f"{equal:.4%}", str(largest), ""
+        yield f"least equal: {worst.value}", f"{worst.equal_share:.4%}", str(worst.largest_code_difference), ""
+    reals = [item for item in items if item.kind == "real"]
     if reals:
         worst = min(reals, key=lambda item: item.signal_to_noise_db)
-        table.add_row(
-            f"{len(reals)} real layers, each given the same operands; worst: {worst.value}", "", "", _db(worst)
-        )
-    return table
+        yield f"{len(reals)} real layers, each given the same operands; worst: {worst.value}", "", "", _db(worst)
 
 
 def _db(item: OutputAgreement) -> str:

@@ -29,6 +29,8 @@ Array = NDArray[np.generic]
 Kernels = Literal["default", "reference"]
 
 NCHW_OF_NHWC = (0, 3, 1, 2)
+DEFAULT_KERNELS, REFERENCE_KERNELS = "LiteRT default", "LiteRT reference"
+"""The two sets of kernels that a file can run in, by name."""
 
 
 def _interpreter_module() -> Any:

@@ -71,6 +71,11 @@ def test_missing_model() -> None:
     refused(export("nowhere.onnx", "--calib", "scenes"), 2, "no such model", "nowhere.onnx", "zoo:")
 
 
+def test_integer_graph_as_model(inputs: Path) -> None:
+    (inputs / "graph.edgeq").touch()
+    refused(export(inputs / "graph.edgeq", "--calib", "scenes"), 3, "an artifact, not a model to start from")
+
+
 def test_unknown_zoo_model() -> None:
     refused(export("zoo:detectr", "--calib", "scenes"), 2, "detectr", "Did you mean detector?")
 

@@ -26,6 +26,7 @@ def full_report() -> Report:
         OutputAgreement("out", "output", 1.0, 0, 0.0, math.inf, 40),
         OutputAgreement("a", "layer", 0.99, 1, 1.0, 30.0, 100),
         OutputAgreement("b", "layer", 0.5, 3, 3.0, 9.0, 300),
+        OutputAgreement("out", "output", 0.75, 1, 1.0, 20.0, 40, "other kernels"),
     ]
     report.artifact = [{"path": "x [1]/y.onnx", "bytes": 1234567, "sha256": "0"}]
     report.notes, report.next_commands = ["look [bold]here[/bold]"], ["edgeq lint x"]
@@ -56,7 +57,8 @@ def test_printed_report() -> None:
     text = printed(quiet=False)
     assert "0.45 (-0.05)" in text and "1,234,567" in text and "wrote x [1]/y.onnx" in text
     assert "2 layers, each given the same operands" in text and f"{(99 + 150) / 400:.4%}" in text
-    assert "least equal: b" in text and "note: look [bold]here[/bold]" in text and "edgeq lint x" in text
+    assert text.index("least equal: b") < text.index("in other kernels") < text.index("75.00%")
+    assert "note: look [bold]here[/bold]" in text and "edgeq lint x" in text
     quiet = printed(quiet=True)
     assert text.startswith(quiet.rstrip("\n")) and "note" not in quiet and "0.45" in quiet
 

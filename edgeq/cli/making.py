@@ -165,6 +165,14 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
     help="Fix weights whose codes turn back in more than this share of the steps, such as 0.01.",
 )
 @click.option(
+    "--settle",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    metavar="SHARE",
+    help="Keep all codes of weights over this last share of the training, and learn scales and biases on.",
+)
+@click.option(
     "--sharpness",
     type=click.FloatRange(0, min_open=True),
     metavar="RADIUS",
@@ -194,6 +202,7 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
         "compiled",
         "half",
         "freeze",
+        "settle",
         "sharpness",
         "patience",
         "minutes",

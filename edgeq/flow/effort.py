@@ -58,6 +58,8 @@ SETTINGS: dict[Effort, Settings] = {
 }
 
 MOVE_IMAGES = 4
+REACH_IMAGES = 32
+"""How far channels reach is seen on so many; moves are judged on the few before."""
 
 FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
@@ -109,7 +111,9 @@ def migrated(
     progress("moving channels", 0, 0)
     bits = min(activation_bits(graph, target, recipe), target.narrow.bits)
     grids = Grids(replace(target.narrow, bits=bits), target.weight, target.symmetric)
-    found = choose_moves(graph, list(inputs_of(graph, calibration.sample(MOVE_IMAGES))), grids, calibration.device)
+    samples = list(inputs_of(graph, calibration.sample(MOVE_IMAGES)))
+    more = inputs_of(graph, calibration.sample(REACH_IMAGES))
+    found = choose_moves(graph, samples, grids, calibration.device, more=more)
     if not found:
         return graph
     names = ", ".join(f"{value} ({item.strategy}, {item.gain:.2f}x)" for value, item in list(found.items())[:4])

@@ -79,6 +79,7 @@ from edgeq.quantize.plan import Plan
 from edgeq.recipe import Recipe
 from edgeq.reference.xnnpack import as_xnnpack
 from edgeq.report import Report
+from edgeq.runtimes.litert import DEFAULT_KERNELS, REFERENCE_KERNELS
 from edgeq.target import Target
 
 
@@ -231,7 +232,8 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         found = agreement(as_xnnpack(lowered), artifact, *rest, exact=False, device=job.device)
         report.rows.append(equal_codes_row(found, "LiteRT's default kernels beside their own rounding"))
-        report.agreement = [item for item in found if item.kind == "output"] + report.agreement
+        outputs = [replace(item, where=DEFAULT_KERNELS) for item in found if item.kind == "output"]
+        report.agreement = [*outputs, *(replace(item, where=REFERENCE_KERNELS) for item in report.agreement)]
     if calibration is not None and report.layers:
         inputs = inputs_of(job.whole, calibration.sample(NOISE_IMAGES))
         noise = signal_to_noise(job.whole, lowered, inputs, job.device)

@@ -82,11 +82,11 @@ def agreement_sections(items: Sequence[Document]) -> list[Section]:
     if not items:
         return []
     lines = [
-        [item["value"], item["kind"], f"{item['equal_share']:.3%}", item["largest_code_difference"],
+        [item["value"], item["kind"], item["where"], f"{item['equal_share']:.3%}", item["largest_code_difference"],
          "exact" if item["signal_to_noise_db"] is None else f"{item['signal_to_noise_db']:.1f}"]
         for item in items
     ]  # fmt: skip
     outputs = [line for line, item in zip(lines, items, strict=True) if item["kind"] == "output"]
-    head = ["value", "kind", "equal codes", "largest difference", "SNR dB"]
+    head = ["value", "kind", "where", "equal codes", "largest difference", "SNR dB"]
     tables = [table(head, outputs), table(head, lines, f"all {len(lines)} values", folded=True)]
     return [{"title": "Artifact beside the reference", "tables": tables}]

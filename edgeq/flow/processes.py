@@ -41,6 +41,11 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def leave(self) -> None:
+        """End what the processes share: threads of it that outlive the interpreter abort the process as it ends."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
 
 def is_first() -> bool:
     """Whether this process is the one that writes; the others end when training does."""

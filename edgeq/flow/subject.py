@@ -21,6 +21,7 @@ from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
 from edgeq.reference.xnnpack import as_xnnpack
+from edgeq.runtimes.litert import DEFAULT_KERNELS, REFERENCE_KERNELS
 from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Agreement
 
@@ -69,8 +70,8 @@ def kernels_of(subject: Subject, threads: int | None) -> Iterator[Kernels]:
     if subject.path.suffix != ".tflite":
         yield Kernels(exact.name, subject.promise, exact, subject.graph)
         return
-    yield Kernels("LiteRT reference", subject.promise, exact, subject.graph)
-    yield Kernels("LiteRT default", None, open_runtime(subject.path, threads), as_xnnpack(subject.graph))
+    yield Kernels(REFERENCE_KERNELS, subject.promise, exact, subject.graph)
+    yield Kernels(DEFAULT_KERNELS, None, open_runtime(subject.path, threads), as_xnnpack(subject.graph))
 
 
 def execution(subject: Subject, runtime: Runtime) -> Execution:

@@ -28,4 +28,5 @@ def train(
     loop.resume()
     while not loop.is_finished:
         loop.one_epoch(progress)
+    loop.processes.leave()
     return loop.result()

@@ -25,7 +25,7 @@ from edgeq.flow.training_data import check_classes, head_of, split
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
-from edgeq.quantize.freeze import Oscillation, Sharpness
+from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
 from edgeq.quantize.grids import rate_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
@@ -33,6 +33,8 @@ from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
 
 WARMUP = 0.05
 """Share of the steps over which the learning rate rises; then it falls along half a cosine."""
+SETTLED_RATE = 0.1
+"""Of the peak rate, from where the rate falls once codes stay."""
 LEAST_LIKENESS = 0.9
 """Cosine of the gradients of the step and of the compiled step: half precision adds in another order."""
 LOOK_EVERY = 50
@@ -58,6 +60,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.rate)
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
+        self.settled: Settled | None = None
         self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
         self.epoch, self.seconds, self.is_compiled = 0, 0.0, False
         self.history: list[dict[str, float]] = []
@@ -109,8 +112,10 @@ class Loop:
             if share >= 1 and losses:
                 break
             share = min(share, 1.0)
+            if self.settled is None and share >= 1 - self.options.settle:
+                self.settled = Settled(self.module)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * group["share"] * _schedule(share)
+                group["lr"] = self.rate * group["share"] * _schedule(share, self.options.settle)
             moved = self._moved(images, labels)
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 if self.options.compiled:
@@ -154,9 +159,13 @@ class Loop:
             found = loss()
             found.backward()  # type: ignore[no-untyped-call]
         self.processes.average(p.grad for p in self.module.parameters() if p.grad is not None)
+        if self.settled is not None:
+            self.settled.before_step()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
-        if self.oscillation is not None:
+        if self.settled is not None:
+            self.settled.after_step()
+        elif self.oscillation is not None:
             self.oscillation.after_step()
         return found.detach()
 
@@ -206,6 +215,7 @@ class Loop:
             "epoch": self.epoch, "history": self.history, "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(), "best": self.best, "start": self.start,
             "best_epoch": self.best_epoch, "seconds": self.seconds, "random": torch.get_rng_state(),
+            "settled": self.settled is not None,
             "oscillation": None if self.oscillation is None else self.oscillation.state_dict(),
             "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
@@ -230,6 +240,7 @@ class Loop:
         self.optimizer.load_state_dict(found["optimizer"])
         self.epoch, self.history, self.best = found["epoch"], list(found["history"]), tuple(found["best"])
         self.start, self.best_epoch, self.seconds = found["start"], found["best_epoch"], found["seconds"]
+        self.settled = Settled(self.module) if found["settled"] else None
         if self.oscillation is not None:
             self.oscillation.load_state_dict(found["oscillation"])
         torch.set_rng_state(found["random"].cpu())
@@ -265,7 +276,13 @@ def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": options.decay, "share": 1.0}, *others]
 
 
-def _schedule(progress: float) -> float:
-    return (
-        progress / WARMUP if progress < WARMUP else 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
-    )
+def _schedule(share: float, settle: float) -> float:
+    """The rate as a part of its peak: a warm-up and half a cosine, and a lower half cosine once codes stay."""
+    if share >= 1 - settle:
+        return SETTLED_RATE * _fall((share - (1 - settle)) / max(settle, 1e-9))
+    share /= 1 - settle
+    return share / WARMUP if share < WARMUP else _fall((share - WARMUP) / (1 - WARMUP))
+
+
+def _fall(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))

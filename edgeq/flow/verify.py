@@ -192,7 +192,8 @@ def _report_numbers(report: Report, found: Comparison) -> None:
 def _report_layers(report: Report, subject: Subject, kernels: Kernels, compared: list[Layer]) -> None:
     report.agreement += [
         OutputAgreement(layer.value, _kind(layer), layer.equal_share, layer.largest,
-                        layer.largest_real, layer.signal_to_noise_db, layer.count)
+                        layer.largest_real, layer.signal_to_noise_db, layer.count,
+                        kernels.label)
         for layer in compared
     ]  # fmt: skip
     equal, count = sum(layer.equal for layer in compared), sum(layer.count for layer in compared)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from edgeq import zoo
-from edgeq.errors import UsageError
+from edgeq.errors import UnsupportedError, UsageError
 from edgeq.frontend.onnx import import_onnx
 from edgeq.frontend.onnx_load import load_model
 from edgeq.frontend.tflite import import_tflite
@@ -66,6 +66,11 @@ def open_model(source: str, *, imgsz: str | None = None, arch: str | None = None
         path = Path(source)
         if not path.is_file():
             raise UsageError("no such model", where=source, next_step="Give a file, or zoo:" + "|".join(zoo.names()))
+    if path.suffix == ".edgeq":
+        raise UnsupportedError(
+            "a graph that edgeq wrote is an artifact, not a model to start from", where=source,
+            next_step="Give the model that it was made from.",
+        )  # fmt: skip
     if path.suffix == ".tflite":
         return _tflite(path, size)
     if path.suffix in _TORCH_SUFFIXES:

@@ -4,10 +4,14 @@ The operator that computes x absorbs the map, the operators that read it absorb 
 W b), so that x' is easier to quantize. Cross-layer equalization, SmoothQuant, Outlier Suppression+, SQ-b and RepQ are
 choices of b and r (edgeq/quantize/migrate.py); this is the one rewrite behind them. Legal is what is exact: between
 the two only operators that commute with the map, which relu does for r > 0 and b = 0, and SiLU does not.
+
+A clip between 0 and c commutes with r <= 1 as far as x stays within r c, where the moved network has the bound instead:
+exact for every input whose channels reach no further than that, as a range is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +28,8 @@ from edgeq.passes.rewrite import Rule, Sweep
 Reader = o.Conv | o.ConvTranspose | o.Linear
 Maker = Reader | o.LayerNorm | o.GroupNorm
 _HOMOGENEOUS = ("relu", "leaky_relu")
+_SLACK = 1 + 1e-9
+"""What rounding may add to a scale of one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Seam:
     """A value whose channels may be moved: `maker` computes it, `readers` read it through `reads`.
 
     `between` are the operators on the way; `axis` is that of the channels; `shifts` tells whether b may differ from 0.
+    Where `ceiling` is finite, a clip keeps the channels below it, scales are at most one, and a channel that reaches
+    further than its scale times the ceiling would be cut off.
     """
 
     value: o.Value
@@ -48,6 +56,7 @@ class Seam:
     reads: tuple[o.Value, ...]
     axis: int
     shifts: bool
+    ceiling: float = math.inf
 
 
 def seams(graph: Graph) -> dict[o.Value, Seam]:
@@ -107,6 +116,8 @@ def _check(value: o.Value, move: Move, legal: Mapping[o.Value, Seam]) -> None:
         raise UsageError("a shift would not survive the activation or padding behind this value", where=value)
     if not (np.isfinite(move.scale).all() and np.isfinite(move.shift).all() and (move.scale > 0).all()):
         raise UsageError("scales must be positive and finite", where=value)
+    if math.isfinite(legal[value].ceiling) and move.scale.max() > _SLACK:
+        raise UsageError("a scale above one would raise the bound of the clip behind this value", where=value)
 
 
 def _is_constant_maker(graph: Graph, op: Maker) -> bool:
@@ -128,7 +139,7 @@ def _seam(graph: Graph, maker: Maker) -> Seam | None:
     readers: list[Reader] = []
     reads: list[o.Value] = []
     between: list[o.Op] = []
-    shifts, front = True, [maker.out]
+    shifts, ceiling, front = True, math.inf, [maker.out]
     while front:
         value = front.pop()
         following = graph.consumers.get(value, ())
@@ -141,11 +152,12 @@ def _seam(graph: Graph, maker: Maker) -> Seam | None:
                 shifts &= isinstance(op, o.Linear) or (isinstance(op, o.Conv) and not any(op.padding))
             elif (passed := _passes(graph, op, axis)) is not None:
                 shifts &= passed
+                ceiling = min(ceiling, _ceiling(op))
                 between.append(op)
                 front.append(o.results(op)[0])
             else:
                 return None
-    return Seam(maker.out, maker, tuple(between), tuple(readers), tuple(dict.fromkeys(reads)), axis, shifts)
+    return Seam(maker.out, maker, tuple(between), tuple(readers), tuple(dict.fromkeys(reads)), axis, shifts, ceiling)
 
 
 def _reads_channels(graph: Graph, op: Reader, value: o.Value, axis: int) -> bool:
@@ -159,7 +171,7 @@ def _passes(graph: Graph, op: o.Op, axis: int) -> bool | None:
     """Whether a positive scale per channel, and with True also a shift, commutes with `op`; None if neither does."""
     match op:
         case o.Apply():
-            return False if op.function.name in _HOMOGENEOUS else None
+            return False if op.function.name in _HOMOGENEOUS or math.isfinite(_ceiling(op)) else None
         case o.MaxPool() if axis == 1:
             return True
         case o.AveragePool() if axis == 1:
@@ -172,6 +184,15 @@ def _passes(graph: Graph, op: o.Op, axis: int) -> bool | None:
             return op.mode != "constant" if op.mode != "constant" or op.value == 0.0 else None
         case _:
             return None
+
+
+def _ceiling(op: o.Op) -> float:
+    """The upper bound of a clip whose lower bound is zero; infinite elsewhere."""
+    match op:
+        case o.Apply(function=o.Function(name="clip", a=0.0) as clip) if clip.b > 0:
+            return clip.b
+        case _:
+            return math.inf
 
 
 def _keeps_channels(graph: Graph, op: o.Mean | o.Slice, axis: int) -> bool:

@@ -2,6 +2,8 @@
 
 With few bits a weight near the middle between two levels is pushed over it again and again. Nagel et al. (Overcoming
 Oscillations in Quantization-Aware Training, 2022) count the turns and fix what turns too often at its mean code.
+Gupta and Asthana (Reducing the Side-Effects of Oscillations in Training of Quantized YOLO Networks, arXiv 2311.05109)
+fix all codes in the end and learn a gain and a shift of every channel: here the scale of its weights and its bias.
 GAQAT (arXiv 2412.05551) trains at the worst point nearby and fixes scales for which the gradients of the task and of
 flatness point against each other.
 """
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from edgeq.formats import Codebook, Float
 from edgeq.quantize.fake import Grid
+from edgeq.quantize.grids import BinaryGrid, NestedGrid
 from edgeq.quantize.qat import QatModule
 
 MOMENTUM = 0.01
@@ -59,6 +62,46 @@ class Oscillation(nn.Module):
         fixed = [getattr(self, f"{name}_fixed") for name in self._weights]
         count = sum(part.numel() for part in fixed)
         return float(sum(int(part.sum()) for part in fixed) / max(count, 1))
+
+
+class Settled:
+    """Weights keep the codes that they have now; their scales are learned on, with biases, gains and activations.
+
+    Call `before_step` when the gradients are there and `after_step` behind the optimizer's step. A weight is its code
+    times a scale, dw / dlog(scale) = w, so that the scale learns by the gradient of the weight; scales that are powers
+    of two stay. Made again from a module that it has settled, it is the same.
+    """
+
+    def __init__(self, module: QatModule) -> None:
+        self._weights = [part for _, part in module.weights_and_grids() if not isinstance(part[-1], NestedGrid)]
+        with torch.no_grad():
+            self._codes = [
+                grid.rounded(weight * unit / grid.spread(), torch.ones((), device=weight.device))
+                for weight, unit, grid in self._weights
+            ]
+        self.after_step()
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Hand the gradient of every weight on to its scales."""
+        for weight, _, grid in self._weights:
+            if isinstance(grid, BinaryGrid):
+                grid.growth.grad = None
+            elif weight.grad is not None and grid.growth.grad is not None:
+                grid.growth.grad.add_(_by_scale(weight.grad * weight, grid), alpha=grid.damping)
+            weight.grad = None
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Let the weights follow their scales."""
+        for (weight, unit, grid), codes in zip(self._weights, self._codes, strict=True):
+            weight.copy_(codes * grid.spread() / unit)
+
+
+def _by_scale(x: Tensor, grid: Grid) -> Tensor:
+    """`x` of a weight's shape, summed over the numbers that share a scale."""
+    shared = x.sum_to_size(grid.index.shape).flatten()
+    return torch.zeros_like(grid.growth).index_add_(0, grid.index.flatten(), shared)
 
 
 def _counts(grid: Grid) -> bool:

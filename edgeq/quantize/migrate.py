@@ -6,7 +6,8 @@ proposal whose quantized readers come closest to their real output on sample ima
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,12 @@ from edgeq.reference.meaning import evaluate
 LEAST_GAIN = 1.05
 """A move must lower the error by this factor: smaller gains may be chance."""
 
+HEADROOM = 1.1
+"""How much further than on samples a channel may reach below the bound of a clip."""
+
+LEAST_SCALE = 1 / 16
+"""Of a channel below a clip: one that hardly shows on samples keeps some room, and its noise is nothing any more."""
+
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 FLOOR = 1e-8
 _ROWS = 4096
@@ -36,7 +43,8 @@ class Channels:
     """What strategies know of a seam, float64 [channels] each.
 
     `low` and `high` are the ends of the value (`clipped_low`, `clipped_high`: less one element in a thousand at each
-    end), `readers` the largest weight magnitude that reads a channel, `maker` the largest that computes it.
+    end), `readers` the largest weight magnitude that reads a channel, `maker` the largest that computes it. Scales lie
+    between `least` and 1 where a clip follows (see Seam); `least` is None elsewhere.
     """
 
     low: FloatArray
@@ -46,6 +54,7 @@ class Channels:
     readers: FloatArray
     maker: FloatArray
     shifts: bool
+    least: FloatArray | None = None
 
     @property
     def middle(self) -> FloatArray:
@@ -99,7 +108,12 @@ def proposals(c: Channels) -> dict[str, Move]:
     found |= {f"suppress:{share:g}": suppress(c, share) for share in (0.7, 0.5, 0.35, 0.25, 0.15)}
     if c.shifts:
         found |= {f"smooth+shift:{alpha:g}": smooth(c, alpha, shift=True) for alpha in (0.5, 1.0)}
-    return found
+    return found if c.least is None else {name: _below_clip(move, c.least) for name, move in found.items()}
+
+
+def _below_clip(move: Move, least: FloatArray) -> Move:
+    """The legal move nearest to `move` where a clip follows: a common factor brings the largest scale to one."""
+    return Move(move.shift, np.clip(move.scale / move.scale.max(), least, 1.0))
 
 
 def _channel_reach(weight: FloatArray, axis: int) -> FloatArray:
@@ -117,8 +131,10 @@ def _input_reach(graph: Graph, op: Reader) -> FloatArray:
     return _channel_reach(weight, 0 if isinstance(op, o.ConvTranspose) else 1)
 
 
-def channels_of(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]]) -> Channels:
-    """What `samples` (values by name) and the weights tell about `seam`."""
+def channels_of(
+    graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], furthest: Tensor | None = None
+) -> Channels:
+    """What `samples` (values by name) and the weights tell about `seam`; `furthest` is how far its channels ever reach."""
     rows = torch.cat([s[name].movedim(seam.axis, -1).flatten(0, -2) for s in samples for name in seam.reads])
     few = rows[torch.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).long().to(rows.device)]
     low, high = (end.double().cpu().numpy() for end in (rows.amin(0), rows.amax(0)))
@@ -129,7 +145,11 @@ def channels_of(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Ten
         axis = 1 if isinstance(seam.maker, o.ConvTranspose) else 0
         maker = _channel_reach(graph.constants[seam.maker.weight].astype(np.float64), axis)
     readers = np.max([_input_reach(graph, op) for op in seam.readers], axis=0)
-    return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts)
+    if not math.isfinite(seam.ceiling):
+        return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts)
+    ever = high if furthest is None else np.maximum(high, furthest.double().cpu().numpy())
+    least = np.clip(HEADROOM * ever / seam.ceiling, LEAST_SCALE, 1.0)
+    return Channels(low, high, clipped_low, clipped_high, readers, maker, seam.shifts, least)
 
 
 @dataclass(frozen=True)
@@ -212,12 +232,33 @@ class Migration:
 
 @torch.no_grad()
 def choose_moves(
-    graph: Graph, samples: Sequence[Mapping[o.Value, Array]], grids: Grids, device: Device = "cpu"
+    graph: Graph,
+    samples: Sequence[Mapping[o.Value, Array]],
+    grids: Grids,
+    device: Device = "cpu",
+    *,
+    more: Iterable[Mapping[o.Value, Array]] = (),
 ) -> dict[o.Value, Migration]:
-    """The best move of every seam that one helps, judged on `samples` (a few calibration inputs)."""
+    """The best move of every seam that one helps, judged on `samples` (a few calibration inputs).
+
+    How far channels ever reach, which a clip must leave to them, is seen on `more` inputs as well.
+    """
     known = seams(graph)
-    wanted = {name for seam in known.values() for name in seam.reads}
-    seen: list[dict[o.Value, Tensor]] = []
+    seen = list(_watched(graph, {name for seam in known.values() for name in seam.reads}, samples, device))
+    furthest: dict[o.Value, Tensor] = {}
+    clipped = [seam for seam in known.values() if math.isfinite(seam.ceiling)]
+    for values in _watched(graph, {name for seam in clipped for name in seam.reads}, more if clipped else (), device):
+        for seam in clipped:
+            reach = torch.stack([values[name].movedim(seam.axis, -1).flatten(0, -2).amax(0) for name in seam.reads])
+            furthest[seam.value] = torch.maximum(reach.amax(0), furthest.get(seam.value, reach[0]))
+    found = {value: _best(graph, seam, seen, grids, furthest.get(value)) for value, seam in known.items()}
+    return {value: migration for value, migration in found.items() if migration is not None}
+
+
+def _watched(
+    graph: Graph, wanted: Collection[o.Value], samples: Iterable[Mapping[o.Value, Array]], device: Device
+) -> Iterator[dict[o.Value, Tensor]]:
+    """The `wanted` values in every sample."""
     interpreter = Interpreter(graph, device)
     for sample in samples:
         values: dict[o.Value, Tensor] = {}
@@ -227,13 +268,13 @@ def choose_moves(
                 values[name] = tensor
 
         interpreter(sample, watch)
-        seen.append(values)
-    found = {value: _best(graph, seam, seen, grids) for value, seam in known.items()}
-    return {value: migration for value, migration in found.items() if migration is not None}
+        yield values
 
 
-def _best(graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids) -> Migration | None:
-    local, channels = _local(graph, seam), channels_of(graph, seam, samples)
+def _best(
+    graph: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids, furthest: Tensor | None
+) -> Migration | None:
+    local, channels = _local(graph, seam), channels_of(graph, seam, samples, furthest)
     still = Move(np.zeros_like(channels.low), np.ones_like(channels.low))
     base = _error(local, seam, samples, grids, still)
     tried = {name: (move, _error(local, seam, samples, grids, move)) for name, move in proposals(channels).items()}

@@ -81,6 +81,19 @@ def test_training_lowers_the_held_out_loss_and_gives_a_legal_graph(data: Dataset
     assert found.log().decode().splitlines()[0] == "epoch,loss,held_out,seconds"
 
 
+def test_codes_of_weights_stay_over_the_last_share(data: Dataset) -> None:
+    graph, plan = network()
+    loop = Loop(graph, plan, data, None, TrainingRun(replace(TRAINING, rate=1e-2, settle=0.4), PREPROCESS, None))
+    codes = list[torch.Tensor]()
+    while not loop.is_finished:
+        loop.one_epoch(lambda *_: None)
+        parts = [part for _, part in loop.module.weights_and_grids()]
+        codes.append(torch.cat([torch.round(grid(p * unit) / grid.spread()).flatten() for p, unit, grid in parts]))
+    assert loop.settled is not None
+    assert not torch.equal(codes[0], codes[1]) and torch.equal(codes[1], codes[2])
+    assert loop.history[2]["held_out"] != loop.history[1]["held_out"]
+
+
 def curve(found: Trained) -> list[tuple[float, float]]:
     return [(row["loss"], row["held_out"]) for row in found.history]
 
@@ -228,6 +241,7 @@ def test_patience_and_minutes_end_it(data: Dataset) -> None:
     "options",
     [
         {"learn": Strategy(offsets=True), "freeze": 0.02},
+        {"settle": 0.7},
         {"sharpness": 0.05},
         {"half": True},
     ],
@@ -251,8 +265,8 @@ def _half_of_a_run(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", STILL)
+    assert not dist.is_initialized()
     torch.save((curve(found), dict(found.graph.constants)), f"{folder}/{rank}.out")
-    dist.destroy_process_group()
 
 
 STILL = replace(TRAINING, flip=False, shift=False)

@@ -61,6 +61,7 @@ def test_a_whole_file(tmp_path: Path, target: Target) -> None:
     default = report.value("equal_codes", "LiteRT default")
     assert default is not None and default > 0.99
     assert (report.value("numbers_compared", "artifact") or 0) > 3000
+    assert {item.where for item in report.agreement} == {"LiteRT reference", "LiteRT default"}
 
 
 def test_an_own_file_alone_needs_its_run_folder(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,9 +13,10 @@ from edgeq.errors import UsageError
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.transform import Move, seams, transform
-from edgeq.reference.interpret import run
+from edgeq.reference.interpret import Interpreter, run
 
 CHANNELS = 6
+CEILING = 7.0
 
 
 class _Net:
@@ -38,6 +41,10 @@ def chain(seed: int, between: str, pad: int, groups: int) -> Graph:
         value = net.editor.append(o.Apply(value, "active", o.Function("relu")))
     elif between == "pool":
         value = net.editor.append(o.MaxPool(value, "pooled", (2, 2), (2, 2)))
+    elif between == "clip":
+        value = net.editor.append(o.Apply(value, "active", o.Function("clip", 0.0, CEILING)))
+    elif between == "hardtanh":
+        value = net.editor.append(o.Apply(value, "active", o.Function("clip", -1.0, 1.0)))
     elif between == "silu":
         value = net.editor.append(o.Apply(value, "active", o.Function("silu")))
     return net.editor.graph([net.conv(value, "a", 4, 3, 1, pad), net.conv(value, "b", CHANNELS, 1, groups)])
@@ -91,6 +98,31 @@ def test_a_layer_norm_takes_shift_and_scale() -> None:
         assert difference(graph, transform(graph, {"made": move(seed, shift=True)}), seed) < 1e-5
 
 
+def test_below_the_bound_of_a_clip_the_function_stays() -> None:
+    for seed in range(5):
+        graph = chain(seed, "clip", 1, 6)
+        (seam,) = seams(graph).values()
+        assert (seam.ceiling, seam.shifts) == (CEILING, False)
+        reach = reached(graph, seed)
+        assert reach.min() < 0.95 * CEILING and reach.max() == CEILING  # the bound is met, though not by every channel
+        kept = np.clip(1.001 * reach / CEILING, 1e-3, 1.0)
+        assert difference(graph, transform(graph, {"made": Move(np.zeros(CHANNELS), kept)}), seed) < 1e-5
+        assert difference(graph, transform(graph, {"made": Move(np.zeros(CHANNELS), 0.5 * kept)}), seed) > 1e-2
+
+
+def reached(graph: Graph, seed: int) -> npt.NDArray[np.float64]:
+    """How far each channel behind the clip reaches on the input that `difference` draws."""
+    rng, found = np.random.default_rng(seed), list[npt.NDArray[np.float64]]()
+    inputs = {name: rng.normal(0, 1, graph.types[name].shape).astype(np.float32) for name in graph.inputs}
+
+    def watch(name: o.Value, tensor: torch.Tensor) -> None:
+        if name == "active":
+            found.append(tensor.amax((0, 2, 3)).double().numpy())
+
+    Interpreter(graph)(inputs, watch)
+    return found[0]
+
+
 def test_several_seams_at_once() -> None:
     net = _Net(3)
     net.conv("x", "first", CHANNELS, 3)
@@ -105,6 +137,7 @@ def test_several_seams_at_once() -> None:
 
 def test_what_does_not_commute_is_no_seam() -> None:
     assert not seams(chain(0, "silu", 0, 1))
+    assert not seams(chain(0, "hardtanh", 0, 1))
     net = _Net(0)
     net.conv("x", "made", CHANNELS, 3)
     net.editor.append(o.Add("made", "made", "sum"))
@@ -122,3 +155,5 @@ def test_illegal_moves_are_refused() -> None:
         transform(graph, {"a": move(0, shift=False)})
     with pytest.raises(UsageError, match="positive"):
         transform(graph, {"made": Move(np.zeros(CHANNELS), np.full(CHANNELS, -1.0))})
+    with pytest.raises(UsageError, match="above one"):
+        transform(chain(0, "clip", 1, 1), {"made": Move(np.zeros(CHANNELS), np.full(CHANNELS, 1.5))})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgeq.quantize.freeze import Oscillation, Sharpness
+from edgeq.quantize.fake import Grid
+from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
 from edgeq.quantize.qat import QatModule
 from tests.quantize.test_qat import batch, module_of
 
@@ -41,6 +42,68 @@ def test_a_code_that_turns_too_often_is_fixed_at_its_mean() -> None:
     other = Oscillation(module, threshold=0.25)
     other.load_state_dict(counter.state_dict())
     assert bool(getattr(other, f"{field}_fixed")[0, 0, 0, 0])
+
+
+def codes_of(module: QatModule) -> list[Tensor]:
+    return [torch.round(grid(p * unit) / grid.spread()) for _, (p, unit, grid) in module.weights_and_grids()]
+
+
+def test_settled_weights_keep_their_codes_while_the_rest_is_learned() -> None:
+    module, _, _ = module_of()
+    module.train()
+    settled, before = Settled(module), codes_of(module)
+    scales = [grid.scale.detach().clone() for _, (_, _, grid) in module.weights_and_grids()]
+    wanted, losses = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), []
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(40):
+        loss = (module(batch(4)) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        settled.before_step()
+        optimizer.step()
+        settled.after_step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    for (_, (_, _, grid)), old in zip(module.weights_and_grids(), scales, strict=True):
+        assert float((grid.scale.detach() / old - 1).abs().max()) > 0.01
+    assert all(torch.equal(now, old) for now, old in zip(codes_of(module), before, strict=True))
+    assert sum(len(codes.unique()) for codes in before) > 30
+    kept = [weight.detach().clone() for _, (weight, _, _) in module.weights_and_grids()]
+    Settled(module)
+    assert all(torch.equal(p, known) for (_, (p, _, _)), known in zip(module.weights_and_grids(), kept, strict=True))
+    module.eval()
+    assert float((module(batch(4)) - wanted).square().mean()) < losses[0]  # of the integer graph
+
+
+class Coded(nn.Module):
+    """A weight as a product of fixed codes and scales, for autograd to differentiate."""
+
+    def __init__(self, codes: Tensor, grid: Grid) -> None:
+        super().__init__()
+        self.codes, self.grid = codes, grid
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.codes * self.grid.spread()
+
+
+def test_scales_of_settled_weights_learn_by_the_gradient_of_a_product() -> None:
+    module, _, _ = module_of()
+    module.train()
+    settled, parts = Settled(module), dict(module.weights_and_grids())
+    codes = dict(zip(parts, codes_of(module), strict=True))
+    module(batch(4)).square().mean().backward()
+    settled.before_step()
+    found = {name: grid.growth.grad for name, (_, _, grid) in parts.items()}
+    assert all(weight.grad is None for weight, _, _ in parts.values())
+    module.zero_grad()
+    for name, (_, _, grid) in parts.items():
+        module.weights[name] = Coded(codes[name], grid)
+    module(batch(4)).square().mean().backward()
+    for name, (_, _, grid) in parts.items():
+        slope, wanted = found[name], grid.growth.grad
+        assert slope is not None and wanted is not None
+        assert torch.allclose(slope, wanted, rtol=1e-3, atol=1e-6), name
+        assert float(wanted.abs().max()) > 1e-4
 
 
 def test_gradients_come_from_the_worst_point_nearby() -> None:
