@@ -31,6 +31,9 @@ from edgeq.target import Target
 DRAWS = 4
 """Of `balanced` in `best`."""
 
+UNMIXED_STEPS = 200
+"""Of descent on a unit where nothing is mixed."""
+
 _APART = 1 << 20
 """Between the seeds of draws, so that none meets those of another's operators."""
 
@@ -97,10 +100,24 @@ def candidates_of(
     if effort != "best" or not target.is_integer:
         return (item(graph, Way()),)
     moved = migrated(graph, recipe, target, calibration, notes, job.progress)
+    settings = _descent(activation_bits(graph, target, recipe))
     balanced = (Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS))
-    whole = Way("with descent on the whole", replace(SETTINGS["best"], steps=0))
-    units = Way("with channels moved and descent on units", SETTINGS["best"])
-    return item(graph, *balanced, whole), item(moved, units)
+    whole = Way("with descent on the whole", replace(settings, steps=0))
+    units = Way("with descent on units", replace(settings, whole_steps=0))
+    ways = item(graph, *balanced, whole, units)
+    if moved is graph:
+        return (ways,)
+    return ways, item(moved, Way("with channels moved and descent on units", settings))
+
+
+def _descent(bits: int) -> Settings:
+    """How `best` descends where activations have so many bits.
+
+    With fine activations float inputs are not mixed in: they hide the error of the weights before, which a unit could
+    take back. More steps than UNMIXED_STEPS learn the images by heart then.
+    """
+    settings = SETTINGS["best"]
+    return settings if bits <= FEW_BITS else replace(settings, drop=0.0, steps=min(settings.steps, UNMIXED_STEPS))
 
 
 @exact_arithmetic()

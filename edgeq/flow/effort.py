@@ -2,8 +2,8 @@
 
     fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced in several draws, and beside it with gradient descent on the whole network, and with channels
-               moved where that helps and descent on every unit before: the one that does best on images held out is taken
+    best       balanced in several draws, and beside it with gradient descent on the whole network, or on every unit, and
+               with both behind channels moved where that helps: the one that does best on images held out is taken
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """

@@ -1,8 +1,9 @@
 """Gradient descent on the rounding of one unit: its output, as the quantized network computes it, towards the float one.
 
 Inputs are the quantized prefix's values, mixed at random with the float prefix's (QDrop), so that the codes do not
-adapt to one realisation of the noise. Weight codes, biases and the scales of activations that the unit is the first to
-compute are learned together. The best hard state on held-out images is kept, the start included.
+adapt to one realisation of the noise. Where weights alone are coarse nothing is mixed, since that would hide what the
+unit could take back of the error that reaches it. Weight codes, biases and the scales of activations that the unit is
+the first to compute are learned together. The best hard state on held-out images is kept, the start included.
 """
 
 from __future__ import annotations
