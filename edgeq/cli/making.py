@@ -167,10 +167,9 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option(
     "--settle",
     type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
+    default=0.0,
     metavar="SHARE",
-    help="Keep all codes of weights over this last share of the training, and learn scales and biases on.",
+    help="Keep all codes of weights over this last share of the training, such as 0.1, and learn scales and biases on.",
 )
 @click.option(
     "--sharpness",

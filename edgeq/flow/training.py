@@ -32,7 +32,7 @@ class Training:
 
     `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
     share of the steps; None for ever). `settle`: the last share of the training, over which all codes of weights stay and
-    the rest is learned on. `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
+    the rest is learned on (0 for none). `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
     same units.
     `patience`: end after so many epochs without a better state. `minutes`: end then, with the schedule fitted to it.
     `half`: compute in bfloat16 where that is safe.
@@ -50,7 +50,7 @@ class Training:
     half: bool = False
     learn: Strategy = field(default_factory=Strategy)
     freeze: float | None = None
-    settle: float = 0.1
+    settle: float = 0.0
     sharpness: float | None = None
     patience: int | None = None
     minutes: float | None = None

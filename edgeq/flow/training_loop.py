@@ -112,7 +112,7 @@ class Loop:
             if share >= 1 and losses:
                 break
             share = min(share, 1.0)
-            if self.settled is None and share >= 1 - self.options.settle:
+            if self.settled is None and share >= 1 - self.options.settle < 1:
                 self.settled = Settled(self.module)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * group["share"] * _schedule(share, self.options.settle)
@@ -278,8 +278,8 @@ def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:
 
 def _schedule(share: float, settle: float) -> float:
     """The rate as a part of its peak: a warm-up and half a cosine, and a lower half cosine once codes stay."""
-    if share >= 1 - settle:
-        return SETTLED_RATE * _fall((share - (1 - settle)) / max(settle, 1e-9))
+    if share >= 1 - settle < 1:
+        return SETTLED_RATE * _fall((share - (1 - settle)) / settle)
     share /= 1 - settle
     return share / WARMUP if share < WARMUP else _fall((share - WARMUP) / (1 - WARMUP))
 
