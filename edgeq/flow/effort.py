@@ -58,8 +58,8 @@ SETTINGS: dict[Effort, Settings] = {
 }
 
 MOVE_IMAGES = 4
-REACH_IMAGES = 32
-"""How far channels reach is seen on so many; moves are judged on the few before."""
+REACH_IMAGES = 128
+"""How far channels reach is seen on so many, since what reaches further is cut off; moves are judged on the few before."""
 
 FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
