@@ -127,7 +127,7 @@ def winner_of(
     """The quantized network; of several the one that does best on images held out from all of them."""
     first = candidates[0]
     seen, held = calibration.parted()
-    if len(candidates) == 1 or not held.images:
+    if sum(len(item.ways) for item in candidates) == 1 or not held.images:
         return first.graph, quantized(job, first, first.ways[0], calibration)
     trials: list[tuple[Candidate, Way, Quantization]] = []
     for item in candidates:
