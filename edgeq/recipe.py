@@ -116,10 +116,13 @@ def _choice(name: str) -> Choice:
 
 
 def weight_format(name: str) -> Format:
-    """The weight format called `name`; integers leave the most negative code unused. Raises UsageError.
+    """The weight format called `name`. Raises UsageError.
+
+    Integers of 8 bits and more leave the most negative code unused, since kernels pair their products, and so do those of
+    two, whose levels are -1, 0 and 1; where bits are few and a code counts, they have them all.
 
     >>> weight_format("int4"), str(weight_format("e2m1"))
-    (Int(bits=4, signed=True, narrow=True), 'e2m1')
+    (Int(bits=4, signed=True, narrow=False), 'e2m1')
     """
     format_ = _choice(name)
     if isinstance(format_, Blocks):
@@ -139,7 +142,7 @@ def weight_format(name: str) -> Format:
     if isinstance(format_, Int):
         if not 2 <= format_.bits <= 16:
             raise UsageError("no such weight format", value=name, allowed="int2 to int16")
-        return replace(format_, signed=True, narrow=True)
+        return replace(format_, signed=True, narrow=not 2 < format_.bits < 8)
     if bits_of(format_) > 8:
         raise UsageError("no such weight format", value=name, allowed="minifloats and tables of at most 8 bits")
     return format_

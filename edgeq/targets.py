@@ -11,7 +11,6 @@ from edgeq.formats import (
     E2M1,
     E2M3,
     INT4,
-    INT4_NARROW,
     INT8,
     INT8_NARROW,
     INT16,
@@ -66,7 +65,7 @@ def _stored(name: str, summary: str, weights: StoredWeights, ios: int, aliases: 
         agreement=Agreement(real_layer_db=HALF_DB),
         stored_weights=weights,
         half_scales=True,
-        more_weights=(INT8_NARROW, *((INT4_NARROW, POST4, POT4) if ios >= 18 else ())),
+        more_weights=(INT8_NARROW, *((INT4, POST4, POT4) if ios >= 18 else ())),
         ios=ios,
         aliases=aliases,
     )
@@ -99,7 +98,7 @@ def tflite_target(name: str, summary: str, **fields: Any) -> Target:
         kernels="tflite",
         rounding="gemmlowp2",
         decomposed=("silu",),
-        more_weights=(INT4_NARROW, INT8_NARROW),
+        more_weights=(INT4, INT8_NARROW),
         integer_ops=TFLITE_OPS,
     )
     return replace(common, **fields)
@@ -122,7 +121,7 @@ def c_target(name: str, processor: str, instructions: Instructions = "portable",
         instructions=instructions,
         looks_up=instructions == "portable",
         separate_layers=True,
-        more_weights=(INT8_NARROW, INT4_NARROW, Int(4), Int(2)),
+        more_weights=(INT8_NARROW, INT4, Int(2)),
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -142,7 +141,7 @@ def fpga_target(name: str, summary: str, **fields: Any) -> Target:
         rounding="single",
         ports="codes",
         separate_layers=True,
-        more_weights=(INT8_NARROW, INT4_NARROW, POST4, POT4, E2M1, E2M3, Int(4), Int(2)),
+        more_weights=(INT8_NARROW, INT4, POST4, POT4, E2M1, E2M3, Int(2)),
         integer_ops=TRANSFORMER_OPS,
     )
     return replace(common, **fields)
@@ -193,7 +192,7 @@ TARGETS: tuple[Target, ...] = (
         real_results=False,
         conversion_macs=32,  # 0.7 ns an element with the change of layout, where float loses 0.02 ns on each product
         decomposed=("silu", "hardswish"),
-        more_weights=(INT4_NARROW, *ONNX_TABLES),
+        more_weights=(INT4, *ONNX_TABLES),
         integer_ops=INTEGER_OPS,
         aliases=("onnx", "onnxruntime", "ort"),
     ),
@@ -257,7 +256,7 @@ TARGETS: tuple[Target, ...] = (
     tflite_target(
         "rpi-w4a8",
         "TFLite with INT8 activations and INT4 weights: half the size",
-        weight=INT4_NARROW,
+        weight=INT4,
     ),
     tflite_target(
         "mcu-tflite-int8",
@@ -357,16 +356,14 @@ TARGETS: tuple[Target, ...] = (
         power_of_two=True,
         more_weights=(INT8_NARROW,),
     ),
-    fpga_target("fpga-int4", "with weights of 4 bits", weight=INT4_NARROW),
+    fpga_target("fpga-int4", "with weights of 4 bits", weight=INT4),
     fpga_target("fpga-e2m3", "with minifloat weights of 6 bits", weight=E2M3),
     fpga_target("fpga-post4", "with 4-bit power-of-sqrt2 weights, products by shifts and sums", weight=POST4),
-    c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4_NARROW),
-    c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4_NARROW),
-    c_target(
-        "cortex-m4-w4a8", "ARM Cortex-M4 and M33 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW
-    ),
-    c_target("cortex-m7-w4a8", "ARM Cortex-M7 (DSP extension), with weights of 4 bits", "dsp", weight=INT4_NARROW),
-    c_target("cortex-m55-w4a8", "ARM Cortex-M55 and M85 (MVE), with weights of 4 bits", "mve", weight=INT4_NARROW),
+    c_target("c-w4a8", "any processor, with weights of 4 bits: half the flash", weight=INT4),
+    c_target("rv32imc-w4a8", "RISC-V RV32IMC, with weights of 4 bits", weight=INT4),
+    c_target("cortex-m4-w4a8", "ARM Cortex-M4 and M33 (DSP extension), with weights of 4 bits", "dsp", weight=INT4),
+    c_target("cortex-m7-w4a8", "ARM Cortex-M7 (DSP extension), with weights of 4 bits", "dsp", weight=INT4),
+    c_target("cortex-m55-w4a8", "ARM Cortex-M55 and M85 (MVE), with weights of 4 bits", "mve", weight=INT4),
 )
 
 

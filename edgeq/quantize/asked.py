@@ -37,7 +37,7 @@ from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
 from edgeq.target import Target
 
 _KNOWN: tuple[Format, ...] = (
-    *(Int(bits, narrow=True) for bits in range(2, 9)),
+    *(weight_format(f"int{bits}") for bits in range(2, 9)),
     *(Float(2, mantissa) for mantissa in range(1, 6)),
     *(Float(3, mantissa) for mantissa in range(1, 5)),
     *NAMED.values(),

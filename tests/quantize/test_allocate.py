@@ -26,13 +26,13 @@ from edgeq.quantize.allocate import (
     solve_greedily,
 )
 from edgeq.quantize.closed_form import closed_form_bits
-from edgeq.recipe import Formats, parse_formats
+from edgeq.recipe import Formats, parse_formats, weight_format
 
 WEIGHTS, ACTIVATIONS = (2, 4, 8), (4, 8)
 
 
 def formats(weight: int, activation: int) -> Formats:
-    return Formats(Int(weight, narrow=True), Int(activation))
+    return Formats(weight_format(f"int{weight}"), Int(activation))
 
 
 def problem(seed: int, count: int) -> tuple[list[Item], float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.formats import INT4_NARROW, INT8_NARROW, POST4, Codebook, Format, Int, bits_of, is_table
+from edgeq.formats import INT4, INT8_NARROW, POST4, Codebook, Format, Int, bits_of, is_table
 from edgeq.ir import ops as o
 from edgeq.quantize.asked import Asked, ends, with_formats
 from edgeq.quantize.operators import never_negative
@@ -80,9 +80,9 @@ def test_the_first_rule_that_matches_decides() -> None:
     asked = Asked("int3", rules=("l*=w6a8", "left=w2a2", "r*=post4/int8"))
     assert [weights_of(asked)[name] for name in LAYERS] == [
         INT8_NARROW,
-        Int(6, narrow=True),
+        Int(6),
         POST4,
-        Int(6, narrow=True),
+        Int(6),
     ]
 
 
@@ -196,7 +196,7 @@ def test_what_a_target_holds() -> None:
     assert weights_of(Asked("int2"), "c-int8")["left"] == Int(2, narrow=True)
     for target in ("onnx-int8", "tflite-int8", "rpi-w8a16", "c-int8"):
         found = weights_of(Asked(rules=("left=w4", "right=w8")), target)
-        assert (found["left"], found["right"]) == (INT4_NARROW, INT8_NARROW)
+        assert (found["left"], found["right"]) == (INT4, INT8_NARROW)
 
 
 @pytest.mark.parametrize(
