@@ -48,7 +48,7 @@ def test_three_lines_train_a_torch_module_and_give_its_integers() -> None:
         errors.append(float(loss.detach()))
     assert errors[-1] < 0.5 * errors[0]
     graph = edgeq.convert(student)
-    assert {"int4n", "int8n"} <= formats_of(graph)
+    assert {"int4", "int8n"} <= formats_of(graph)
     student.eval()
     found = student(images)
     assert len(found.unique()) > 8
