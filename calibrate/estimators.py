@@ -189,6 +189,7 @@ def _best(lows: FloatArray, highs: FloatArray, errors: FloatArray) -> Range:
 
 _NEWTON_STEPS = 30
 _SETTLED = 1e-6
+"""Of the range: steps below it end the search."""
 
 
 def _octav_range(statistics: Statistics, format: Int, symmetric: bool) -> Range:

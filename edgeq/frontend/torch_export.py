@@ -11,7 +11,7 @@ import io
 import logging
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,14 +136,25 @@ def _trace(
 
 
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """`proto` with its outputs called `names`, in place."""
-    new = dict(zip((output.name for output in proto.graph.output), names, strict=True))
-    for node in proto.graph.node:
+    """`proto` with its outputs called `names`, in place; what comes out twice is copied."""
+    graph, new, copies = proto.graph, dict[str, str](), list[onnx.NodeProto]()
+    for output, name in zip(graph.output, names, strict=True):
+        if output.name in new:
+            copies.append(onnx.helper.make_node("Identity", [new[output.name]], [name]))
+        new.setdefault(output.name, name)
+        output.name = name
+    _rename(graph.node, new)
+    graph.node.extend(copies)
+    return proto
+
+
+def _rename(nodes: Iterable[onnx.NodeProto], new: Mapping[str, str]) -> None:
+    """Call values by their `new` names, also in the branches of nodes, which see them."""
+    for node in nodes:
         for values in (node.input, node.output):
             values[:] = [new.get(value, value) for value in values]
-    for output in proto.graph.output:
-        output.name = new[output.name]
-    return proto
+        for attribute in node.attribute:
+            _rename(attribute.g.node, new)
 
 
 def _export_program(

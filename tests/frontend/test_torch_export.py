@@ -47,6 +47,28 @@ def assert_static(proto: onnx.ModelProto) -> None:
     assert proto.ir_version <= 10
 
 
+class ManyOutputs(nn.Module):
+    """One result twice, the input itself, a weight, and a result that another reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        found = self.layer(images)
+        return found, images, found, self.layer.weight, found.relu()
+
+
+def test_every_output_has_a_name_of_its_own() -> None:
+    module, image = ManyOutputs().eval(), torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    exported = to_onnx(module, (image,))
+    assert_static(exported.proto)
+    assert [o.name for o in exported.proto.graph.output] == [f"output{k}" for k in range(5)]
+    with torch.no_grad():
+        for computed, expected in zip(run(exported, image), module(image), strict=True):
+            assert_close(computed, expected)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_network_equals_eager_torch(name: str) -> None:
     module, image = ARCHITECTURES[name].build()
