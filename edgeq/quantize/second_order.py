@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from edgeq.formats import Format
+from edgeq.quantize import recorded
 from edgeq.quantize.scale import SCALE_FLOOR, half_scales
 from edgeq.quantize.simulate import nearest_level
 
@@ -193,14 +195,23 @@ def spread_rounding(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -
     left, upper = _by_column((rows / scales).gather(2, index)), _spreading(permuted).float()
     for start in range(0, len(left), _BLOCK):
         block, near = left[start : start + _BLOCK], upper[:, start : start + _BLOCK, start : start + _BLOCK]
-        near, errors = near.permute(1, 2, 0)[..., None].contiguous(), torch.empty_like(block)
-        for k, error in enumerate(errors):
-            torch.sub(block[k], grid.nearest(block[k]), out=error)
-            block[k:].addcmul_(near[k, k:], error, value=-1)  # which leaves the level itself in block[k]
+        near = near.permute(1, 2, 0)[..., None].contiguous()
+        levels, errors = recorded.run(partial(_spread_in, grid), ("spread", grid.format), block, near)
+        if levels is not block:
+            block.copy_(levels)
         stop = start + len(block)
         _take(left[stop:], upper[:, start:stop, stop:], errors)
-    levels = grid.nearest(left).permute(1, 2, 0).contiguous()
-    return torch.zeros_like(levels).scatter(2, index, levels).double()
+    found = grid.nearest(left).permute(1, 2, 0).contiguous()
+    return torch.zeros_like(found).scatter(2, index, found).double()
+
+
+def _spread_in(grid: Grid, block: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """(levels, errors) of the columns of one block, which becomes the levels."""
+    errors = torch.empty_like(block)
+    for k, error in enumerate(errors):
+        torch.sub(block[k], grid.nearest(block[k]), out=error)
+        block[k:].addcmul_(near[k, k:], error, value=-1)  # which leaves the level itself in block[k]
+    return block, errors
 
 
 def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
@@ -221,17 +232,26 @@ def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid:
         moved = torch.zeros((), dtype=torch.int64, device=levels.device)
         for block, lines in zip(blocks, near, strict=True):
             old, aim = levels[block], best[block]
-            changes = torch.empty_like(old)
-            for k, change in enumerate(changes):
-                torch.sub(grid.nearest(aim[k]), old[k], out=change)
-                aim.addcmul_(lines[k], change, value=-1)
-            moved += changes.count_nonzero()
-            levels[block] = grid.nearest(old + changes)
+            levels[block], changes, made, count = recorded.run(
+                partial(_descend_in, grid), ("descend", grid.format), old, aim, lines
+            )
+            if made is not aim:
+                aim.copy_(made)
+            moved += count
             if len(blocks) > 1:
                 _take(best, far[:, block], changes)
         if int(moved) < _FEW * levels.numel():
             break
     return levels.permute(1, 2, 0).double().contiguous()
+
+
+def _descend_in(grid: Grid, old: Tensor, aim: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+    """Levels of the columns of one block, their changes, the new `aim`, and how many levels have changed."""
+    changes = torch.empty_like(old)
+    for k, change in enumerate(changes):
+        torch.sub(grid.nearest(aim[k]), old[k], out=change)
+        aim.addcmul_(lines[k], change, value=-1)
+    return grid.nearest(old + changes), changes, aim, changes.count_nonzero()
 
 
 def refit_scales(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
