@@ -66,15 +66,24 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None) -> Moments:
         """The moments of columns [groups, k, m]; `importance` [m] weighs them."""
-        outputs = rows.to(real.dtype) @ real
-        count, heavy, wide = float(quantized.shape[2]), real, outputs
-        weighed = quantized
+        (found,) = cls.of_each(rows, real, quantized, None if importance is None else importance[None])
+        return found
+
+    @classmethod
+    def of_each(
+        cls, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None
+    ) -> tuple[Moments, ...]:
+        """The moments of every set of columns [sets times groups, k, m]; `importance` [sets, m] weighs them."""
+        sets, counts = len(real) // len(rows), [float(quantized.shape[2])] * (len(real) // len(rows))
+        outputs = rows.to(real.dtype).repeat(sets, 1, 1) @ real
+        heavy, wide, weighed = real, outputs, quantized
         if importance is not None:
-            count, weighed = float(importance.sum()), quantized * importance
-            heavy, wide = real * importance, outputs * importance
+            counts, shares = importance.sum(1).tolist(), importance.repeat_interleave(len(rows), 0)[:, None]
+            heavy, wide, weighed = real * shares, outputs * shares, quantized * shares
         zz, xz = weighed @ quantized.transpose(1, 2), real @ weighed.transpose(1, 2)
         sums = (weighed.sum(2), heavy.sum(2), zz, xz, (wide * outputs).sum(2))
-        return cls(count, *(part.double() for part in sums))
+        parts = zip(*(part.double().chunk(sets) for part in sums), strict=True)
+        return tuple(cls(count, *part) for count, part in zip(counts, parts, strict=True))
 
     def joined(self, other: Moments) -> Moments:
         """Both together."""

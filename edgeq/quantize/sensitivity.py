@@ -151,8 +151,7 @@ def measure_noise(
     """
     measured, errors = _measured_values(plan), _weight_errors(graph, plan, device)
     readers = {weight_of(op): o.results(op)[0] for op in plan.structure.graph.ops if weight_of(op)}
-    activations: dict[o.Value, float] = {}
-    weights: dict[o.Value, float] = {}
+    powers: dict[tuple[str, o.Value], list[Tensor]] = {}
     count = 0
     objective = objective or Objective(integer_outputs(plan.structure))
     passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed, device=device)
@@ -161,12 +160,16 @@ def measure_noise(
         with torch.no_grad():
             for name, slope in gradients.items():
                 if name in errors:
-                    power = float((slope * errors[name]).flatten(1).sum(1).square().sum())
-                    weights[readers[name]] = weights.get(readers[name], 0.0) + power
+                    power = (slope * errors[name]).flatten(1).sum(1).square().sum()
+                    powers.setdefault(("weights", readers[name]), []).append(power)
                 else:
-                    power = float(power_by_channel(slope, rounding_error(values[name], plan.types[name])))
-                    activations[measured[name]] = activations.get(measured[name], 0.0) + power
-    return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
+                    power = power_by_channel(slope, rounding_error(values[name], plan.types[name]))
+                    powers.setdefault(("activations", measured[name]), []).append(power)
+    found = Noise()
+    sums = torch.stack([torch.stack(part).double().sum() for part in powers.values()]).tolist() if powers else []
+    for (part, key), total in zip(powers, sums, strict=True):
+        getattr(found, part)[key] = total / count
+    return found
 
 
 def _measured_values(plan: Plan) -> dict[o.Value, o.Value]:
