@@ -10,6 +10,7 @@ flatness point against each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,8 @@ from edgeq.quantize.grids import BinaryGrid, NestedGrid
 from edgeq.quantize.qat import QatModule
 
 MOMENTUM = 0.01
+FIRST_THRESHOLD = 4.0
+"""Times the threshold that codes may turn back at first; it falls along half a cosine, as in the paper."""
 _PARTS = ("codes", "turn", "frequency", "mean", "fixed")
 
 
@@ -41,8 +44,9 @@ class Oscillation(nn.Module):
                 self.register_buffer(f"{name}_{part}", start.clone())
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Take note of the codes that the step has led to; put fixed ones back."""
+    def after_step(self, share: float = 1.0) -> None:
+        """Take note of the codes that the step has led to, after this share of the training; put fixed ones back."""
+        threshold = self.threshold * (1 + (FIRST_THRESHOLD - 1) * 0.5 * (1 + math.cos(math.pi * share)))
         for name, (weight, unit, grid) in self._weights.items():
             before, turn, frequency, mean, fixed = (getattr(self, f"{name}_{part}") for part in _PARTS)
             codes = torch.where(fixed, torch.round(mean), _codes(weight * unit, grid))
@@ -53,7 +57,7 @@ class Oscillation(nn.Module):
             turn.copy_(torch.where(moved, direction, turn))
             mean.copy_(torch.where(fixed, mean, torch.lerp(mean, codes, self.momentum)))
             before.copy_(codes)
-            fixed |= frequency > self.threshold
+            fixed |= frequency > threshold
             weight.copy_(torch.where(fixed, torch.round(mean) * grid.spread() / unit, weight))
 
     @property
