@@ -52,7 +52,8 @@ def banded(
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
     measured = measure_channels(structure, objective, known, samples, calibration.device)
-    found = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
+    noisy = {value: item for value, item in measured.items() if item.whole_noise >= LEAST_PROMISE}
+    found = {value: bands for value, item in noisy.items() if (bands := best_bands(item, least)) is not None}
     wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
     kept = _worthwhile(graph, recipe, target, calibration, known, wanted) if wanted else {}
     if not kept:

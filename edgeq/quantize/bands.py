@@ -47,6 +47,11 @@ class Channels:
         step, total = self.reach[:, members].max(1) / _OWN_STEPS, self.importance[:, members].sum(1)
         return float((step**2 * total).sum())
 
+    @property
+    def whole_noise(self) -> float:
+        """That of all channels together, more than which no bands take away."""
+        return self.noise(range(self.reach.shape[1]))
+
 
 def measure_channels(
     structure: Structure,
@@ -109,7 +114,7 @@ def _importance(x: Tensor, slope: Tensor) -> FloatArray:
 
 def promise(channels: Channels, bands: Bands) -> float:
     """How much less noise `bands` cause than all channels together, in shares of the outputs' power."""
-    return channels.noise(range(channels.reach.shape[1])) - sum(map(channels.noise, bands))
+    return channels.whole_noise - sum(map(channels.noise, bands))
 
 
 def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
@@ -117,7 +122,7 @@ def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
     size = channels.reach.shape[1]
     orders = [np.argsort(row, kind="stable").tolist() for row in channels.reach]
     runs = [_run_noise(channels, order, least) for order in orders] if size >= 2 * least else []
-    best, noise = None, channels.noise(range(size))
+    best, noise = None, channels.whole_noise
     for count in range(2, min(MOST_BANDS, size // least) + 1):
         cuts = [_cut(order, noises, count) for order, noises in zip(orders, runs, strict=True)]
         total, found = min((sum(map(channels.noise, bands)), bands) for bands in cuts)

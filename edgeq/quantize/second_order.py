@@ -314,11 +314,14 @@ def search_scales(problem: Problem, scales: Tensor, grid: Grid) -> Tensor:
     hessian, rows = damped(problem, DAMPING[0])
     hessian, rows, scales = hessian.float(), rows.float(), scales.float()
     best, least = scales, torch.full_like(scales, torch.inf)
-    for share in SHARES:
-        tried = scales * share
-        error = rows - grid.nearest(rows / tried) * tried
-        power = ((error @ hessian) * error).sum(2, keepdim=True)
-        best, least = torch.where(power < least, tried, best), torch.minimum(power, least)
+    at_once = 1 if rows.device.type == "cpu" else len(SHARES)
+    for some in (SHARES[k : k + at_once] for k in range(0, len(SHARES), at_once)):
+        tried = torch.stack([scales * share for share in some])
+        error = (rows - grid.nearest(rows / tried) * tried).transpose(0, 1).flatten(1, 2)
+        power = ((error @ hessian) * error).sum(2).view(len(rows), len(some), -1).transpose(0, 1)[..., None]
+        lowest, place = power.min(0, keepdim=True)
+        found = tried.gather(0, place)[0]
+        best, least = torch.where(lowest[0] < least, found, best), torch.minimum(lowest[0], least)
     return grid.storable(best.double())
 
 
