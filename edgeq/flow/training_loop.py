@@ -58,7 +58,9 @@ class Loop:
         self.training, self.held_out = split(data, run, self.device, self.processes, self.head)
         self.steps = self.options.epochs * len(self.training)
         self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
-        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.rate)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
+        )
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.settled: Settled | None = None
