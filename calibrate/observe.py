@@ -16,7 +16,8 @@ from edgeq.calibrate.statistics import Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
 from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.passes.together import Together
+from edgeq.reference.interpret import Device
 
 
 def _real_values(graph: Graph) -> frozenset[Value]:
@@ -34,7 +35,8 @@ def observe(
 ) -> dict[Value, Statistics]:
     """Statistics of `values` (default: every computed real value and real input) of the real `graph`.
 
-    `batches` yields the inputs by name; `progress` is told the number of batches done. Raises DataError when there
+    `batches` yields the inputs by name, of one image or of several (see with_batch); `progress` is told the number of
+    images done. Raises DataError when there
     is no batch or a value is not finite, UsageError for a value that the graph does not compute as a real.
     """
     known = _real_values(graph)
@@ -48,9 +50,11 @@ def observe(
             fresh = statistics_of(tensor, where=name)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    interpreter = Interpreter(observed(graph, wanted), device)
-    for done, batch in enumerate(batches, start=1):
-        interpreter(batch, watch)
+    together, done = Together(observed(graph, wanted), device), 0
+    for batch in batches:
+        count = together.count(batch)
+        together.of(count)(batch, watch)
+        done += count
         if progress:
             progress(done)
     if wanted and not found:

@@ -221,13 +221,14 @@ def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
     """The plan with everything learned, and the ranges that say so."""
-    before, structure = found.plan, found.plan.structure
-    grids: dict[Value, tuple[float, int]] = {}
-    for key in structure.members:
-        type_ = before.types[key]
-        grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
-    plan = assign(structure, grids, target)
-    plan = replace(plan, output_codes=before.output_codes, biases=before.biases)
+    plan, structure = found.plan, found.plan.structure
+    if result.scales:
+        grids: dict[Value, tuple[float, int]] = {}
+        for key in structure.members:
+            type_ = plan.types[key]
+            grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
+        moved = assign(structure, grids, target)
+        plan = replace(moved, output_codes=plan.output_codes, biases=plan.biases)
     chosen = [_renamed(item, plan, result) for item in found.chosen]
     return replace(found, plan=with_learned(plan, graph, result, half=target.half_scales), chosen=chosen)
 
