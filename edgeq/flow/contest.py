@@ -7,7 +7,7 @@ compete as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +18,7 @@ from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, learned, migr
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import Quantization, quantize
 from edgeq.flow.request import ExportRequest
+from edgeq.flow.whole import trained_whole
 from edgeq.frontend.model import Model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
@@ -31,8 +32,8 @@ from edgeq.target import Target
 DRAWS = 4
 """Of `balanced` in `best`."""
 
-UNMIXED_STEPS = 200
-"""Of descent on a unit where nothing is mixed."""
+ENOUGH_IMAGES = 256
+"""Fewer are learned by heart where the whole network is trained."""
 
 _APART = 1 << 20
 """Between the seeds of draws, so that none meets those of another's operators."""
@@ -85,7 +86,8 @@ def candidates_of(
 ) -> tuple[Candidate, ...]:
     """What computes the same and is easier to quantize; for `best`, and where activations have few bits, with channels moved.
 
-    The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better.
+    The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better. Units are not
+    descended on where activations have few bits: the whole network, which all of `best` ends with, gains more there.
     """
     effort, target, plain = job.request.effort, job.target, graph
     if target.is_integer and effort != "fast":
@@ -99,25 +101,12 @@ def candidates_of(
 
     if effort != "best" or not target.is_integer:
         return (item(graph, Way()),)
+    draws = [Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS)]
+    if activation_bits(graph, target, recipe) <= FEW_BITS:
+        return (item(graph, *draws),)
+    ways = item(graph, *draws, Way("with descent on units", SETTINGS["best"]))
     moved = migrated(graph, recipe, target, calibration, notes, job.progress)
-    settings = _descent(activation_bits(graph, target, recipe))
-    balanced = (Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS))
-    whole = Way("with descent on the whole", replace(settings, steps=0))
-    units = Way("with descent on units", replace(settings, whole_steps=0))
-    ways = item(graph, *balanced, whole, units)
-    if moved is graph:
-        return (ways,)
-    return ways, item(moved, Way("with channels moved and descent on units", settings))
-
-
-def _descent(bits: int) -> Settings:
-    """How `best` descends where activations have so many bits.
-
-    With fine activations float inputs are not mixed in: they hide the error of the weights before, which a unit could
-    take back. More steps than UNMIXED_STEPS learn the images by heart then.
-    """
-    settings = SETTINGS["best"]
-    return settings if bits <= FEW_BITS else replace(settings, drop=0.0, steps=min(settings.steps, UNMIXED_STEPS))
+    return (ways,) if moved is graph else (ways, item(moved, Way("with channels moved and descent on units")))
 
 
 @exact_arithmetic()
@@ -137,7 +126,34 @@ def winner_of(
     told = ", ".join(f"{way.name} {loss:.3g}" for (_, way, _), loss in zip(trials, losses, strict=True))
     notes.append(f"loss on {len(held.images)} images held out: {told}")
     item, way, found = trials[losses.index(min(losses))]
+    if job.request.training is None:
+        graph, trained = _trained(job, item, found, seen, held, notes)
+        if trained is not found:
+            return graph, trained
     return item.graph, quantized(job, item, way, calibration) if item is first and way.draw == 0 else found
+
+
+def _trained(
+    job: Job, item: Candidate, found: Quantization, seen: CalibrationSet, held: CalibrationSet, notes: list[str]
+) -> tuple[Graph, Quantization]:
+    """The whole network trained from `found`, if it does better on the images `held`; otherwise what is there."""
+    graph, trained = trained_whole(
+        item.graph, found, seen, held, job.task, job.progress, half_scales=job.target.half_scales,
+        seed=job.request.seed, use_cache=job.use_cache,
+    )  # fmt: skip
+    if trained is found:
+        return item.graph, found
+    before, after = (
+        output_loss(network, plan, held, job.task, teacher=item.graph)
+        for network, plan in ((item.graph, found.plan), (graph, trained.plan))
+    )
+    notes.append(f"the whole network trained on {len(seen.images)} images from the best of these: {after:.3g}")
+    bits, images = activation_bits(item.graph, job.target, item.recipe), len(seen.images) + len(held.images)
+    if bits < FEW_BITS and images < ENOUGH_IMAGES:
+        notes.append(
+            f"{bits}-bit activations: {images} calibration images are few; with {ENOUGH_IMAGES} or more training gains more"
+        )
+    return (graph, trained) if after < before else (item.graph, found)
 
 
 def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) -> Quantization:
