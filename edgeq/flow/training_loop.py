@@ -205,7 +205,8 @@ class Loop:
         batches: Iterator[Batch] = self.held_out.in_order()
         for images, labels in batches:
             loss = self._loss(images, labels, compiled=False)
-            found += torch.stack([loss.double() * len(images), loss.new_tensor(len(images)).double()])
+            found[0] += loss.double() * len(images)
+            found[1] += len(images)
         total, count = self.processes.total(found).tolist()
         return float(total / max(count, 1))
 

@@ -288,7 +288,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeq.flow.training_loop.processes", lambda device: Processes(0, 3))
+    monkeypatch.setattr("edgeq.flow.training_data.processes", lambda device: Processes(0, 3))
     with pytest.raises(
         UsageError, match="the batch cannot be shared evenly; got 8; allowed: a multiple of 3 processes"
     ):
