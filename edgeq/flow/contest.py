@@ -14,17 +14,19 @@ import torch
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
-from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, learned, migrated, output_loss
+from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, has_few_bits, learned, migrated, output_loss
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import Quantization, quantize
 from edgeq.flow.request import ExportRequest
 from edgeq.flow.whole import trained_whole
+from edgeq.formats import bits_of
 from edgeq.frontend.model import Model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
+from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.target import Target
@@ -126,34 +128,26 @@ def winner_of(
     told = ", ".join(f"{way.name} {loss:.3g}" for (_, way, _), loss in zip(trials, losses, strict=True))
     notes.append(f"loss on {len(held.images)} images held out: {told}")
     item, way, found = trials[losses.index(min(losses))]
-    if job.request.training is None:
-        graph, trained = _trained(job, item, found, seen, held, notes)
-        if trained is not found:
+    if job.request.training is None and has_few_bits(found.plan):
+        graph, trained = trained_whole(
+            item.graph, found, seen, held, job.task, job.progress, half_scales=job.target.half_scales,
+            seed=job.request.seed, use_cache=job.use_cache,
+        )  # fmt: skip
+        loss = output_loss(graph, trained.plan, held, job.task, teacher=item.graph)
+        notes += _told(loss, found.plan, calibration)
+        if loss < min(losses):
             return graph, trained
     return item.graph, quantized(job, item, way, calibration) if item is first and way.draw == 0 else found
 
 
-def _trained(
-    job: Job, item: Candidate, found: Quantization, seen: CalibrationSet, held: CalibrationSet, notes: list[str]
-) -> tuple[Graph, Quantization]:
-    """The whole network trained from `found`, if it does better on the images `held`; otherwise what is there."""
-    graph, trained = trained_whole(
-        item.graph, found, seen, held, job.task, job.progress, half_scales=job.target.half_scales,
-        seed=job.request.seed, use_cache=job.use_cache,
-    )  # fmt: skip
-    if trained is found:
-        return item.graph, found
-    before, after = (
-        output_loss(network, plan, held, job.task, teacher=item.graph)
-        for network, plan in ((item.graph, found.plan), (graph, trained.plan))
-    )
-    notes.append(f"the whole network trained on {len(seen.images)} images from the best of these: {after:.3g}")
-    bits, images = activation_bits(item.graph, job.target, item.recipe), len(seen.images) + len(held.images)
-    if bits < FEW_BITS and images < ENOUGH_IMAGES:
-        notes.append(
-            f"{bits}-bit activations: {images} calibration images are few; with {ENOUGH_IMAGES} or more training gains more"
+def _told(loss: float, plan: Plan, calibration: CalibrationSet) -> list[str]:
+    """What training the whole network came to, and that more images would help where they would."""
+    found, images = [f"loss of the best of these with the whole network trained: {loss:.3g}"], len(calibration.images)
+    if images < ENOUGH_IMAGES and min(map(bits_of, plan.structure.formats.values())) < FEW_BITS:
+        found.append(
+            f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"
         )
-    return (graph, trained) if after < before else (item.graph, found)
+    return found
 
 
 def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) -> Quantization:

@@ -2,8 +2,8 @@
 
     fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced in several draws, and beside it with gradient descent on the whole network, or on every unit, and
-               with both behind channels moved where that helps: the one that does best on images held out is taken
+    best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
+               the one that does best on images held out, from which the whole network is trained where bits are few
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -97,6 +97,12 @@ def activation_bits(graph: Graph, target: Target, recipe: Recipe) -> int:
     """The fewest bits of any value that is rounded."""
     structure = analyse(graph, target, recipe)
     return min((bits_of(structure.formats[key]) for key in structure.members), default=target.narrow.bits)
+
+
+def has_few_bits(plan: Plan) -> bool:
+    """Whether rounding costs so much that the whole network is trained by `best`."""
+    formats = [*plan.structure.formats.values(), *(type_.format for type_ in plan.weights.values())]
+    return any(bits_of(format_) <= FEW_BITS for format_ in formats)
 
 
 def migrated(

@@ -30,8 +30,6 @@ from edgeq.quantize.plan import Plan
 
 EPOCHS = 20
 """The loss on images held out is looked at so many times."""
-PATIENCE = 6
-"""Without a better state in so many of them, no more steps are made."""
 LEAST_SHOWN, MOST_SHOWN = 4_000, 32_000
 SHOWN_VALUES = 1e11
 """Images are shown as long as they make so many values: MobileNetV2 12,000 images, half an hour on two cores."""
@@ -76,7 +74,7 @@ def _options(graph: Graph, images: int, seed: int) -> tuple[Training, int]:
     batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
-    return Training(epochs=epochs, batch=batch, rate=RATE, decay=0.0, seed=seed, patience=PATIENCE), rounds
+    return Training(epochs=epochs, batch=batch, rate=RATE, decay=0.0, seed=seed), rounds
 
 
 def _values(graph: Graph) -> int:

@@ -92,7 +92,7 @@ def test_best_is_what_does_better_on_images_held_out(
     assert "with descent on units" in note
     assert moves == any(note.startswith("channels moved") for note in best.document["notes"])
     assert len(others) == DRAWS + moves and 0 < min(plain, *others) < 1
-    (note,) = [note for note in best.document["notes"] if note.startswith("the whole network trained on 9 images")]
+    (note,) = [note for note in best.document["notes"] if note.startswith("loss of the best of these")]
     trained = float(note.split(" ")[-1])
     exported("balanced", "--effort", "balanced")
     assert (graph_of("best") == graph_of("balanced")) == (plain <= min(trained, *others))
