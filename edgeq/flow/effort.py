@@ -166,13 +166,18 @@ def learned(
     return _with(found, graph, target, result)
 
 
-@torch.no_grad()
 def output_loss(
     graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None, teacher: Graph | None = None
 ) -> float:
     """How far the quantized network's outputs are from those of the float `teacher` (`graph` itself by default), as the
     task counts it; averaged over images."""
     loss = relative if task == "depth" else _loss(graph, calibration, task)
+    return mean_loss(graph, plan, calibration, loss, teacher)
+
+
+@torch.no_grad()
+def mean_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, loss: Loss, teacher: Graph | None = None) -> float:
+    """`loss` between the quantized network's outputs and those of the float `teacher` (`graph` itself by default)."""
     simulation, total = Simulation.of(graph, plan, calibration.device), 0.0
     original = simulation if teacher is None else Simulation.of(teacher, plan, calibration.device)
     for images in batches(simulation, list(inputs_of(graph, calibration))):

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
+from edgeq.flow.effort import mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -25,6 +26,7 @@ from edgeq.ir.graph import Graph
 from edgeq.passes.batch import Batches
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress
+from edgeq.quantize.distance import squared_error
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.plan import Plan
 
@@ -35,8 +37,9 @@ SHOWN_VALUES = 1e11
 """Images are shown as long as they make so many values: MobileNetV2 12,000 images, half an hour on two cores."""
 BATCH_VALUES = 1 << 26
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
-RATE = 5e-3
-"""Peak of the learning rate, with weights counted by their usual size."""
+RATE = 7e-3
+"""Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
+LEAST_RATE = 2e-4
 
 
 def trained_whole(
@@ -57,7 +60,7 @@ def trained_whole(
     """
     if not Batches(graph).axes:
         return graph, found
-    options, rounds = _options(graph, len(seen.images), seed)
+    options, rounds = _options(graph, len(seen.images), _rate(graph, found.plan, held), seed)
     start, plan = with_latents(graph, found.plan)
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
     if use_cache:
@@ -67,14 +70,24 @@ def trained_whole(
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 
 
-def _options(graph: Graph, images: int, seed: int) -> tuple[Training, int]:
+def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
+    """A peak rate at which steps disturb the outputs in proportion to the error that they have before.
+
+    What a step does to the outputs goes with the rate, and the error with the root of its square: a network that is
+    nearly right would only be shaken by steps that another one needs (ACCURACY.md).
+    """
+    error = mean_loss(graph, plan, held, squared_error)
+    return float(np.clip(RATE * error**0.5, LEAST_RATE, RATE))
+
+
+def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Training, int]:
     """How to train on so many images, and how often an epoch shows each of them."""
     values = _values(graph)
     shown = int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN))
     batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
-    return Training(epochs=epochs, batch=batch, rate=RATE, decay=0.0, seed=seed), rounds
+    return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed), rounds
 
 
 def _values(graph: Graph) -> int:

@@ -98,6 +98,18 @@ def test_best_is_what_does_better_on_images_held_out(
     assert (graph_of("best") == graph_of("balanced")) == (plain <= min(trained, *others))
 
 
+def test_few_images_are_told_where_activations_have_few_bits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 40)
+    monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 40)
+    for bits in (4, 8):
+        command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--effort", "best")
+        ran = edgeq(*command, "--weights", "int4", "--activations", f"int{bits}", "--out", f"few{bits}", "--json")
+        assert ran.exit == 0, ran.stderr
+        notes = [note for note in ran.document["notes"] if "with the whole network trained" in note]
+        few = [note for note in ran.document["notes"] if note.startswith("12 calibration images are few")]
+        assert len(notes) == 1 and len(few) == (bits == 4)
+
+
 def write_uneven_norm(path: Path) -> None:
     """A layer norm whose channels reach very differently far, which the layer behind takes back."""
     net = Net(1, 3, 16, 16)

@@ -14,14 +14,17 @@ from edgeq.flow.effort import output_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.statistics import inputs_of
-from edgeq.flow.whole import trained_whole
+from edgeq.flow.whole import LEAST_RATE, RATE, _rate, trained_whole
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress, silent
 from edgeq.quantize.simulate import Simulation
 from edgeq.reference.interpret import run
+from edgeq.targets import find_target
 from tests.flow.test_train import PREPROCESS, network
+from tests.quantized import inputs_of as example
+from tests.quantized import planned
 
 
 @pytest.fixture
@@ -86,9 +89,16 @@ def test_an_interrupted_run_goes_on_and_results_repeat(images: CalibrationSet) -
     whole = [digest(lower(graph, found.plan)) for graph, found in (trained(images), trained(images))]
     with pytest.raises(KeyboardInterrupt):
         trained(images, interrupt, use_cache=True)
-    seen: list[int] = []
+    seen: list[float] = []
     graph, found = trained(images, lambda stage, done, total: seen.append(done / total), use_cache=True)
     assert min(seen) > 0.4
     assert {*whole, digest(lower(graph, found.plan))} == {whole[0]}
     before, plan = start()
     assert whole[0] != digest(lower(before, plan.plan))
+
+
+def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
+    graph, coarse = network()
+    _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
+    held = images.parted()[1]
+    assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.5 * RATE
