@@ -33,8 +33,8 @@ from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
 CPU = torch.device("cpu")
-HELD_OUT = 4
-"""Of so many calibration images one is held out where what was learned is judged."""
+HELD_OUT, MOST_HELD_OUT = 4, 128
+"""Of so many calibration images one is held out where what was learned is judged, and about so many in all."""
 
 _AHEAD = 8
 """Images that are decoded before they are asked for."""
@@ -167,9 +167,10 @@ class CalibrationSet:
         return replace(self, images=tuple(self.images[index] for index in spread(len(self.images), count)))
 
     def parted(self) -> tuple[CalibrationSet, CalibrationSet]:
-        """The images to learn from, and every fourth, which is held out to judge what was learned."""
-        held = self.images[HELD_OUT - 1 :: HELD_OUT]
-        seen = tuple(image for index, image in enumerate(self.images) if index % HELD_OUT != HELD_OUT - 1)
+        """The images to learn from, and every fourth of a few, which is held out to judge what was learned."""
+        every = max(HELD_OUT, len(self.images) // MOST_HELD_OUT)
+        held = self.images[every - 1 :: every]
+        seen = tuple(image for index, image in enumerate(self.images) if index % every != every - 1)
         return replace(self, images=seen), replace(self, images=held)
 
     @property

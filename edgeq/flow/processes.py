@@ -42,7 +42,7 @@ class Processes:
         for own in kinds.values():
             flat = torch.cat([tensor.flatten() for tensor in own])
             dist.all_reduce(flat)
-            for tensor, mean in zip(own, flat.div_(self.world).split([t.numel() for t in own]), strict=True):
+            for tensor, mean in zip(own, torch.split(flat.div_(self.world), [t.numel() for t in own]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
     def total(self, tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from edgeq.datasets.batches import Batch
-from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.detection import DetectionHead
 from edgeq.datasets.detection_distance import detection_distance, label_distance
 from edgeq.errors import UsageError
@@ -21,7 +21,7 @@ from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import local_device, processes
 from edgeq.flow.statistics import objective_of
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
-from edgeq.flow.training_data import check_classes, head_of, split
+from edgeq.flow.training_data import Material, head_of
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
@@ -42,23 +42,32 @@ LOOK_EVERY = 50
 
 
 class Loop:
-    """One training run, epoch by epoch."""
+    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (itself by default)."""
 
-    def __init__(self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        material: Material,
+        weigh: Weigh | None,
+        run: TrainingRun,
+        teacher: Graph | None = None,
+    ) -> None:
         self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
-        self.teacher = Teacher(graph, self.objective, self.device)
+        self.teacher = Teacher(teacher or graph, self.objective, self.device)
         (self.input,) = graph.inputs
-        self.classifies, self.head = data.task == "classify", head_of(weigh)
-        check_classes(graph, data, self.head)
-        self.training, self.held_out = split(data, run, self.device, self.processes, self.head)
+        self.classifies, self.head = material.classifies, head_of(weigh)
+        self.training, self.held_out = material.training, material.held_out
         self.steps = self.options.epochs * len(self.training)
         self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
-        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.rate)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
+        )
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.settled: Settled | None = None
@@ -78,7 +87,8 @@ class Loop:
     # --- one step ---------------------------------------------------------------------------------------------
 
     def _values(self, images: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.options.half):
+        half = torch.autocast(images.device.type, torch.bfloat16) if self.options.half else nullcontext()
+        with half:
             return self.module.rounded({self.input: images}, self.objective.outputs)
 
     def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
@@ -200,7 +210,8 @@ class Loop:
         batches: Iterator[Batch] = self.held_out.in_order()
         for images, labels in batches:
             loss = self._loss(images, labels, compiled=False)
-            found += torch.stack([loss.double() * len(images), loss.new_tensor(len(images)).double()])
+            found[0] += loss.double() * len(images)
+            found[1] += len(images)
         total, count = self.processes.total(found).tolist()
         return float(total / max(count, 1))
 
@@ -256,7 +267,7 @@ class Loop:
         self.module.load_state_dict(state)
         graph = self.module.learned_graph()
         verb = "falls" if loss < self.start else "stays"
-        images = len(self.held_out.paths)
+        images = len(self.held_out.reads)
         notes = [f"training: the loss on {images} held-out images {verb} from {self.start:.4g} to {loss:.4g}"]
         if self.options.learn.adaptive:
             notes.append("training: scales that followed each image are frozen to their mean over the training images")

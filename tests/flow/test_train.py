@@ -26,6 +26,7 @@ from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.processes import Processes
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
+from edgeq.flow.training_data import labelled
 from edgeq.flow.training_loop import Loop
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
@@ -83,7 +84,8 @@ def test_training_lowers_the_held_out_loss_and_gives_a_legal_graph(data: Dataset
 
 def test_codes_of_weights_stay_over_the_last_share(data: Dataset) -> None:
     graph, plan = network()
-    loop = Loop(graph, plan, data, None, TrainingRun(replace(TRAINING, rate=1e-2, settle=0.4), PREPROCESS, None))
+    run = TrainingRun(replace(TRAINING, rate=1e-2, settle=0.4), PREPROCESS, None)
+    loop = Loop(graph, plan, labelled(graph, data, None, run), None, run)
     codes = list[torch.Tensor]()
     while not loop.is_finished:
         loop.one_epoch(lambda *_: None)
@@ -212,7 +214,7 @@ def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> N
 def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
     graph, plan = network()
     run = TrainingRun(replace(TRAINING, compiled=True), PREPROCESS, None)
-    loop = Loop(graph, plan, data, None, run)
+    loop = Loop(graph, plan, labelled(graph, data, None, run), None, run)
     step = loop._values
     loop.compiled = torch.compile(step, backend="aot_eager")
     loop.one_epoch(lambda *_: None)
@@ -296,7 +298,7 @@ def test_two_processes_whose_time_is_up_end_together(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeq.flow.training_loop.processes", lambda device: Processes(0, 3))
+    monkeypatch.setattr("edgeq.flow.training_data.processes", lambda device: Processes(0, 3))
     with pytest.raises(
         UsageError, match="the batch cannot be shared evenly; got 8; allowed: a multiple of 3 processes"
     ):
