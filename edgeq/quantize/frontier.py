@@ -86,13 +86,18 @@ def images_that_fit(graph: Graph) -> int:
     return max(4, BUDGET_BYTES // (8 * widest_cut(graph)))
 
 
-def batches(simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]]) -> list[Values]:
-    """The samples in batches where the network allows it, else one by one: an accelerator takes all whole sets at once."""
+def batches(
+    simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]], *, together: bool = False
+) -> list[Values]:
+    """The samples in batches of BATCH where the network allows it, else one by one.
+
+    An accelerator may take all whole batches `together`, where values are dropped on the way: it waits for launches.
+    """
     tensors = [{name: torch.from_numpy(array).to(simulation.device) for name, array in s.items()} for s in samples]
     if not simulation.batches.axes:
         return tensors
     whole = len(tensors) // BATCH * BATCH
-    most = whole if simulation.device.type == "cuda" and whole else BATCH
+    most = max(whole, BATCH) if together and simulation.device.type != "cpu" else BATCH
     return [_joined(tensors[start : start + most]) for start in range(0, len(tensors), most)]
 
 
