@@ -37,7 +37,6 @@ Float32Array = npt.NDArray[np.float32]
 _PATTERNS = 1 << (8 + MANTISSA_BITS)
 _END_BIAS = 127
 _BESIDE = 32
-"""Histograms of every thirty-second element each, side by side; a power of two."""
 _SMALLEST_TOP = OCTAVES + 1 - _END_BIAS
 
 
@@ -155,13 +154,7 @@ def _channel_ends(x: Tensor) -> tuple[Float32Array, Float32Array]:
 def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> tuple[Histogram, int]:
     """Histogram of the nonzero elements and the count of zeros; denormals too small for a pattern count as zeros."""
     patterns = (flat.view(torch.int32) >> (23 - MANTISSA_BITS)).bitwise_and_(2 * _PATTERNS - 1)
-    if flat.device.type == "cuda":  # where neighbours that meet in one bin, as zeros do, wait for each other
-        patterns.mul_(_BESIDE).add_(
-            torch.arange(len(flat), dtype=torch.int32, device=flat.device).bitwise_and_(_BESIDE - 1)
-        )
-        found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS * _BESIDE).view(-1, _BESIDE).sum(1)
-    else:
-        found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
+    found = _sums(patterns, weights, _BESIDE if flat.device.type == "cuda" else 1)
     top = max(math.frexp(largest)[1], _SMALLEST_TOP)
     end = (top + _END_BIAS) * PER_OCTAVE
     first = end - (SIDE - 1)
@@ -169,6 +162,19 @@ def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> t
     low, high = (torch.cat([side[1:first].sum(0, True), side[first:end]]) for side in (found[_PATTERNS:], found))
     counts = torch.cat([low.flip(0), high, zeros[None]]).cpu().numpy()  # all that leaves the device
     return Histogram(top, counts[:-1]), int(counts[-1])
+
+
+def _sums(patterns: Tensor, weights: Tensor | None, beside: int) -> Tensor:
+    """[2 _PATTERNS]: how often each of `patterns` (used up) occurs, or the sums of their weights.
+
+    Elements next to one another are counted in so many histograms `beside` each other: where thousands are counted at
+    once, those that meet in one bin, as zeros do, wait for each other.
+    """
+    if beside == 1:
+        return torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
+    place = torch.arange(len(patterns), dtype=torch.int32, device=patterns.device).remainder_(beside)
+    found = torch.bincount(patterns.mul_(beside).add_(place), weights, minlength=2 * _PATTERNS * beside)
+    return found.view(-1, beside).sum(1)
 
 
 def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:

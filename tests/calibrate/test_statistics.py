@@ -13,6 +13,7 @@ from edgeq.calibrate.statistics import (
     SIDE,
     UNIT_EDGES,
     Statistics,
+    _sums,
     from_arrays,
     merge_all,
     merge_maps,
@@ -158,3 +159,13 @@ def test_arrays_that_do_not_fit_are_refused(field: str) -> None:
         from_arrays({name: array for name, array in arrays.items() if name != field})
     with pytest.raises(DataError):
         from_arrays({**arrays, field: arrays[field][:1]})
+
+
+@pytest.mark.parametrize("beside", [2, 32])
+def test_histograms_beside_each_other_add_up_to_one(beside: int) -> None:
+    patterns = torch.randint(0, 300, (1001,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    patterns[:400] = 0
+    weights = torch.arange(1001, dtype=torch.float64)
+    assert torch.equal(_sums(patterns.clone(), None, beside), _sums(patterns.clone(), None, 1))
+    found = _sums(patterns.clone(), weights, beside)
+    assert torch.equal(found, _sums(patterns.clone(), weights, 1)) and len(found.unique()) > 200
