@@ -27,12 +27,12 @@ def compiler_later() -> Iterator[None]:
     if COMPILER in sys.modules:
         yield
         return
-    disable, torch.compiler.disable = torch.compiler.disable, _disabled_later
+    vars(torch.compiler)["disable"] = _disabled_later
     sys.modules[_ASKED] = _Asked(_ASKED)
     try:
         yield
     finally:
-        torch.compiler.disable = disable
+        vars(torch.compiler)["disable"] = _disable
         _forget()
 
 
@@ -61,7 +61,7 @@ def _forget() -> None:
         del sys.modules[_ASKED]
 
 
-def _disabled_later(function: Callable[..., Any] | None = None, *options: Any, **named: Any) -> Callable[..., Any]:
+def _disabled_later(function: Any = None, *options: Any, **named: Any) -> Any:
     """`torch.compiler.disable` of a plain function, applied when that is called; as it is for anything else."""
     if not callable(function) or isinstance(function, type | torch.nn.Module) or options or named:
         return _disable(function, *options, **named)
