@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from edgeq.calibrate.statistics import Statistics, statistics_of
+from edgeq.calibrate.statistics import Rows, Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
 from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
@@ -30,10 +30,12 @@ def observe(
     values: Collection[Value] | None = None,
     *,
     device: Device = "cpu",
+    least: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Value, Statistics]:
     """Statistics of `values` (default: every computed real value and real input) of the real `graph`.
 
+    Of large maps at least `least` elements are looked at (see `Rows`), if it is given; ends are of all of them.
     `batches` yields the inputs by name; `progress` is told the number of batches done. Raises DataError when there
     is no batch or a value is not finite, UsageError for a value that the graph does not compute as a real.
     """
@@ -45,14 +47,14 @@ def observe(
 
     def watch(name: Value, tensor: Tensor) -> None:
         if name in wanted:
-            fresh = statistics_of(tensor, where=name)
+            fresh = statistics_of(tensor, where=name, rows=Rows(least, turn))
             found[name] = found[name].merged(fresh) if name in found else fresh
 
     interpreter = Interpreter(observed(graph, wanted), device)
-    for done, batch in enumerate(batches, start=1):
+    for turn, batch in enumerate(batches):
         interpreter(batch, watch)
         if progress:
-            progress(done)
+            progress(turn + 1)
     if wanted and not found:
         raise DataError("there is no calibration image", next_step="Name a folder that holds images.")
     return found

@@ -20,7 +20,7 @@ from edgeq.calibrate.mixture import group_of
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, Weighed, weighed_passes
 from edgeq.calibrate.robust import MEAN, Risk
-from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
+from edgeq.calibrate.statistics import Rows, Statistics, merge_all, merge_maps, statistics_of
 from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.ir.graph import Array, Graph
@@ -108,15 +108,18 @@ class Weighing:
         images = replace(self.sample, images=tuple(image for image in self.sample.images if image in part.images))
         noted = {*values, *(self.excerpts.values if self.excerpts else ())}
         samples, found = inputs_of(self.structure.graph, images), dict[Value, Statistics]()
-        passes = weighed_passes(self.structure, objective, self.sites, samples, noted, device=self.sample.device)
+        passes = weighed_passes(
+            self.structure, objective, self.sites, samples, noted, device=self.sample.device, least=part.least
+        )
         for done, (seen, weights) in enumerate(passes, start=1):
             if progress:
                 progress(done)
             self.weighed.add(weights)
             if self.excerpts:
                 self.excerpts.note(seen)
+            rows = Rows(part.least, done - 1)
             with torch.no_grad():
-                found = merge_maps(found, {name: statistics_of(seen[name], where=name) for name in values})
+                found = merge_maps(found, {name: statistics_of(seen[name], name, rows) for name in values})
         return found
 
 
@@ -154,7 +157,7 @@ def _observed(
         model=model_digest,
         preprocess=part.preprocess.to_dict(),
         images=[image.sha256 for image in part.images],
-        settings={"values": sorted(values)},
+        settings={"values": sorted(values)} | ({"least": part.least} if part.least else {}),
         degradation=None if part.mixture is None else part.mixture.document(),
     )
     known = cache.load(key) if use_cache and values else None
@@ -164,7 +167,7 @@ def _observed(
     total, found = len(part.images), dict[Value, Statistics]()
     if missing and (others.images or not weighing):
         found = observe(
-            graph, inputs_of(graph, others), missing, device=part.device,
+            graph, inputs_of(graph, others), missing, device=part.device, least=part.least,
             progress=lambda done: progress("calibrating", done, total),
         )  # fmt: skip
     if weighing:
