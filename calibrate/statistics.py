@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -126,6 +126,19 @@ class Statistics:
         """Share of elements that are exactly zero."""
         return self.zeros / self.count
 
+    def repeated(self, times: int) -> Statistics:
+        """Statistics of every element `times` over."""
+        if times == 1:
+            return self
+        return replace(
+            self,
+            count=self.count * times,
+            zeros=self.zeros * times,
+            total=self.total * times,
+            total_squares=self.total_squares * times,
+            histogram=replace(self.histogram, counts=self.histogram.counts * times),
+        )
+
     def merged(self, other: Statistics) -> Statistics:
         """Statistics of the elements of both; values of unlike channel counts keep one range over all channels."""
         ends = [self.channel_minimum, other.channel_minimum, self.channel_maximum, other.channel_maximum]
@@ -187,8 +200,32 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
     return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 
-def statistics_of(x: Tensor, where: object = None) -> Statistics:
-    """Statistics of one float32 tensor of any shape.
+@dataclass(frozen=True)
+class Rows:
+    """Which elements of maps are looked at: at least `least` of each image (None: all), in evenly spaced rows, others in
+    every `turn`.
+
+    Each counts for the rows that are passed over, too.
+    """
+
+    least: int | None = None
+    turn: int = 0
+
+    def step(self, x: Tensor) -> int:
+        """Of how many rows of x [N, C, H, W] one is looked at."""
+        return max(1, min(x[0].numel() // self.least, x.shape[2])) if self.least and x.dim() == 4 else 1
+
+    def of(self, x: Tensor) -> Tensor:
+        """Those rows, or x itself."""
+        step = self.step(x)
+        return x[:, :, self.turn % step :: step] if step > 1 else x
+
+
+ALL = Rows()
+
+
+def statistics_of(x: Tensor, where: object = None, rows: Rows = ALL) -> Statistics:
+    """Statistics of one float32 tensor of any shape: its ends are of all elements, all else is of `rows`.
 
     Raises DataError if it is empty, or holds NaN or an infinity.
     """
@@ -201,9 +238,10 @@ def statistics_of(x: Tensor, where: object = None) -> Statistics:
             where=where,
             next_step="Check the preprocessing (value range, channel order) and the model.",
         )
-    flat = x.contiguous().view(-1)
+    flat = rows.of(x).contiguous().view(-1)
     histogram, zeros = _histogram(flat, max(abs(float(low.min())), abs(float(high.max()))))
-    return Statistics(x.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    found = Statistics(flat.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    return found.repeated(rows.step(x))
 
 
 def merge_all(parts: Iterable[Statistics]) -> Statistics:

@@ -156,7 +156,7 @@ def _calibration(job: Job, graph: Graph, recipe: Recipe, report: Report) -> Cali
     request, target = job.request, job.target
     if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
-    images = calibration_set(request.calib, request.calib_images, job.rule, job.task, job.device)
+    images = calibration_set(request.calib, request.most_images, job.rule, job.task, job.device)
     images = replace(images, weigh=weigh_for_task(job.task, job.model, graph))
     trial = ModeTrial(graph, target, recipe, job.model.digest, use_cache=job.use_cache)
     return apply_mode(request.calibration, images, trial, report.notes, job.progress)

@@ -114,7 +114,7 @@ class CalibrationSet:
 
     What is computed from them is computed on `device`.
     `mixture` says how the degraded ones among them came about. `guarded` chooses ranges by `risk`, so that hard images
-    do not fare badly; otherwise the mean over all images decides.
+    do not fare badly; otherwise the mean over all images decides. Of large maps at least `least` elements are looked at.
     """
 
     images: tuple[ImageFile | DegradedImage, ...]
@@ -125,6 +125,7 @@ class CalibrationSet:
     guarded: bool = False
     risk: RiskKind = "cvar"
     device: torch.device = CPU
+    least: int | None = None
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
         """One input [1, C, H, W] per image, in order; a few are decoded ahead of those that are needed."""

@@ -46,6 +46,8 @@ NOISE_IMAGES = 12
 BIAS_IMAGES = 16
 QUICK_IMAGES = 8
 """What noise and biases are measured on where time counts more; four spoil MobileNetV2."""
+QUICK_ELEMENTS = 1 << 16
+"""Of a map in one image so many are looked at then, besides its ends: more tell no more of the next image."""
 NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
@@ -207,6 +209,8 @@ def quantize(
     Biases are measured on what passes by as ranges are chosen by noise, else in a pass of their own.
     """
     quick = quick and not calibration.guarded
+    if quick:
+        calibration = replace(calibration, least=QUICK_ELEMENTS)
     images = (QUICK_IMAGES, QUICK_IMAGES) if quick else (AUTO_IMAGES, BIAS_IMAGES)
     every = max(1, len(calibration.sample(images[0]).images) // images[1])
     excerpts = None if calibration.guarded else Excerpts(corrected_operands(graph), every)
