@@ -24,6 +24,7 @@ from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
 from edgeq.flow.training_data import Material, head_of
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
+from edgeq.quantize.distance import Loss
 from edgeq.quantize.distill import Teacher, classification_loss, noise
 from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
 from edgeq.quantize.grids import rate_of
@@ -42,7 +43,10 @@ LOOK_EVERY = 50
 
 
 class Loop:
-    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (itself by default)."""
+    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (itself by default).
+
+    `loss` compares outputs instead of what is usual for the task.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Loop:
         weigh: Weigh | None,
         run: TrainingRun,
         teacher: Graph | None = None,
+        loss: Loss | None = None,
     ) -> None:
         self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
@@ -59,7 +64,7 @@ class Loop:
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
         self.teacher = Teacher(teacher or graph, self.objective, self.device)
-        (self.input,) = graph.inputs
+        (self.input,), self.loss = graph.inputs, loss
         self.classifies, self.head = material.classifies, head_of(weigh)
         self.training, self.held_out = material.training, material.held_out
         self.steps = self.options.epochs * len(self.training)
@@ -91,6 +96,9 @@ class Loop:
     def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
         wanted = self.teacher({self.input: images})
         found = (self.compiled if compiled else self._values)(images)
+        if self.loss is not None:
+            count = len(self.module.graph.outputs)
+            return self.loss(found[:count], wanted[:count], [None] * count)
         if self.classifies:
             probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
             return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
-from edgeq.flow.effort import mean_loss
+from edgeq.flow.effort import loss_of, mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -65,8 +65,9 @@ def trained_whole(
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
-    material = unlabelled(seen, held, run, rounds, classifies=task == "classify" and _has_scores(graph))
-    trained = finished(Loop(start, plan, material, seen.weigh, run, teacher=graph), progress)
+    material = unlabelled(seen, held, run, rounds)
+    loss = None if seen.weigh is not None else loss_of(graph, seen, task)
+    trained = finished(Loop(start, plan, material, seen.weigh, run, graph, loss), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 
 
@@ -93,10 +94,6 @@ def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Trainin
 def _values(graph: Graph) -> int:
     """Elements that are computed for one image."""
     return sum(type_.size for value, type_ in graph.types.items() if value not in graph.constants)
-
-
-def _has_scores(graph: Graph) -> bool:
-    return len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
 
 
 def _state(graph: Graph, plan: Plan, seen: CalibrationSet, options: Training, rounds: int) -> Path:
