@@ -23,12 +23,15 @@ from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
+from edgeq.ir.ops import Value
 from edgeq.passes.batch import Batches
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distill import Follows
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.units import units
 
 EPOCHS = 20
 """The loss on images held out is looked at so many times."""
@@ -40,6 +43,9 @@ SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 RATE = 7e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 2e-4
+HINT_LAYERS = 3
+HINT_WEIGHT = 5.0
+"""Blocks of so many layers are led by what leaves them, too, with so much of the loss."""
 
 
 def trained_whole(
@@ -67,8 +73,15 @@ def trained_whole(
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
     material = unlabelled(seen, held, run, rounds)
     loss = None if seen.weigh is not None else loss_of(graph, seen, task)
-    trained = finished(Loop(start, plan, material, seen.weigh, run, graph, loss), progress)
+    follows = Follows(graph, loss, _hints(graph, plan), HINT_WEIGHT)
+    trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
+
+
+def _hints(graph: Graph, plan: Plan) -> tuple[Value, ...]:
+    """Where blocks of the network end."""
+    exits = (name for unit in units(graph, plan.weights.keys(), HINT_LAYERS).values() for name in unit.exits)
+    return tuple(name for name in exits if name not in graph.outputs and graph.types[name].is_real)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:

@@ -8,6 +8,7 @@ distribution (Hinton et al., Distilling the Knowledge in a Neural Network, 2015)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,24 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.batch import with_batch
+from edgeq.quantize.distance import Loss
 from edgeq.quantize.sensitivity import Objective
 from edgeq.reference.interpret import Interpreter
+
+
+@dataclass(frozen=True)
+class Follows:
+    """What a network under rounding is led by: the float `teacher`, and more.
+
+    `loss` compares the outputs instead of what is usual for the task. `hints` are values inside that have to stay near,
+    too, by their relative squared error times `weight`: they say far more about an image than its few outputs, so that
+    few images are not learned by heart (FitNets, arXiv 1412.6550; for rounding BRECQ, arXiv 2102.05426).
+    """
+
+    teacher: Graph
+    loss: Loss | None = None
+    hints: tuple[o.Value, ...] = ()
+    weight: float = 0.0
 
 
 class Teacher:
