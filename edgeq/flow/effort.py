@@ -171,7 +171,7 @@ def output_loss(
 ) -> float:
     """How far the quantized network's outputs are from those of the float `teacher` (`graph` itself by default), as the
     task counts it; averaged over images."""
-    loss = relative if task == "depth" else _loss(graph, calibration, task)
+    loss = relative if task == "depth" else loss_of(graph, calibration, task)
     return mean_loss(graph, plan, calibration, loss, teacher)
 
 
@@ -217,7 +217,8 @@ def _importance(
     return measure_importance(graph, objective, exits | plan.weights.keys(), samples, device=calibration.device)
 
 
-def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+def loss_of(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+    """What descent on the whole network follows."""
     if calibration.weigh is not None:
         return weighed(calibration.weigh)
     one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
