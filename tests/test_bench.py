@@ -70,7 +70,20 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     """The kept files and the results by tool, of a run with few images and rounds."""
     kept = tmp_path_factory.mktemp("bench") / "kept"
     images = ["--calib", "scenes:4", "--images", "4", "--fast-images", "3", "--data", "scenes:6"]
-    options = [*images, "--peer-images", "4", "--conversions", "2", "--rounds", "2", "--threads", "1", "--json", "--out", str(kept)]
+    options = [
+        *images,
+        "--peer-images",
+        "4",
+        "--conversions",
+        "2",
+        "--rounds",
+        "2",
+        "--threads",
+        "1",
+        "--json",
+        "--out",
+        str(kept),
+    ]
     command = [sys.executable, str(SCRIPTS / "bench-tflite"), "zoo:detector", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
