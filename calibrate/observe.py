@@ -16,7 +16,8 @@ from edgeq.calibrate.statistics import Rows, Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
 from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.passes.together import Together
+from edgeq.reference.interpret import Device
 
 
 def _real_values(graph: Graph) -> frozenset[Value]:
@@ -35,9 +36,10 @@ def observe(
 ) -> dict[Value, Statistics]:
     """Statistics of `values` (default: every computed real value and real input) of the real `graph`.
 
-    Of large maps at least `least` elements are looked at (see `Rows`), if it is given; ends are of all of them.
-    `batches` yields the inputs by name; `progress` is told the number of batches done. Raises DataError when there
-    is no batch or a value is not finite, UsageError for a value that the graph does not compute as a real.
+    `batches` yields the inputs by name, of one image or of several (see with_batch); `progress` is told the number of
+    images done. Of large maps at least `least` elements are looked at (see `Rows`), if it is given; ends are of all of
+    them. Raises DataError when there is no batch or a value is not finite, UsageError for a value that the graph does
+    not compute as a real.
     """
     known = _real_values(graph)
     wanted = known if values is None else frozenset(values)
@@ -45,16 +47,20 @@ def observe(
         raise UsageError("the graph computes no such real value", value=", ".join(unknown[:3]))
     found: dict[Value, Statistics] = {}
 
+    together, done, rows = Together(observed(graph, wanted), device), 0, Rows(least)
+
     def watch(name: Value, tensor: Tensor) -> None:
         if name in wanted:
-            fresh = statistics_of(tensor, where=name, rows=Rows(least, turn))
+            fresh = statistics_of(tensor, where=name, rows=rows)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    interpreter = Interpreter(observed(graph, wanted), device)
     for turn, batch in enumerate(batches):
-        interpreter(batch, watch)
+        rows = Rows(least, turn)
+        count = together.count(batch)
+        together.of(count)(batch, watch)
+        done += count
         if progress:
-            progress(turn + 1)
+            progress(done)
     if wanted and not found:
         raise DataError("there is no calibration image", next_step="Name a folder that holds images.")
     return found

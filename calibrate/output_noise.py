@@ -99,7 +99,10 @@ def weighed_passes(
     device: Device = "cpu",
     least: int | None = None,
 ) -> Iterator[tuple[dict[o.Value, Tensor], Weights]]:
-    """For each of `samples` its values, those `watched` among them, and the weights of those whose range is chosen."""
+    """For each of `samples` its values, those `watched` among them, and the weights of those whose range is chosen.
+
+    A sample of several images (see backward_passes) has the sums of their weights.
+    """
     graph = structure.graph
     clipped = [key for key, site in sites.items() if not _never_clipped(structure, key, site)]
     values = dict.fromkeys(v for key in clipped for v in structure.sources(key) if v not in graph.constants)
@@ -132,9 +135,9 @@ class Weighed:
     images: int = 0
     weights: list[Weights] = field(default_factory=list)
 
-    def add(self, image: Weights) -> None:
-        """One more image."""
-        self.images += 1
+    def add(self, image: Weights, count: int = 1) -> None:
+        """One more image, or the sums over `count` of them."""
+        self.images += count
         if self.weights and not self.apart:
             sums = self.weights.pop()
             both = {place: sums[place].merged(image[place]) for place in sums if place in image}

@@ -36,6 +36,8 @@ Float32Array = npt.NDArray[np.float32]
 
 _PATTERNS = 1 << (8 + MANTISSA_BITS)
 _END_BIAS = 127
+_BESIDE = 32
+"""Histograms of every thirty-second element each, side by side; a power of two."""
 _SMALLEST_TOP = OCTAVES + 1 - _END_BIAS
 
 
@@ -166,7 +168,13 @@ def _channel_ends(x: Tensor) -> tuple[Float32Array, Float32Array]:
 def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> tuple[Histogram, int]:
     """Histogram of the nonzero elements and the count of zeros; denormals too small for a pattern count as zeros."""
     patterns = (flat.view(torch.int32) >> (23 - MANTISSA_BITS)).bitwise_and_(2 * _PATTERNS - 1)
-    found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
+    if flat.device.type == "cuda":  # where neighbours that meet in one bin, as zeros do, wait for each other
+        patterns.mul_(_BESIDE).add_(
+            torch.arange(len(flat), dtype=torch.int32, device=flat.device).bitwise_and_(_BESIDE - 1)
+        )
+        found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS * _BESIDE).view(-1, _BESIDE).sum(1)
+    else:
+        found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
     top = max(math.frexp(largest)[1], _SMALLEST_TOP)
     end = (top + _END_BIAS) * PER_OCTAVE
     first = end - (SIDE - 1)
@@ -188,7 +196,8 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which elements of a map are looked at: at least `least` (None: all), in evenly spaced rows, others in every `turn`.
+    """Which elements of maps are looked at: at least `least` of each image (None: all), in evenly spaced rows, others in
+    every `turn`.
 
     Each counts for the rows that are passed over, too.
     """
@@ -198,7 +207,7 @@ class Rows:
 
     def step(self, x: Tensor) -> int:
         """Of how many rows of x [N, C, H, W] one is looked at."""
-        return max(1, min(x.numel() // self.least, x.shape[2])) if self.least and x.dim() == 4 else 1
+        return max(1, min(x[0].numel() // self.least, x.shape[2])) if self.least and x.dim() == 4 else 1
 
     def of(self, x: Tensor) -> Tensor:
         """Those rows, or x itself."""

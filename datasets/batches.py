@@ -5,16 +5,14 @@ Of several processes each gets its part of every batch, so that together they se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgeq.datasets.folder import read_image
 from edgeq.datasets.preprocess import Preprocess
 
 KEPT_BYTES = 4 << 30
@@ -22,20 +20,22 @@ KEPT_BYTES = 4 << 30
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Read = Callable[[], npt.NDArray[np.uint8]]
+"""Gives one image, RGB uint8 [height, width, 3]."""
 Batch = tuple[Tensor, Tensor | None]
 """Images [N, C, H, W] and their labels [N, ...], if there are any."""
 
 
 class Batches:
-    """The images at `paths` as inputs of one network, each with its entry of `labels` [images, ...] if there are any.
+    """The images that `reads` give as inputs of one network, each with its entry of `labels` [images, ...] if there are any.
 
-    `size` images make a batch, of which process `rank` of `world` gets its share. Raises DataError naming an image that
-    cannot be read.
+    `size` images make a batch, of which process `rank` of `world` gets its share; an epoch shows every image `rounds`
+    times. Raises DataError naming an image that cannot be read.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        reads: Sequence[Read],
         labels: Tensor | None,
         preprocess: Preprocess,
         size: int,
@@ -43,8 +43,9 @@ class Batches:
         device: torch.device | None = None,
         rank: int = 0,
         world: int = 1,
+        rounds: int = 1,
     ) -> None:
-        self.paths, self.preprocess, self.size = list(paths), preprocess, min(size, len(paths))
+        self.reads, self.preprocess, self.size, self.rounds = list(reads), preprocess, min(size, len(reads)), rounds
         self.device = device or torch.device("cpu")
         self.labels = None if labels is None else labels.to(self.device)
         self._rank, self._world = rank, world
@@ -53,16 +54,17 @@ class Batches:
 
     def __len__(self) -> int:
         """Full batches in an epoch."""
-        return len(self.paths) // self.size
+        return len(self.reads) * self.rounds // self.size
 
     def epoch(self, seed: int) -> Iterator[Batch]:
-        """Every image at most once, shuffled; images that do not fill a batch wait for another epoch."""
-        order = np.random.default_rng(seed).permutation(len(self.paths))
+        """Every image once in each round, shuffled; images that do not fill a batch wait for another epoch."""
+        random = np.random.default_rng(seed)
+        order = np.concatenate([random.permutation(len(self.reads)) for _ in range(self.rounds)])
         yield from self._batches([order[k * self.size : (k + 1) * self.size] for k in range(len(self))])
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once; the last batch may be smaller."""
-        order = np.arange(len(self.paths))
+        order = np.arange(len(self.reads))
         yield from self._batches([order[k : k + self.size] for k in range(0, len(order), self.size)])
 
     def _batches(self, parts: Sequence[IntArray]) -> Iterator[Batch]:
@@ -83,12 +85,12 @@ class Batches:
         return [self._pool.submit(self._decode, int(row)) for row in rows]
 
     def _keep(self) -> Tensor | None:
-        if self._kept is None and self.paths:
+        if self._kept is None and self.reads:
             first = self._decode(0)
-            if first.nbytes * len(self.paths) > self._room():
+            if first.nbytes * len(self.reads) > self._room():
                 return None
-            kept = torch.empty((len(self.paths), *first.shape[1:]), device=self.device)
-            rows = np.arange(len(self.paths))
+            kept = torch.empty((len(self.reads), *first.shape[1:]), device=self.device)
+            rows = np.arange(len(self.reads))
             for part in (rows[k : k + self.size] for k in range(0, len(rows), self.size)):
                 images = np.concatenate(list(self._pool.map(self._decode, part)))
                 kept[part[0] : part[-1] + 1] = torch.from_numpy(images).to(self.device)
@@ -101,4 +103,4 @@ class Batches:
         return torch.cuda.mem_get_info(self.device)[0] // 4
 
     def _decode(self, row: int) -> Float32Array:
-        return self.preprocess.apply(read_image(self.paths[row]))
+        return self.preprocess.apply(self.reads[row]())

@@ -7,23 +7,26 @@ compete as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
-from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, learned, migrated, output_loss
+from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, has_few_bits, learned, migrated, output_loss
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import Quantization, quantize
 from edgeq.flow.request import ExportRequest
+from edgeq.flow.whole import trained_whole
+from edgeq.formats import bits_of
 from edgeq.frontend.model import Model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
+from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
 from edgeq.target import Target
@@ -31,8 +34,8 @@ from edgeq.target import Target
 DRAWS = 4
 """Of `balanced` in `best`."""
 
-UNMIXED_STEPS = 200
-"""Of descent on a unit where nothing is mixed."""
+ENOUGH_IMAGES = 256
+"""Fewer are learned by heart where the whole network is trained."""
 
 _APART = 1 << 20
 """Between the seeds of draws, so that none meets those of another's operators."""
@@ -85,7 +88,8 @@ def candidates_of(
 ) -> tuple[Candidate, ...]:
     """What computes the same and is easier to quantize; for `best`, and where activations have few bits, with channels moved.
 
-    The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better.
+    The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better. Units are not
+    descended on where activations have few bits: the whole network, which all of `best` ends with, gains more there.
     """
     effort, target, plain = job.request.effort, job.target, graph
     if target.is_integer and effort != "fast":
@@ -99,25 +103,12 @@ def candidates_of(
 
     if effort != "best" or not target.is_integer:
         return (item(graph, Way()),)
+    draws = [Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS)]
+    if activation_bits(graph, target, recipe) <= FEW_BITS:
+        return (item(graph, *draws),)
+    ways = item(graph, *draws, Way("with descent on units", SETTINGS["best"]))
     moved = migrated(graph, recipe, target, calibration, notes, job.progress)
-    settings = _descent(activation_bits(graph, target, recipe))
-    balanced = (Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS))
-    whole = Way("with descent on the whole", replace(settings, steps=0))
-    units = Way("with descent on units", replace(settings, whole_steps=0))
-    ways = item(graph, *balanced, whole, units)
-    if moved is graph:
-        return (ways,)
-    return ways, item(moved, Way("with channels moved and descent on units", settings))
-
-
-def _descent(bits: int) -> Settings:
-    """How `best` descends where activations have so many bits.
-
-    With fine activations float inputs are not mixed in: they hide the error of the weights before, which a unit could
-    take back. More steps than UNMIXED_STEPS learn the images by heart then.
-    """
-    settings = SETTINGS["best"]
-    return settings if bits <= FEW_BITS else replace(settings, drop=0.0, steps=min(settings.steps, UNMIXED_STEPS))
+    return (ways,) if moved is graph else (ways, item(moved, Way("with channels moved and descent on units")))
 
 
 @exact_arithmetic()
@@ -137,7 +128,26 @@ def winner_of(
     told = ", ".join(f"{way.name} {loss:.3g}" for (_, way, _), loss in zip(trials, losses, strict=True))
     notes.append(f"loss on {len(held.images)} images held out: {told}")
     item, way, found = trials[losses.index(min(losses))]
+    if job.request.training is None and has_few_bits(found.plan):
+        graph, trained = trained_whole(
+            item.graph, found, seen, held, job.task, job.progress, half_scales=job.target.half_scales,
+            seed=job.request.seed, use_cache=job.use_cache,
+        )  # fmt: skip
+        loss = output_loss(graph, trained.plan, held, job.task, teacher=item.graph)
+        notes += _told(loss, found.plan, calibration)
+        if loss < min(losses):
+            return graph, trained
     return item.graph, quantized(job, item, way, calibration) if item is first and way.draw == 0 else found
+
+
+def _told(loss: float, plan: Plan, calibration: CalibrationSet) -> list[str]:
+    """What training the whole network came to, and that more images would help where they would."""
+    found, images = [f"loss of the best of these with the whole network trained: {loss:.3g}"], len(calibration.images)
+    if images < ENOUGH_IMAGES and min(map(bits_of, plan.structure.formats.values())) < FEW_BITS:
+        found.append(
+            f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"
+        )
+    return found
 
 
 def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) -> Quantization:

@@ -3,8 +3,8 @@
     fast       ranges and bias correction, weighed on eight images, of whose large maps some rows are looked at; every
                weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced in several draws, and beside it with gradient descent on the whole network, or on every unit, and
-               with both behind channels moved where that helps: the one that does best on images held out is taken
+    best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
+               the one that does best on images held out, from which the whole network is trained where bits are few
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """
@@ -36,7 +36,7 @@ from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import Loss, distribution, relative, scale_invariant, squared_error, weighed
-from edgeq.quantize.frontier import Frontier, batches
+from edgeq.quantize.frontier import batches, images_that_fit
 from edgeq.quantize.importance import Importance, measure_importance
 from edgeq.quantize.learned import Learned, with_learned
 from edgeq.quantize.migrate import Grids, choose_moves
@@ -55,7 +55,7 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 SETTINGS: dict[Effort, Settings] = {
     "fast": Settings(),
     "balanced": Settings(),
-    "best": Settings(steps=400, whole_steps=400),
+    "best": Settings(steps=200, drop=0.0),
 }
 
 MOVE_IMAGES = 4
@@ -98,6 +98,12 @@ def activation_bits(graph: Graph, target: Target, recipe: Recipe) -> int:
     """The fewest bits of any value that is rounded."""
     structure = analyse(graph, target, recipe)
     return min((bits_of(structure.formats[key]) for key in structure.members), default=target.narrow.bits)
+
+
+def has_few_bits(plan: Plan) -> bool:
+    """Whether rounding costs so much that the whole network is trained by `best`."""
+    formats = [*plan.structure.formats.values(), *(type_.format for type_ in plan.weights.values())]
+    return any(bits_of(format_) <= FEW_BITS for format_ in formats)
 
 
 def migrated(
@@ -145,13 +151,12 @@ def learned(
     if effort == "fast" or not found.plan.weights:
         return found
     store = LearnedFile(_state(graph, found.plan, calibration, settings, seed)) if use_cache else None
-    samples = list(inputs_of(graph, calibration))
+    samples = list(inputs_of(graph, calibration.sample(images_that_fit(graph))))
     result = learn(
         graph,
         found.plan,
         samples,
         settings,
-        loss=_loss(graph, calibration, task),
         importance=_importance(graph, found.plan, calibration, samples, progress) if settings.steps else None,
         half=target.half_scales,
         seed=seed,
@@ -162,19 +167,23 @@ def learned(
     return _with(found, graph, target, result)
 
 
-@torch.no_grad()
-def output_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None) -> float:
-    """How far the quantized network's outputs are from the float one's, as the task counts it; averaged over images."""
+def output_loss(
+    graph: Graph, plan: Plan, calibration: CalibrationSet, task: Task | None, teacher: Graph | None = None
+) -> float:
+    """How far the quantized network's outputs are from those of the float `teacher` (`graph` itself by default), as the
+    task counts it; averaged over images."""
     loss = relative if task == "depth" else _loss(graph, calibration, task)
+    return mean_loss(graph, plan, calibration, loss, teacher)
+
+
+@torch.no_grad()
+def mean_loss(graph: Graph, plan: Plan, calibration: CalibrationSet, loss: Loss, teacher: Graph | None = None) -> float:
+    """`loss` between the quantized network's outputs and those of the float `teacher` (`graph` itself by default)."""
     simulation, total = Simulation.of(graph, plan, calibration.device), 0.0
-    frontier = Frontier(simulation, batches(simulation, list(inputs_of(graph, calibration))))
-    for op in graph.ops:
-        frontier.advance(op)
-        frontier.drop([op])
-    for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-        wanted = [real[name] for name in graph.outputs]
-        found = loss([quantized[name] for name in graph.outputs], wanted, [None] * len(wanted))
-        total += float(found) * len(wanted[0])
+    original = simulation if teacher is None else Simulation.of(teacher, plan, calibration.device)
+    for images in batches(simulation, list(inputs_of(graph, calibration))):
+        wanted, found = original.outputs(images, real=True), simulation.outputs(images)
+        total += float(loss(found, wanted, [None] * len(wanted))) * len(wanted[0])
     return total / len(calibration.images)
 
 
@@ -183,8 +192,6 @@ def _usual(plan: Plan) -> Effort:
 
 
 def _state(graph: Graph, plan: Plan, calibration: CalibrationSet, settings: Settings, seed: int) -> Path:
-    """Where units are kept, which are the same whatever is learned of the whole behind them."""
-    settings = replace(settings, whole_steps=0, whole_rate=0.0)
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=calibration.preprocess.to_dict(),
@@ -222,13 +229,14 @@ def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
     """The plan with everything learned, and the ranges that say so."""
-    before, structure = found.plan, found.plan.structure
-    grids: dict[Value, tuple[float, int]] = {}
-    for key in structure.members:
-        type_ = before.types[key]
-        grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
-    plan = assign(structure, grids, target)
-    plan = replace(plan, output_codes=before.output_codes, biases=before.biases)
+    plan, structure = found.plan, found.plan.structure
+    if result.scales:
+        grids: dict[Value, tuple[float, int]] = {}
+        for key in structure.members:
+            type_ = plan.types[key]
+            grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
+        moved = assign(structure, grids, target)
+        plan = replace(moved, output_codes=plan.output_codes, biases=plan.biases)
     chosen = [_renamed(item, plan, result) for item in found.chosen]
     return replace(found, plan=with_learned(plan, graph, result, half=target.half_scales), chosen=chosen)
 

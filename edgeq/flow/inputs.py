@@ -6,7 +6,9 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +33,11 @@ from edgeq.quantize.sensitivity import Weigh
 
 SCENES = "scenes"
 CPU = torch.device("cpu")
-HELD_OUT = 4
-"""Of so many calibration images one is held out where what was learned is judged."""
+HELD_OUT, MOST_HELD_OUT = 4, 128
+"""Of so many calibration images one is held out where what was learned is judged, and about so many in all."""
+
+_AHEAD = 8
+"""Images that are decoded before they are asked for."""
 
 _CALIBRATION_SEED, _EVALUATION_SEED, _TRAINING_SEED = 1, 2, 3
 
@@ -123,9 +128,18 @@ class CalibrationSet:
     least: int | None = None
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
-        """One input [1, C, H, W] per image, decoded as it is needed."""
-        for image in self.images:
-            yield self.preprocess.apply(image.read())
+        """One input [1, C, H, W] per image, in order; a few are decoded ahead of those that are needed."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            ahead = deque[Future[npt.NDArray[np.float32]]]()
+            for image in self.images:
+                ahead.append(pool.submit(self._tensor, image))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _tensor(self, image: ImageFile | DegradedImage) -> npt.NDArray[np.float32]:
+        return self.preprocess.apply(image.read())
 
     @property
     def hashes(self) -> dict[Path, str]:
@@ -154,9 +168,10 @@ class CalibrationSet:
         return replace(self, images=tuple(self.images[index] for index in spread(len(self.images), count)))
 
     def parted(self) -> tuple[CalibrationSet, CalibrationSet]:
-        """The images to learn from, and every fourth, which is held out to judge what was learned."""
-        held = self.images[HELD_OUT - 1 :: HELD_OUT]
-        seen = tuple(image for index, image in enumerate(self.images) if index % HELD_OUT != HELD_OUT - 1)
+        """The images to learn from, and every fourth of a few, which is held out to judge what was learned."""
+        every = max(HELD_OUT, len(self.images) // MOST_HELD_OUT)
+        held = self.images[every - 1 :: every]
+        seen = tuple(image for index, image in enumerate(self.images) if index % every != every - 1)
         return replace(self, images=seen), replace(self, images=held)
 
     @property

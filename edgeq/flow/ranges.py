@@ -28,6 +28,7 @@ from edgeq.flow.statistics import (
 from edgeq.formats import Format, Int, bits_of, is_table, level_range
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value
+from edgeq.passes.together import images_at_once
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.bias import Excerpts, correct_biases, correct_stored_biases, corrected_operands, operand_values
@@ -219,7 +220,10 @@ def quantize(
     )  # fmt: skip
     progress("correcting biases", 0, 0)
     seen = excerpts.images if excerpts and excerpts.are_whole else None
-    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])), calibration.device)
+    together = images_at_once(graph, calibration.device)
+    values = seen or operand_values(
+        graph, inputs_of(graph, calibration.sample(images[1]), together), calibration.device
+    )
     return replace(found, plan=correct_biases(graph, found.plan, values))
 
 

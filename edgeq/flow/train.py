@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edgeq.datasets.dataset import Dataset
 from edgeq.flow.training import Trained, TrainingRun
+from edgeq.flow.training_data import labelled
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
@@ -24,7 +25,11 @@ def train(
     Raises DataError when there are too few images or the labels are not the network's, and UsageError when the loss is
     not a number or the saved state is another's.
     """
-    loop = Loop(graph, plan, data, weigh, run)
+    return finished(Loop(graph, plan, labelled(graph, data, weigh, run), weigh, run), progress)
+
+
+def finished(loop: Loop, progress: Progress) -> Trained:
+    """What comes of `loop`, from where an interrupted run of the same left it."""
     loop.resume()
     while not loop.is_finished:
         loop.one_epoch(progress)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,8 +16,10 @@ from edgeq.datasets.coco import BoxLabels
 from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.detection import DetectionHead
 from edgeq.datasets.detection_distance import corresponds
+from edgeq.datasets.folder import read_image
 from edgeq.errors import DataError, UsageError
-from edgeq.flow.processes import Processes
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.processes import local_device, processes
 from edgeq.flow.training import TrainingRun
 from edgeq.ir.graph import Graph
 from edgeq.quantize.sensitivity import Weigh
@@ -23,15 +28,42 @@ HELD_OUT = 0.05
 MOST_HELD_OUT = 1000
 
 
+@dataclass(frozen=True)
+class Material:
+    """Images to learn from, and those that decide; `classifies`: whether the outputs are scores of classes."""
+
+    training: Batches
+    held_out: Batches
+    classifies: bool
+
+
 def head_of(weigh: Weigh | None) -> DetectionHead | None:
     """The head of a detector whose places correspond to its teacher's."""
     return weigh.head if isinstance(weigh, DetectionWeights) and corresponds(weigh.head) else None
 
 
-def split(
-    data: Dataset, run: TrainingRun, device: torch.device, team: Processes, head: DetectionHead | None
-) -> tuple[Batches, Batches]:
-    """Images to train on, and every so-manyth to hold out."""
+def unlabelled(
+    seen: CalibrationSet, held: CalibrationSet, run: TrainingRun, rounds: int, *, classifies: bool
+) -> Material:
+    """Calibration images, of which those `seen` are shown `rounds` times in an epoch."""
+
+    def part(images: CalibrationSet, rounds: int = 1) -> Batches:
+        reads, options = [image.read for image in images.images], run.training
+        return Batches(
+            reads, None, images.preprocess, options.batch, options.workers, local_device(run.device), rounds=rounds
+        )
+
+    return Material(part(seen, rounds), part(held), classifies)
+
+
+def labelled(graph: Graph, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> Material:
+    """Images of `data` to train on, and every so-manyth to hold out.
+
+    Raises DataError where there are too few or their labels are not those of `graph`.
+    """
+    head, device = head_of(weigh), local_device(run.device)
+    team = processes(device)
+    _check_classes(graph, data, head)
     count, options = len(data.samples), run.training
     if count < 4:
         raise DataError("too few images to train on", where=data.name, value=count, allowed="4 or more")
@@ -44,10 +76,11 @@ def split(
     labels = _labels(data, run, head)
 
     def part(rows: list[int]) -> Batches:
-        paths, own = [data.samples[k].path for k in rows], None if labels is None else labels[rows]
-        return Batches(paths, own, run.preprocess, options.batch, options.workers, device, team.rank, team.world)
+        reads = [partial(read_image, data.samples[k].path) for k in rows]
+        own = None if labels is None else labels[rows]
+        return Batches(reads, own, run.preprocess, options.batch, options.workers, device, team.rank, team.world)
 
-    return part([k for k in range(count) if k not in out]), part(sorted(out))
+    return Material(part([k for k in range(count) if k not in out]), part(sorted(out)), data.task == "classify")
 
 
 def _labels(data: Dataset, run: TrainingRun, head: DetectionHead | None) -> Tensor | None:
@@ -60,7 +93,7 @@ def _labels(data: Dataset, run: TrainingRun, head: DetectionHead | None) -> Tens
     return None
 
 
-def check_classes(graph: Graph, data: Dataset, head: DetectionHead | None) -> None:
+def _check_classes(graph: Graph, data: Dataset, head: DetectionHead | None) -> None:
     """Raise DataError where the labels name classes that the network does not have."""
     labels = [sample.label for sample in data.samples]
     if head is not None:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from edgeq.datasets.batches import Batch
-from edgeq.datasets.dataset import Dataset
 from edgeq.datasets.detection import DetectionHead
 from edgeq.datasets.detection_distance import detection_distance, label_distance
 from edgeq.errors import UsageError
@@ -21,7 +21,7 @@ from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import local_device, processes
 from edgeq.flow.statistics import objective_of
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
-from edgeq.flow.training_data import check_classes, head_of, split
+from edgeq.flow.training_data import Material, head_of
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distill import Teacher, classification_loss, noise
@@ -42,22 +42,32 @@ LOOK_EVERY = 50
 
 
 class Loop:
-    """One training run, epoch by epoch."""
+    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (itself by default)."""
 
-    def __init__(self, graph: Graph, plan: Plan, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        material: Material,
+        weigh: Weigh | None,
+        run: TrainingRun,
+        teacher: Graph | None = None,
+    ) -> None:
         self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
+        self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
-        self.teacher = Teacher(graph, self.objective, self.device)
+        self.teacher = Teacher(teacher or graph, self.objective, self.device)
         (self.input,) = graph.inputs
-        self.classifies, self.head = data.task == "classify", head_of(weigh)
-        check_classes(graph, data, self.head)
-        self.training, self.held_out = split(data, run, self.device, self.processes, self.head)
+        self.classifies, self.head = material.classifies, head_of(weigh)
+        self.training, self.held_out = material.training, material.held_out
         self.steps = self.options.epochs * len(self.training)
         self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
-        self.optimizer = torch.optim.AdamW(_groups(self.module, self.options), lr=self.rate)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
+        )
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.settled: Settled | None = None
@@ -77,7 +87,8 @@ class Loop:
     # --- one step ---------------------------------------------------------------------------------------------
 
     def _values(self, images: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.options.half):
+        half = torch.autocast(images.device.type, torch.bfloat16) if self.options.half else nullcontext()
+        with half:
             return self.module.rounded({self.input: images}, self.objective.outputs)
 
     def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
@@ -105,10 +116,12 @@ class Loop:
     def one_epoch(self, progress: Progress) -> None:
         """Every training image once; then the held-out loss and the saved state."""
         started = counted = time.monotonic()
-        losses = list[Tensor]()
+        losses, seconds = list[Tensor](), 0.0
         for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
             step = self.epoch * len(self.training) + k
-            share = self._share(step, time.monotonic() - counted)
+            if self.processes.world < 2 or k % LOOK_EVERY == 0:  # several processes have to end at the same step
+                seconds = self.processes.greatest(time.monotonic() - counted, self.device)
+            share = self._share(step, seconds)
             if share >= 1 and losses:
                 break
             share = min(share, 1.0)
@@ -120,8 +133,8 @@ class Loop:
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 if self.options.compiled:
                     self._check_compiled(*moved)
-                counted, self.is_compiled = time.monotonic(), True
-            losses.append(self._step(*moved))
+                counted, seconds, self.is_compiled = time.monotonic(), 0.0, True
+            losses.append(self._step(*moved, share))
             if k % LOOK_EVERY == 0:
                 self._check(losses[-1])
             progress("training", step + 1, self.steps)
@@ -131,7 +144,7 @@ class Loop:
         if held_out < self.best[0]:
             self.best, self.best_epoch = self._snapshot(held_out), self.epoch
         seconds = time.monotonic() - started
-        self.seconds += time.monotonic() - counted
+        self.seconds += self.processes.greatest(time.monotonic() - counted, self.device)
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
         self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
         self._save()
@@ -150,7 +163,7 @@ class Loop:
         slopes = torch.autograd.grad(loss, learned, materialize_grads=True)
         return torch.cat([slope.flatten() for slope in slopes])
 
-    def _step(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor | None, share: float) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = partial(self._loss, images, labels)
         if self.sharpness is not None:
@@ -166,7 +179,7 @@ class Loop:
         if self.settled is not None:
             self.settled.after_step()
         elif self.oscillation is not None:
-            self.oscillation.after_step()
+            self.oscillation.after_step(share)
         return found.detach()
 
     def _share(self, step: int, seconds: float) -> float:
@@ -197,7 +210,8 @@ class Loop:
         batches: Iterator[Batch] = self.held_out.in_order()
         for images, labels in batches:
             loss = self._loss(images, labels, compiled=False)
-            found += torch.stack([loss.double() * len(images), loss.new_tensor(len(images)).double()])
+            found[0] += loss.double() * len(images)
+            found[1] += len(images)
         total, count = self.processes.total(found).tolist()
         return float(total / max(count, 1))
 
@@ -253,7 +267,7 @@ class Loop:
         self.module.load_state_dict(state)
         graph = self.module.learned_graph()
         verb = "falls" if loss < self.start else "stays"
-        images = len(self.held_out.paths)
+        images = len(self.held_out.reads)
         notes = [f"training: the loss on {images} held-out images {verb} from {self.start:.4g} to {loss:.4g}"]
         if self.options.learn.adaptive:
             notes.append("training: scales that followed each image are frozen to their mean over the training images")

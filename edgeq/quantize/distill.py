@@ -16,6 +16,7 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.batch import with_batch
+from edgeq.quantize.distance import squared_error
 from edgeq.quantize.sensitivity import Objective
 from edgeq.reference.interpret import Interpreter
 
@@ -54,9 +55,15 @@ def noise(objective: Objective, wanted: Sequence[Tensor], found: Sequence[Tensor
 
 
 def classification_loss(wanted: Tensor, found: Tensor, labels: Tensor | None, *, probabilities: bool) -> Tensor:
-    """Mean cross entropy [N, classes] against the teacher's distribution and, in equal parts, the `labels`."""
+    """Mean cross entropy [N, classes] against the teacher's distribution and, in equal parts, the `labels`.
+
+    Without labels the relative squared error of the scores besides, which an image says more by: shares of most classes
+    are next to nothing, and do not change where all scores move.
+    """
     scores = found.float()
     log_share = scores.clamp_min(1e-12).log() if probabilities else scores.log_softmax(1)
     share = wanted if probabilities else wanted.softmax(1)
     distilled = -(share * log_share).sum(1).mean()
-    return distilled if labels is None else (distilled + F.nll_loss(log_share, labels)) / 2
+    if labels is None:
+        return distilled + squared_error([scores], [wanted], [None])
+    return (distilled + F.nll_loss(log_share, labels)) / 2

@@ -86,23 +86,29 @@ def _total(parts: Sequence[Moments]) -> Moments:
 def _moments(
     op: Weighted, weight: Tensor, frontier: Frontier, importance: Importance | None, generator: torch.Generator
 ) -> list[Moments]:
-    """One set of moments per batch."""
+    """One set of moments for each set of images."""
     simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
     images = sum(values[op.x].shape[0] for values in frontier.real)
     wanted = max(LEAST_POSITIONS, POSITIONS_PER_INPUT * matrix.shape[2])
     shape = simulation.graph.types[op.out].shape
     per_image = int(np.prod(shape[1:-1] if isinstance(op, o.Linear) else shape[2:]))
     few, start = -(-wanted // images), 0
-    found = []
+    found = list[Moments]()
+
+    def drawn() -> Tensor:
+        return torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
+
     with torch.no_grad():
-        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            at = torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
-            at = at.to(simulation.device)
+        for real, quantized, sets in zip(frontier.real, frontier.quantized, frontier.sets, strict=True):
+            at = torch.stack([drawn() for _ in range(sets)]).to(simulation.device)
             x = columns(op, real[op.x], kernel, at)
             z = columns(op, simulation.operand(op.x, quantized.__getitem__), kernel, at)
             stop = start + real[op.x].shape[0]
-            heavy = None if importance is None else importance.flat()[start:stop].to(at.device)[:, at].flatten()
-            found.append(Moments.of(matrix, x, z, heavy))
+            heavy = None
+            if importance is not None:
+                rest = importance.flat()[start:stop].to(at.device).chunk(sets)
+                heavy = torch.stack([part[:, places].flatten() for part, places in zip(rest, at, strict=True)])
+            found += Moments.of_each(matrix, x, z, heavy)
             start = stop
     return found
 

@@ -1,8 +1,8 @@
 """Learned rounding: weights whose codes are chosen for what the layer computes, one layer after the other.
 
 Each layer sees the inputs that the quantized network before it really produces and aims at what the float network
-computes from float inputs, so it also takes back part of the error that reached it. Units of several layers, and at
-last the whole network, may be refined by gradient descent from there.
+computes from float inputs, so it also takes back part of the error that reached it. Units of several layers may be
+refined by gradient descent from there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.progress import Progress, silent
 from edgeq.quantize.columns import Weighted
-from edgeq.quantize.distance import Loss, squared_error
-from edgeq.quantize.frontier import Frontier, Values, batches, images_that_fit
+from edgeq.quantize.frontier import Frontier, batches, images_that_fit
 from edgeq.quantize.importance import Importance
 from edgeq.quantize.layerwise import solve_layer
 from edgeq.quantize.learned import Layer, Learned, Store, packed, unpacked
@@ -27,10 +26,7 @@ from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import Data, Parameters, Refinement, Settings
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.simulate import Simulation
-from edgeq.quantize.units import Unit, units, whole
-
-WHOLE_BYTES = 4 << 30
-"""Memory for the values of a whole network and their gradients."""
+from edgeq.quantize.units import Unit, units
 
 
 def learn(
@@ -39,7 +35,6 @@ def learn(
     samples: Sequence[Mapping[o.Value, Array]],
     settings: Settings,
     *,
-    loss: Loss = squared_error,
     importance: Mapping[o.Value, Importance] | None = None,
     half: bool = False,
     seed: int = 0,
@@ -49,13 +44,11 @@ def learn(
 ) -> Learned:
     """Weights, biases and scales of activations fitted to `samples` (calibration inputs of batch 1).
 
-    `loss` compares the outputs of the network where `settings` also learn it as a whole. `importance`, measured on the
-    same samples, weighs errors inside. `store` keeps what was
-    learned after every unit, and units found there are not learned again.
+    `importance`, measured on the same samples, weighs errors inside. `store` keeps what was learned after every unit,
+    and units found there are not learned again.
     """
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
-    images = batches(simulation, samples[: images_that_fit(graph)])
-    frontier = Frontier(simulation, [dict(values) for values in images])
+    frontier = Frontier(simulation, batches(simulation, samples[: images_that_fit(graph)]))
     work = _Work(simulation, frontier, settings, importance or {}, half, seed, store)
     starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:
@@ -69,8 +62,6 @@ def learn(
         work.learn(unit)
         done.update(unit.ops)
         progress("learning to round", len(work.found.layers), len(plan.weights))
-    if settings.whole_steps and len(graph.inputs) == 1:
-        work.learn_whole(images, loss, progress)
     return work.found
 
 
@@ -116,7 +107,7 @@ class _Work:
                 frontier.advance(op)
                 frontier.drop([op], keep=(unit.entry, *unit.exits))
             if self.settings.steps:
-                layers = self._refined(unit, layers, self.settings, squared_error)
+                layers = self._refined(unit, layers)
                 frontier.again(unit)
         frontier.drop(unit.ops)
         self.found.layers.update(layers)
@@ -137,28 +128,7 @@ class _Work:
         """One for each operator, so that a run that goes on draws what an uninterrupted one would."""
         return torch.Generator().manual_seed(self.seed + self.simulation.graph.ops.index(op))
 
-    def learn_whole(self, images: Sequence[Values], loss: Loss, progress: Progress) -> None:
-        """All layers together, for the outputs of the network."""
-        simulation, frontier, settings = self.simulation, self.frontier, self.settings
-        unit = whole(simulation.graph)
-        for values, quantized in zip(images, frontier.quantized, strict=True):
-            quantized[unit.entry] = values[unit.entry]
-        fit_in = WHOLE_BYTES // (16 * sum(type_.size for type_ in simulation.graph.types.values()))
-        together = replace(
-            settings,
-            steps=settings.whole_steps,
-            method="adaquant",
-            rate=settings.whole_rate,
-            images=max(1, min(settings.images, fit_in)),
-        )
-        for real, values in zip(frontier.real, images, strict=True):
-            real[unit.entry] = values[unit.entry]
-        progress("learning the whole", 0, 0)
-        self.found.layers = self._refined(unit, self.found.layers, together, loss)
-
-    def _refined(
-        self, unit: Unit, layers: dict[o.Value, Layer], settings: Settings, loss: Loss
-    ) -> dict[o.Value, Layer]:
+    def _refined(self, unit: Unit, layers: dict[o.Value, Layer]) -> dict[o.Value, Layer]:
         """What gradient descent makes of `layers`, where the images of `unit` can be told apart."""
         simulation, frontier = self.simulation, self.frontier
         if not all(map(simulation.batches.are_rows, (unit.entry, *unit.exits))):
@@ -169,8 +139,8 @@ class _Work:
             tuple(torch.cat([values[name] for values in frontier.real]) for name in unit.exits),
             tuple(self._weight(name) for name in unit.exits),
         )
-        parameters = {out: self._parameters(out, layer, settings.method) for out, layer in layers.items()}
-        best = Refinement(unit, simulation, parameters, data, settings, loss, self.seed).run()
+        parameters = {out: self._parameters(out, layer, self.settings.method) for out, layer in layers.items()}
+        best = Refinement(unit, simulation, parameters, data, self.settings, self.seed).run()
         self._take_scales(best.scales)
         found = {
             out: replace(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgeq.formats import bits_of
 from edgeq.ir import ops as o
-from edgeq.quantize.distance import Loss
+from edgeq.quantize.distance import squared_error
 from edgeq.quantize.rounding import Method, Rounding
 from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit
@@ -51,9 +51,6 @@ class Settings:
     activation_rate: float = 1e-3
     bias_rate: float = 1e-3
     penalty: float = 1.0
-    rate: float = 1.0
-    whole_steps: int = 0
-    whole_rate: float = 0.3
 
 
 @dataclass
@@ -105,11 +102,10 @@ class Refinement:
         parameters: Mapping[o.Value, Parameters],
         data: Data,
         settings: Settings,
-        loss: Loss,
         seed: int,
     ) -> None:
         self.unit, self.simulation, self.parameters, self.settings = unit, simulation, parameters, settings
-        self.data, self.loss = data, loss
+        self.data = data
         self.random = torch.Generator().manual_seed(seed)
         simulation.generator = torch.Generator(simulation.device).manual_seed(seed)
         held = torch.arange(len(data.real)) % HELD_OUT == HELD_OUT - 1
@@ -179,7 +175,7 @@ class Refinement:
 
     def _loss(self, data: Data) -> Tensor:
         x = self.simulation.mixed(data.quantized, data.real) if self.simulation.drop else data.quantized
-        return self.loss(self._run(x), data.targets, data.importance)
+        return squared_error(self._run(x), data.targets, data.importance)
 
     @torch.no_grad()
     def _loss_over(self, images: Tensor) -> float:
@@ -206,7 +202,7 @@ class Refinement:
     def _groups(self) -> list[dict[str, object]]:
         settings = self.settings
         groups: list[dict[str, object]] = [
-            {"params": p.rounding.theta, "lr": p.rounding.rate * settings.rate} for p in self.parameters.values()
+            {"params": p.rounding.theta, "lr": p.rounding.rate} for p in self.parameters.values()
         ]
         biases = [p.bias for p in self.parameters.values() if p.bias is not None]
         groups.append({"params": [bias.requires_grad_() for bias in biases], "lr": settings.bias_rate})

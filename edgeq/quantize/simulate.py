@@ -7,7 +7,7 @@ straight through inside the range and none outside; a scale that is learned gets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -88,7 +88,7 @@ class Simulation:
                 codes = plan.weight_codes(out, graph.constants[weight])
                 found.weights[out] = _on(dequantize_weight(codes, plan.weights[out]), device)
                 if out in plan.biases:
-                    found.biases[out] = _on(_bias(plan, op), device)
+                    found.biases[out] = _on(planned_bias(plan, op), device)
         return found
 
     def rounded(self, value: o.Value, x: Tensor) -> Tensor:
@@ -102,6 +102,20 @@ class Simulation:
         """`rounded`, but for the share `drop` of elements, which stay `exact`."""
         chance = torch.rand(exact.shape, generator=self.generator, device=exact.device)
         return torch.where(chance < self.drop, exact, rounded)
+
+    def outputs(self, images: Mapping[o.Value, Tensor], *, real: bool = False) -> list[Tensor]:
+        """The outputs for `images`, of the `real` network or of the quantized one; values are forgotten on the way."""
+        values, step = dict(images), self.real if real else self.quantized
+        for op in self.graph.ops:
+            values.update(zip(o.results(op), step(op, values.__getitem__), strict=True))
+            for name in {name for name in o.operands(op) if self._last[name] is op} - {*self.graph.outputs}:
+                values.pop(name, None)
+        return [values[name] for name in self.graph.outputs]
+
+    @cached_property
+    def _last(self) -> dict[o.Value, o.Op]:
+        """By value the operator that reads it last."""
+        return {value: op for op in self.graph.ops for value in o.operands(op)}
 
     def real(self, op: o.Op, read: Read) -> tuple[Tensor, ...]:
         """Results of `op` in float."""
@@ -151,7 +165,7 @@ def _on(array: Array, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(wide, order="C")).to(device)
 
 
-def _bias(plan: Plan, op: o.Op) -> Array:
+def planned_bias(plan: Plan, op: o.Op) -> Array:
     """The real bias that the planned codes stand for."""
     (out, *_) = o.results(op)
     assert isinstance(op, o.Conv | o.ConvTranspose | o.Linear), op

@@ -26,12 +26,6 @@ class Unit:
     ops: tuple[o.Op, ...]
 
 
-def whole(graph: Graph) -> Unit:
-    """A network of one input as one unit."""
-    (entry,) = graph.inputs
-    return Unit(entry, graph.outputs, graph.ops)
-
-
 def units(graph: Graph, learned: Collection[o.Value], layers: int = LAYERS) -> dict[o.Op, Unit]:
     """Disjoint units that hold all operators with results in `learned` where possible, by their first operator."""
     finder = _Finder(graph, learned, layers)

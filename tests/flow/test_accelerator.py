@@ -29,7 +29,7 @@ from tests.flow.test_banding import uneven
 from tests.quantized import inputs_of
 
 W4A8, CHOICES = Asked("int4", "int8"), ("w8a8", "w4a8")
-FEW_STEPS = replace(SETTINGS["best"], steps=3, whole_steps=3)
+FEW_STEPS = replace(SETTINGS["best"], steps=3)
 
 
 def write_uneven(path: Path) -> None:
@@ -69,6 +69,8 @@ def test_another_device_computes_the_same(case: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SETTINGS, "best", FEW_STEPS)
     monkeypatch.setattr("edgeq.flow.contest.DRAWS", 2)
+    monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 16)
+    monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 16)
     write(tmp_path / "net.onnx")
     write_noise_images(tmp_path / "images", 8)
     here = exported(tmp_path / "here", "cpu", **options)

@@ -76,11 +76,13 @@ def graph_of(out: str) -> str:
 
 
 @pytest.mark.parametrize("moves", [True, False])
-@pytest.mark.parametrize("settings", [Settings(), Settings(steps=40, whole_steps=60, images=8)])
+@pytest.mark.parametrize("settings", [Settings(), Settings(steps=40, images=8)])
 def test_best_is_what_does_better_on_images_held_out(
     place: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, moves: bool
 ) -> None:
     monkeypatch.setitem(SETTINGS, "best", settings)
+    monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 400)
+    monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 400)
     if not moves:
         monkeypatch.setattr("edgeq.quantize.migrate.LEAST_GAIN", 1e9)
     fast, best = exported("fast", "--effort", "fast"), exported("best", "--effort", "best")
@@ -89,9 +91,23 @@ def test_best_is_what_does_better_on_images_held_out(
     plain, *others = (float(part.split(" ")[-1]) for part in note.split(": ")[1].split(", "))
     assert "with descent on units" in note
     assert moves == any(note.startswith("channels moved") for note in best.document["notes"])
-    assert len(others) == DRAWS + 1 + moves and 0 < min(plain, *others) < 1
+    assert len(others) == DRAWS + moves and 0 < min(plain, *others) < 1
+    (note,) = [note for note in best.document["notes"] if note.startswith("loss of the best of these")]
+    trained = float(note.split(" ")[-1])
     exported("balanced", "--effort", "balanced")
-    assert (graph_of("best") == graph_of("balanced")) == (plain <= min(others))
+    assert (graph_of("best") == graph_of("balanced")) == (plain <= min(trained, *others))
+
+
+def test_few_images_are_told_where_activations_have_few_bits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 40)
+    monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 40)
+    for bits in (4, 8):
+        command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--effort", "best")
+        ran = edgeq(*command, "--weights", "int4", "--activations", f"int{bits}", "--out", f"few{bits}", "--json")
+        assert ran.exit == 0, ran.stderr
+        notes = [note for note in ran.document["notes"] if "with the whole network trained" in note]
+        few = [note for note in ran.document["notes"] if note.startswith("12 calibration images are few")]
+        assert len(notes) == 1 and len(few) == (bits == 4)
 
 
 def write_uneven_norm(path: Path) -> None:

@@ -26,6 +26,7 @@ from edgeq.flow import ExportRequest, export_model
 from edgeq.flow.processes import Processes
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
+from edgeq.flow.training_data import labelled
 from edgeq.flow.training_loop import Loop
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
@@ -83,7 +84,8 @@ def test_training_lowers_the_held_out_loss_and_gives_a_legal_graph(data: Dataset
 
 def test_codes_of_weights_stay_over_the_last_share(data: Dataset) -> None:
     graph, plan = network()
-    loop = Loop(graph, plan, data, None, TrainingRun(replace(TRAINING, rate=1e-2, settle=0.4), PREPROCESS, None))
+    run = TrainingRun(replace(TRAINING, rate=1e-2, settle=0.4), PREPROCESS, None)
+    loop = Loop(graph, plan, labelled(graph, data, None, run), None, run)
     codes = list[torch.Tensor]()
     while not loop.is_finished:
         loop.one_epoch(lambda *_: None)
@@ -212,7 +214,7 @@ def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> N
 def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
     graph, plan = network()
     run = TrainingRun(replace(TRAINING, compiled=True), PREPROCESS, None)
-    loop = Loop(graph, plan, data, None, run)
+    loop = Loop(graph, plan, labelled(graph, data, None, run), None, run)
     step = loop._values
     loop.compiled = torch.compile(step, backend="aot_eager")
     loop.one_epoch(lambda *_: None)
@@ -260,11 +262,11 @@ def test_strategies_train_and_go_on_where_they_were_killed(
     verify(lower(whole.graph, whole.plan))
 
 
-def _half_of_a_run(rank: int, folder: str) -> None:
+def _half_of_a_run(rank: int, folder: str, training: Training) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", STILL)
+    found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", training)
     assert not dist.is_initialized()
     torch.save((curve(found), dict(found.graph.constants)), f"{folder}/{rank}.out")
 
@@ -275,7 +277,7 @@ STILL = replace(TRAINING, flip=False, shift=False)
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """torchrun's processes share each batch; only rounding of sums differs."""
     write_dataset(tmp_path / "classify", IMAGES, 5, 64, "classify")
-    mp.spawn(_half_of_a_run, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_half_of_a_run, (str(tmp_path), STILL), nprocs=2)  # type: ignore[no-untyped-call]
     alone = trained(open_dataset(tmp_path / "classify", "classify"), None, STILL)
     halves = [torch.load(tmp_path / f"{rank}.out", weights_only=False) for rank in range(2)]
     assert (tmp_path / "run.pt").is_file()
@@ -285,8 +287,18 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
             assert np.allclose(constants[name], array, rtol=1e-2, atol=2e-4), name
 
 
+def test_two_processes_whose_time_is_up_end_together(tmp_path: Path) -> None:
+    """Each has a clock of its own, and would wait for ever for a step that the other does not take."""
+    write_dataset(tmp_path / "classify", IMAGES, 5, 64, "classify")
+    timed = replace(STILL, epochs=100_000, minutes=0.02)
+    mp.spawn(_half_of_a_run, (str(tmp_path), timed), nprocs=2)  # type: ignore[no-untyped-call]
+    (first, _), (second, _) = (torch.load(tmp_path / f"{rank}.out", weights_only=False) for rank in range(2))
+    assert len(first) == len(second) >= 1
+    assert np.allclose(first, second, rtol=1e-6)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeq.flow.training_loop.processes", lambda device: Processes(0, 3))
+    monkeypatch.setattr("edgeq.flow.training_data.processes", lambda device: Processes(0, 3))
     with pytest.raises(
         UsageError, match="the batch cannot be shared evenly; got 8; allowed: a multiple of 3 processes"
     ):

@@ -59,7 +59,7 @@ def residual_samples(count: int, seed: int) -> list[dict[o.Value, Array]]:
 
 CASES = (
     (INT4_NARROW, Settings()),
-    (INT4_NARROW, replace(SHORT, method="adaquant", whole_steps=6)),
+    (INT4_NARROW, replace(SHORT, method="adaquant")),
     (Float(2, 1), SHORT),
     (POST4, replace(SHORT, method="flexround")),
 )

@@ -68,7 +68,7 @@ def test_images_together_are_images_one_by_one() -> None:
 def test_a_network_with_a_class_token_is_learned_as_a_whole() -> None:
     graph, images = with_class_token(), samples(12, 2)
     plan = plan_for(graph, images, INT4_NARROW)
-    found = learn(graph, plan, images, Settings(steps=6, whole_steps=6, images=4))
+    found = learn(graph, plan, images, Settings(steps=6, images=4))
     assert found.layers.keys() == plan.weights.keys()
     lowered = lower(graph, with_learned(plan, graph, found))
     near, far, other = 0.0, 0.0, lower(graph, plan)

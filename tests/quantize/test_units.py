@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.quantize.columns import Weighted
-from edgeq.quantize.units import units, whole
+from edgeq.quantize.units import units
 from tests.calibrate.small_net import small_net
 from tests.residual_net import residual_net
 
@@ -40,8 +40,3 @@ def test_a_residual_block_is_one_unit() -> None:
     found = units(small_net(), learned(small_net()), 2)
     assert any({op.out for op in unit.ops if isinstance(op, Weighted)} >= {"pre", "mid"} for unit in found.values())
     assert len(units(small_net(), learned(small_net()), 9)) == 1
-
-
-def test_the_whole_network() -> None:
-    graph = residual_net()
-    assert (whole(graph).entry, whole(graph).exits, whole(graph).ops) == ("images", graph.outputs, graph.ops)

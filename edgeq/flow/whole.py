@@ -1,0 +1,116 @@
+"""Gradient descent on the whole network from what was learned layer by layer: how `best` ends, by the loop of `edgeq train`.
+
+The float network is the teacher and the calibration images are moved at random, so that no labels are needed. Images
+are shown so often that it takes about as long on any network, and held out ones decide: the state that does best on
+them is taken, and the start where none does better. State is kept after every epoch, as that of training is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeq.calibrate import cache
+from edgeq.datasets.dataset import Task
+from edgeq.flow.effort import mean_loss
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.ranges import ChosenRange, Quantization
+from edgeq.flow.train import finished
+from edgeq.flow.training import Training, TrainingRun
+from edgeq.flow.training_data import unlabelled
+from edgeq.flow.training_loop import Loop
+from edgeq.ir.file import digest
+from edgeq.ir.graph import Graph
+from edgeq.passes.batch import Batches
+from edgeq.passes.lower import lower
+from edgeq.progress import Progress
+from edgeq.quantize.distance import squared_error
+from edgeq.quantize.latents import with_latents
+from edgeq.quantize.plan import Plan
+
+EPOCHS = 20
+"""The loss on images held out is looked at so many times."""
+LEAST_SHOWN, MOST_SHOWN = 4_000, 32_000
+SHOWN_VALUES = 1e11
+"""Images are shown as long as they make so many values: MobileNetV2 12,000 images, half an hour on two cores."""
+BATCH_VALUES = 1 << 26
+SMALLEST_BATCH, LARGEST_BATCH = 8, 32
+RATE = 7e-3
+"""Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
+LEAST_RATE = 2e-4
+
+
+def trained_whole(
+    graph: Graph,
+    found: Quantization,
+    seen: CalibrationSet,
+    held: CalibrationSet,
+    task: Task | None,
+    progress: Progress,
+    *,
+    half_scales: bool,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> tuple[Graph, Quantization]:
+    """`found` for `graph` with everything trained together on the images `seen`, as the images `held` judge it.
+
+    The real graph that comes back has the trained weights. Where operators would mix images both come back as they are.
+    """
+    if not Batches(graph).axes:
+        return graph, found
+    options, rounds = _options(graph, len(seen.images), _rate(graph, found.plan, held), seed)
+    start, plan = with_latents(graph, found.plan)
+    run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
+    if use_cache:
+        run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
+    material = unlabelled(seen, held, run, rounds, classifies=task == "classify" and _has_scores(graph))
+    trained = finished(Loop(start, plan, material, seen.weigh, run, teacher=graph), progress)
+    return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
+
+
+def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
+    """A peak rate at which steps disturb the outputs in proportion to the error that they have before.
+
+    What a step does to the outputs goes with the rate, and the error with the root of its square: a network that is
+    nearly right would only be shaken by steps that another one needs (ACCURACY.md).
+    """
+    error = mean_loss(graph, plan, held, squared_error)
+    return float(np.clip(RATE * error**0.5, LEAST_RATE, RATE))
+
+
+def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Training, int]:
+    """How to train on so many images, and how often an epoch shows each of them."""
+    values = _values(graph)
+    shown = int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN))
+    batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
+    rounds = max(1, round(shown / EPOCHS / images))
+    epochs = max(1, round(shown / (rounds * images)))
+    return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed), rounds
+
+
+def _values(graph: Graph) -> int:
+    """Elements that are computed for one image."""
+    return sum(type_.size for value, type_ in graph.types.items() if value not in graph.constants)
+
+
+def _has_scores(graph: Graph) -> bool:
+    return len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
+
+
+def _state(graph: Graph, plan: Plan, seen: CalibrationSet, options: Training, rounds: int) -> Path:
+    return cache.state_file(
+        model=digest(lower(graph, plan)),
+        preprocess=seen.preprocess.to_dict(),
+        images=[image.sha256 for image in seen.images],
+        settings={**options.deciding(), "rounds": rounds, "float": digest(graph)},
+        kind="whole",
+    )
+
+
+def _renamed(item: ChosenRange, plan: Plan) -> ChosenRange:
+    scale = plan.types[item.key].scale[0]
+    return (
+        item if scale == item.scale else replace(item, scale=scale, estimator=f"{item.estimator}, trained", gain=None)
+    )

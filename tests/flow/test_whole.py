@@ -1,0 +1,104 @@
+"""The whole network trained on calibration images: better on images held out, exact in integers, and it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeq.datasets.folder import list_images, read_images
+from edgeq.datasets.scenes import write_dataset
+from edgeq.flow.effort import output_loss
+from edgeq.flow.inputs import CalibrationSet
+from edgeq.flow.ranges import ChosenRange, Quantization
+from edgeq.flow.statistics import inputs_of
+from edgeq.flow.whole import LEAST_RATE, RATE, _rate, trained_whole
+from edgeq.ir.file import digest
+from edgeq.ir.graph import Graph
+from edgeq.passes.lower import lower
+from edgeq.progress import Progress, silent
+from edgeq.quantize.simulate import Simulation
+from edgeq.reference.interpret import run
+from edgeq.targets import find_target
+from tests.flow.test_train import PREPROCESS, network
+from tests.quantized import inputs_of as example
+from tests.quantized import planned
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSet:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 1200)
+    monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 1200)
+    monkeypatch.setattr("edgeq.flow.whole.EPOCHS", 4)
+    write_dataset(tmp_path / "scenes", 32, 5, 64, "classify")
+    found, _ = read_images(list_images(tmp_path / "scenes"))
+    return CalibrationSet(tuple(found), (), PREPROCESS)
+
+
+def start() -> tuple[Graph, Quantization]:
+    graph, plan = network()
+    chosen = [
+        ChosenRange(key, plan.types[key].scale[0], plan.types[key].zero_point, str(format), "largest")
+        for key, format in plan.structure.formats.items()
+    ]
+    return graph, Quantization(plan, chosen, [])
+
+
+def trained(
+    images: CalibrationSet, progress: Progress = silent, *, use_cache: bool = False
+) -> tuple[Graph, Quantization]:
+    graph, found = start()
+    return trained_whole(
+        graph, found, *images.parted(), "classify", progress, half_scales=False, seed=3, use_cache=use_cache
+    )
+
+
+def test_it_does_better_on_images_held_out_and_says_what_it_learned(images: CalibrationSet) -> None:
+    (graph, before), (learned, after) = start(), trained(images)
+    held = images.parted()[1]
+    assert output_loss(learned, after.plan, held, "classify", graph) < 0.7 * output_loss(
+        graph, before.plan, held, "classify"
+    )
+    told = {item.key: item.estimator for item in after.chosen}
+    assert "largest, trained" in told.values()
+    assert all(item.scale == after.plan.types[item.key].scale[0] for item in after.chosen)
+
+
+def test_the_integer_graph_computes_what_was_trained(images: CalibrationSet) -> None:
+    learned, found = trained(images)
+    simulation, lowered = Simulation.of(learned, found.plan, torch.device("cpu")), lower(learned, found.plan)
+    equal, codes = 0, set[float]()
+    samples = list(inputs_of(learned, images))
+    for sample in samples:
+        (wanted,) = simulation.outputs({name: torch.from_numpy(array) for name, array in sample.items()})
+        (integers,) = run(lowered, sample).values()
+        equal += bool(torch.allclose(integers, wanted, atol=1e-4))
+        codes |= set(np.round(integers.flatten().tolist(), 5))
+    assert equal >= 0.9 * len(samples)  # near ties are rounded either way
+    assert len(codes) > 20
+
+
+def test_an_interrupted_run_goes_on_and_results_repeat(images: CalibrationSet) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done > 0.6 * total:
+            raise KeyboardInterrupt
+
+    whole = [digest(lower(graph, found.plan)) for graph, found in (trained(images), trained(images))]
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, interrupt, use_cache=True)
+    seen: list[float] = []
+    graph, found = trained(images, lambda stage, done, total: seen.append(done / total), use_cache=True)
+    assert min(seen) > 0.4
+    assert {*whole, digest(lower(graph, found.plan))} == {whole[0]}
+    before, plan = start()
+    assert whole[0] != digest(lower(before, plan.plan))
+
+
+def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
+    graph, coarse = network()
+    _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
+    held = images.parted()[1]
+    assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.5 * RATE
