@@ -1,6 +1,7 @@
 """How much work goes into accuracy: fast rounds to the nearest, balanced and best learn from the calibration images.
 
-    fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
+    fast       ranges and bias correction, weighed on eight images, of whose large maps some rows are looked at; every
+               weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
     best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
                the one that does best on images held out, from which the whole network is trained where bits are few
