@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-OURS = "edgeq tflite-fp32", "edgeq tflite-int8", "edgeq tflite-int8 fast 3", "edgeq tflite-int8 fast 3 from float"
+OURS = "edgeq tflite-fp32", "edgeq tflite-int8", "edgeq tflite-int8 fast 4", "edgeq tflite-int8 fast 4 from float"
 PEERS = ("ai-edge-quantizer 4", "ai-edge-quantizer 4 trunk")
 
 
@@ -69,7 +69,7 @@ def test_a_failure_is_named(tools: ModuleType, tmp_path: Path, program: str, pro
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The kept files and the results by tool, of a run with few images and rounds."""
     kept = tmp_path_factory.mktemp("bench") / "kept"
-    images = ["--calib", "scenes:4", "--images", "4", "--fast-images", "3", "--data", "scenes:6"]
+    images = ["--calib", "scenes:4", "--images", "4", "--fast-images", "4", "--data", "scenes:6"]
     options = [
         *images,
         "--peer-images",

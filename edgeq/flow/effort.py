@@ -1,6 +1,7 @@
 """How much work goes into accuracy: fast rounds to the nearest, balanced and best learn from the calibration images.
 
-    fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
+    fast       ranges and bias correction, weighed on eight images, of whose large maps some rows are looked at; every
+               weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
     best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
                the one that does best on images held out, from which the whole network is trained where bits are few
@@ -173,7 +174,7 @@ def output_loss(
 ) -> float:
     """How far the quantized network's outputs are from those of the float `teacher` (`graph` itself by default), as the
     task counts it; averaged over images."""
-    loss = relative if task == "depth" else _loss(graph, calibration, task)
+    loss = relative if task == "depth" else loss_of(graph, calibration, task)
     return mean_loss(graph, plan, calibration, loss, teacher)
 
 
@@ -219,7 +220,8 @@ def _importance(
     return measure_importance(graph, objective, exits | plan.weights.keys(), samples, device=calibration.device)
 
 
-def _loss(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+def loss_of(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+    """What descent on the whole network follows."""
     if calibration.weigh is not None:
         return weighed(calibration.weigh)
     one_row = len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2

@@ -30,11 +30,11 @@ MOST_HELD_OUT = 1000
 
 @dataclass(frozen=True)
 class Material:
-    """Images to learn from, and those that decide; `classifies`: whether the outputs are scores of classes."""
+    """Images to learn from, and those that decide; `classifies`: whether their labels are classes."""
 
     training: Batches
     held_out: Batches
-    classifies: bool
+    classifies: bool = False
 
 
 def head_of(weigh: Weigh | None) -> DetectionHead | None:
@@ -42,9 +42,7 @@ def head_of(weigh: Weigh | None) -> DetectionHead | None:
     return weigh.head if isinstance(weigh, DetectionWeights) and corresponds(weigh.head) else None
 
 
-def unlabelled(
-    seen: CalibrationSet, held: CalibrationSet, run: TrainingRun, rounds: int, *, classifies: bool
-) -> Material:
+def unlabelled(seen: CalibrationSet, held: CalibrationSet, run: TrainingRun, rounds: int) -> Material:
     """Calibration images, of which those `seen` are shown `rounds` times in an epoch."""
 
     def part(images: CalibrationSet, rounds: int = 1) -> Batches:
@@ -53,7 +51,7 @@ def unlabelled(
             reads, None, images.preprocess, options.batch, options.workers, local_device(run.device), rounds=rounds
         )
 
-    return Material(part(seen, rounds), part(held), classifies)
+    return Material(part(seen, rounds), part(held))
 
 
 def labelled(graph: Graph, data: Dataset, weigh: Weigh | None, run: TrainingRun) -> Material:

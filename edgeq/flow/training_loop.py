@@ -24,7 +24,8 @@ from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
 from edgeq.flow.training_data import Material, head_of
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
-from edgeq.quantize.distill import Teacher, classification_loss, noise
+from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distill import Follows, Teacher, classification_loss, noise
 from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
 from edgeq.quantize.grids import rate_of
 from edgeq.quantize.plan import Plan
@@ -42,7 +43,10 @@ LOOK_EVERY = 50
 
 
 class Loop:
-    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (itself by default)."""
+    """One training run, epoch by epoch: of `graph` under `plan`, towards the outputs of `teacher` (the graph itself).
+
+    `follows` says by what else than is usual for the task, if anything.
+    """
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class Loop:
         material: Material,
         weigh: Weigh | None,
         run: TrainingRun,
-        teacher: Graph | None = None,
+        follows: Follows | None = None,
     ) -> None:
         self.run, self.options, self.device = run, run.training, local_device(run.device)
         self.processes = processes(self.device)
@@ -59,7 +63,9 @@ class Loop:
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
-        self.teacher = Teacher(teacher or graph, self.objective, self.device)
+        self.follows = follows or Follows(graph)
+        self.watched = Objective((*self.objective.outputs, *self.follows.hints))
+        self.teacher = Teacher(self.follows.teacher, self.watched, self.device)
         (self.input,) = graph.inputs
         self.classifies, self.head = material.classifies, head_of(weigh)
         self.training, self.held_out = material.training, material.held_out
@@ -89,11 +95,22 @@ class Loop:
     def _values(self, images: Tensor) -> tuple[Tensor, ...]:
         half = torch.autocast(images.device.type, torch.bfloat16) if self.options.half else nullcontext()
         with half:
-            return self.module.rounded({self.input: images}, self.objective.outputs)
+            return self.module.rounded({self.input: images}, self.watched.outputs)
 
     def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
         wanted = self.teacher({self.input: images})
         found = (self.compiled if compiled else self._values)(images)
+        count = len(self.objective.outputs)
+        loss = self._task_loss(wanted[:count], found[:count], labels)
+        if self.follows.hints and torch.is_grad_enabled():  # what is held out is judged by the outputs alone
+            hints = squared_error(found[count:], wanted[count:], [None] * len(self.follows.hints))
+            loss = loss + self.follows.weight * hints
+        return loss
+
+    def _task_loss(self, wanted: list[Tensor], found: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
+        if self.follows.loss is not None:
+            count = len(self.module.graph.outputs)
+            return self.follows.loss(found[:count], wanted[:count], [None] * count)
         if self.classifies:
             probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
             return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)

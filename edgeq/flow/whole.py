@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
-from edgeq.flow.effort import mean_loss
+from edgeq.flow.effort import loss_of, mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -23,12 +23,15 @@ from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
+from edgeq.ir.ops import Value
 from edgeq.passes.batch import Batches
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distill import Follows
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.units import units
 
 EPOCHS = 20
 """The loss on images held out is looked at so many times."""
@@ -40,6 +43,9 @@ SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 RATE = 7e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 2e-4
+HINT_LAYERS = 3
+HINT_WEIGHT = 5.0
+"""Blocks of so many layers are led by what leaves them, too, with so much of the loss."""
 
 
 def trained_whole(
@@ -65,9 +71,17 @@ def trained_whole(
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
-    material = unlabelled(seen, held, run, rounds, classifies=task == "classify" and _has_scores(graph))
-    trained = finished(Loop(start, plan, material, seen.weigh, run, teacher=graph), progress)
+    material = unlabelled(seen, held, run, rounds)
+    loss = None if seen.weigh is not None else loss_of(graph, seen, task)
+    follows = Follows(graph, loss, _hints(graph, plan), HINT_WEIGHT)
+    trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
+
+
+def _hints(graph: Graph, plan: Plan) -> tuple[Value, ...]:
+    """Where blocks of the network end."""
+    exits = (name for unit in units(graph, plan.weights.keys(), HINT_LAYERS).values() for name in unit.exits)
+    return tuple(name for name in exits if name not in graph.outputs and graph.types[name].is_real)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
@@ -93,10 +107,6 @@ def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Trainin
 def _values(graph: Graph) -> int:
     """Elements that are computed for one image."""
     return sum(type_.size for value, type_ in graph.types.items() if value not in graph.constants)
-
-
-def _has_scores(graph: Graph) -> bool:
-    return len(graph.outputs) == 1 and len(graph.types[graph.outputs[0]].shape) == 2
 
 
 def _state(graph: Graph, plan: Plan, seen: CalibrationSet, options: Training, rounds: int) -> Path:

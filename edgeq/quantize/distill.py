@@ -8,6 +8,7 @@ distribution (Hinton et al., Distilling the Knowledge in a Neural Network, 2015)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,24 @@ from torch import Tensor
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.batch import with_batch
-from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distance import Loss
 from edgeq.quantize.sensitivity import Objective
 from edgeq.reference.interpret import Interpreter
+
+
+@dataclass(frozen=True)
+class Follows:
+    """What a network under rounding is led by: the float `teacher`, and more.
+
+    `loss` compares the outputs instead of what is usual for the task. `hints` are values inside that have to stay near,
+    too, by their relative squared error times `weight`: they say far more about an image than its few outputs, so that
+    few images are not learned by heart (FitNets, arXiv 1412.6550; for rounding BRECQ, arXiv 2102.05426).
+    """
+
+    teacher: Graph
+    loss: Loss | None = None
+    hints: tuple[o.Value, ...] = ()
+    weight: float = 0.0
 
 
 class Teacher:
@@ -55,15 +71,9 @@ def noise(objective: Objective, wanted: Sequence[Tensor], found: Sequence[Tensor
 
 
 def classification_loss(wanted: Tensor, found: Tensor, labels: Tensor | None, *, probabilities: bool) -> Tensor:
-    """Mean cross entropy [N, classes] against the teacher's distribution and, in equal parts, the `labels`.
-
-    Without labels the relative squared error of the scores besides, which an image says more by: shares of most classes
-    are next to nothing, and do not change where all scores move.
-    """
+    """Mean cross entropy [N, classes] against the teacher's distribution and, in equal parts, the `labels`."""
     scores = found.float()
     log_share = scores.clamp_min(1e-12).log() if probabilities else scores.log_softmax(1)
     share = wanted if probabilities else wanted.softmax(1)
     distilled = -(share * log_share).sum(1).mean()
-    if labels is None:
-        return distilled + squared_error([scores], [wanted], [None])
-    return (distilled + F.nll_loss(log_share, labels)) / 2
+    return distilled if labels is None else (distilled + F.nll_loss(log_share, labels)) / 2
