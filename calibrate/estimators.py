@@ -106,6 +106,8 @@ _BINS_PER_LEVEL = 16
 _THRESHOLDS = 240
 _SMALLEST_SHARE = 1e-6
 _TINY = 1e-300
+_AT_ONCE = 40
+"""Clips whose levels stay in a processor's cache."""
 
 
 def _entropy_range(statistics: Statistics, format: Int, symmetric: bool) -> Range:
@@ -131,26 +133,52 @@ def divergences(
     inside evenly over the bins of that level which P occupies. Per level sum h log(h / q) needs only the sums of
     h log h and h, and the number of occupied bins.
     """
-    scale, zero_point = grid_of_range(lows, highs, format, symmetric=symmetric)
-    codes = np.arange(format.low, format.high + 2) - zero_point[:, None] - 0.5
-    cut = np.rint((codes * scale[:, None] - borders[0]) / (borders[1] - borders[0]))
-    cut = np.clip(cut, 0, len(mass)).astype(np.int64)
     entropy = mass * np.log(np.where(mass > 0, mass, 1.0))
-    running = np.concatenate([np.zeros((3, 1)), np.cumsum([mass, entropy, mass > 0], axis=1)], axis=1)
-    level_mass, level_entropy, occupied = np.diff(running[:, cut], axis=2)
+    running = np.zeros((3, len(mass) + 1))
+    np.cumsum([mass, entropy, mass > 0], axis=1, out=running[:, 1:])
+    parts = (slice(start, start + _AT_ONCE) for start in range(0, len(lows), _AT_ONCE))
+    found = [_divergences(mass, borders, running, lows[k], highs[k], format, symmetric) for k in parts]
+    return np.concatenate(found)
+
+
+def _divergences(
+    mass: FloatArray,
+    borders: FloatArray,
+    running: FloatArray,
+    lows: FloatArray,
+    highs: FloatArray,
+    format: Int,
+    symmetric: bool,
+) -> FloatArray:
+    """Those of a few clips; `running` [3, bins + 1] are the sums of h, h log h and occupied bins below each border."""
+    scale, zero_point = grid_of_range(lows, highs, format, symmetric=symmetric)
+    cut = np.arange(format.low, format.high + 2) - zero_point[:, None] - 0.5
+    cut *= scale[:, None]
+    cut -= borders[0]
+    cut /= borders[1] - borders[0]
+    cut = np.clip(np.rint(cut, out=cut), 0, len(mass), out=cut).astype(np.int64)
+    level_mass, level_entropy, occupied = (_steps(row[cut]) for row in running)
     inside, total = level_mass.sum(axis=1), mass.sum()
     outside = {0: running[0, cut[:, 0]], -1: total - running[0, cut[:, -1]]}
     outermost = {0: mass[np.minimum(cut[:, 0], len(mass) - 1)], -1: mass[np.maximum(cut[:, -1] - 1, 0)]}
     for end in (0, -1):
         occupied[:, end] += (outside[end] > 0) & (outermost[end] == 0)
     share = level_mass / np.maximum(occupied, 1)  # what Q gives to an occupied bin, before normalization
-    found: FloatArray = (level_entropy - level_mass * np.log(np.where(share > 0, share, 1.0))).sum(axis=1) / total
+    ends = {end: share[:, end] / np.maximum(inside, _TINY) for end in (0, -1)}
+    share[share <= 0] = 1.0
+    level_entropy -= np.multiply(level_mass, np.log(share, out=share), out=share)
+    found: FloatArray = level_entropy.sum(axis=1) / total
     found += inside / total * np.log(np.maximum(inside, _TINY) / total)
     for end in (0, -1):
-        q = np.maximum(share[:, end] / np.maximum(inside, _TINY), _SMALLEST_SHARE)
+        q = np.maximum(ends[end], _SMALLEST_SHARE)
         p_raw, p = outermost[end] / total, (outermost[end] + outside[end]) / total
         found += np.where(outside[end] > 0, _divergence(p, q) - _divergence(p_raw, q), 0.0)
     return found
+
+
+def _steps(running: FloatArray) -> FloatArray:
+    steps: FloatArray = running[:, 1:] - running[:, :-1]
+    return steps
 
 
 def _divergence(p: FloatArray, q: FloatArray) -> FloatArray:

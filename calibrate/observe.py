@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from edgeq.calibrate.statistics import Statistics, statistics_of
+from edgeq.calibrate.statistics import Rows, Statistics, statistics_of
 from edgeq.errors import DataError, UsageError
 from edgeq.ir.graph import Array, Graph, observed
 from edgeq.ir.ops import Value
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.passes.together import Together
+from edgeq.reference.interpret import Device
 
 
 def _real_values(graph: Graph) -> frozenset[Value]:
@@ -30,12 +31,15 @@ def observe(
     values: Collection[Value] | None = None,
     *,
     device: Device = "cpu",
+    least: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Value, Statistics]:
     """Statistics of `values` (default: every computed real value and real input) of the real `graph`.
 
-    `batches` yields the inputs by name; `progress` is told the number of batches done. Raises DataError when there
-    is no batch or a value is not finite, UsageError for a value that the graph does not compute as a real.
+    `batches` yields the inputs by name, of one image or of several (see with_batch); `progress` is told the number of
+    images done. Of large maps at least `least` elements are looked at (see `Rows`), if it is given; ends are of all of
+    them. Raises DataError when there is no batch or a value is not finite, UsageError for a value that the graph does
+    not compute as a real.
     """
     known = _real_values(graph)
     wanted = known if values is None else frozenset(values)
@@ -43,14 +47,18 @@ def observe(
         raise UsageError("the graph computes no such real value", value=", ".join(unknown[:3]))
     found: dict[Value, Statistics] = {}
 
+    together, done, rows = Together(observed(graph, wanted), device), 0, Rows(least)
+
     def watch(name: Value, tensor: Tensor) -> None:
         if name in wanted:
-            fresh = statistics_of(tensor, where=name)
+            fresh = statistics_of(tensor, where=name, rows=rows)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    interpreter = Interpreter(observed(graph, wanted), device)
-    for done, batch in enumerate(batches, start=1):
-        interpreter(batch, watch)
+    for turn, batch in enumerate(batches):
+        rows = Rows(least, turn)
+        count = together.count(batch)
+        together.of(count)(batch, watch)
+        done += count
         if progress:
             progress(done)
     if wanted and not found:

@@ -22,7 +22,7 @@ from edgeq.calibrate.choose import choose
 from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile
 from edgeq.calibrate.grid import Density, expected_errors, map_of
 from edgeq.calibrate.robust import MEAN, Risk
-from edgeq.calibrate.statistics import Histogram, Statistics, weighed_histogram
+from edgeq.calibrate.statistics import Histogram, Rows, Statistics, weighed_histogram
 from edgeq.errors import DataError
 from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
@@ -97,23 +97,34 @@ def weighed_passes(
     watched: Iterable[o.Value] = (),
     *,
     device: Device = "cpu",
+    least: int | None = None,
 ) -> Iterator[tuple[dict[o.Value, Tensor], Weights]]:
-    """For each of `samples` its values, those `watched` among them, and the weights of those whose range is chosen."""
+    """For each of `samples` its values, those `watched` among them, and the weights of those whose range is chosen.
+
+    A sample of several images (see backward_passes) has the sums of their weights.
+    """
     graph = structure.graph
     clipped = [key for key, site in sites.items() if not _never_clipped(structure, key, site)]
     values = dict.fromkeys(v for key in clipped for v in structure.sources(key) if v not in graph.constants)
     probes = [(value, probe) for value in values for probe in probes_of(graph, value)]
     sloped = {place for _, (place, _) in probes}
-    for seen, slopes in backward_passes(graph, objective, sloped, samples, watched={*watched, *values}, device=device):
+    passes = backward_passes(graph, objective, sloped, samples, watched={*watched, *values}, device=device)
+    for turn, (seen, slopes) in enumerate(passes):
+        rows = Rows(least, turn)
         with torch.no_grad():
             yield (
                 seen,
                 {
-                    (value, probe): weighed_histogram(seen[value], slopes[probe[0]].square())
+                    (value, probe): _weighed(seen[value], slopes[probe[0]], rows)
                     for value, probe in probes
                     if probe[0] in slopes
                 },
             )
+
+
+def _weighed(x: Tensor, slopes: Tensor, rows: Rows) -> Histogram:
+    squares, step = rows.of(slopes).square(), rows.step(x)
+    return weighed_histogram(rows.of(x), squares if step == 1 else squares.mul_(step))
 
 
 @dataclass
@@ -124,9 +135,9 @@ class Weighed:
     images: int = 0
     weights: list[Weights] = field(default_factory=list)
 
-    def add(self, image: Weights) -> None:
-        """One more image."""
-        self.images += 1
+    def add(self, image: Weights, count: int = 1) -> None:
+        """One more image, or the sums over `count` of them."""
+        self.images += count
         if self.weights and not self.apart:
             sums = self.weights.pop()
             both = {place: sums[place].merged(image[place]) for place in sums if place in image}

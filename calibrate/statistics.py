@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -36,6 +36,7 @@ Float32Array = npt.NDArray[np.float32]
 
 _PATTERNS = 1 << (8 + MANTISSA_BITS)
 _END_BIAS = 127
+_BESIDE = 32
 _SMALLEST_TOP = OCTAVES + 1 - _END_BIAS
 
 
@@ -125,6 +126,19 @@ class Statistics:
         """Share of elements that are exactly zero."""
         return self.zeros / self.count
 
+    def repeated(self, times: int) -> Statistics:
+        """Statistics of every element `times` over."""
+        if times == 1:
+            return self
+        return replace(
+            self,
+            count=self.count * times,
+            zeros=self.zeros * times,
+            total=self.total * times,
+            total_squares=self.total_squares * times,
+            histogram=replace(self.histogram, counts=self.histogram.counts * times),
+        )
+
     def merged(self, other: Statistics) -> Statistics:
         """Statistics of the elements of both; values of unlike channel counts keep one range over all channels."""
         ends = [self.channel_minimum, other.channel_minimum, self.channel_maximum, other.channel_maximum]
@@ -153,7 +167,7 @@ def _channel_ends(x: Tensor) -> tuple[Float32Array, Float32Array]:
 def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> tuple[Histogram, int]:
     """Histogram of the nonzero elements and the count of zeros; denormals too small for a pattern count as zeros."""
     patterns = (flat.view(torch.int32) >> (23 - MANTISSA_BITS)).bitwise_and_(2 * _PATTERNS - 1)
-    found = torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
+    found = _sums(patterns, weights, _BESIDE if flat.device.type == "cuda" else 1)
     top = max(math.frexp(largest)[1], _SMALLEST_TOP)
     end = (top + _END_BIAS) * PER_OCTAVE
     first = end - (SIDE - 1)
@@ -161,6 +175,19 @@ def _histogram(flat: Tensor, largest: float, weights: Tensor | None = None) -> t
     low, high = (torch.cat([side[1:first].sum(0, True), side[first:end]]) for side in (found[_PATTERNS:], found))
     counts = torch.cat([low.flip(0), high, zeros[None]]).cpu().numpy()  # all that leaves the device
     return Histogram(top, counts[:-1]), int(counts[-1])
+
+
+def _sums(patterns: Tensor, weights: Tensor | None, beside: int) -> Tensor:
+    """[2 _PATTERNS]: how often each of `patterns` (used up) occurs, or the sums of their weights.
+
+    Elements next to one another are counted in so many histograms `beside` each other: where thousands are counted at
+    once, those that meet in one bin, as zeros do, wait for each other.
+    """
+    if beside == 1:
+        return torch.bincount(patterns, weights, minlength=2 * _PATTERNS)
+    place = torch.arange(len(patterns), dtype=torch.int32, device=patterns.device).remainder_(beside)
+    found = torch.bincount(patterns.mul_(beside).add_(place), weights, minlength=2 * _PATTERNS * beside)
+    return found.view(-1, beside).sum(1)
 
 
 def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
@@ -173,8 +200,32 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
     return Histogram(found.top, found.counts.astype(np.float64) * unit)
 
 
-def statistics_of(x: Tensor, where: object = None) -> Statistics:
-    """Statistics of one float32 tensor of any shape.
+@dataclass(frozen=True)
+class Rows:
+    """Which elements of maps are looked at: at least `least` of each image (None: all), in evenly spaced rows, others in
+    every `turn`.
+
+    Each counts for the rows that are passed over, too.
+    """
+
+    least: int | None = None
+    turn: int = 0
+
+    def step(self, x: Tensor) -> int:
+        """Of how many rows of x [N, C, H, W] one is looked at."""
+        return max(1, min(x[0].numel() // self.least, x.shape[2])) if self.least and x.dim() == 4 else 1
+
+    def of(self, x: Tensor) -> Tensor:
+        """Those rows, or x itself."""
+        step = self.step(x)
+        return x[:, :, self.turn % step :: step] if step > 1 else x
+
+
+ALL = Rows()
+
+
+def statistics_of(x: Tensor, where: object = None, rows: Rows = ALL) -> Statistics:
+    """Statistics of one float32 tensor of any shape: its ends are of all elements, all else is of `rows`.
 
     Raises DataError if it is empty, or holds NaN or an infinity.
     """
@@ -187,9 +238,10 @@ def statistics_of(x: Tensor, where: object = None) -> Statistics:
             where=where,
             next_step="Check the preprocessing (value range, channel order) and the model.",
         )
-    flat = x.contiguous().view(-1)
+    flat = rows.of(x).contiguous().view(-1)
     histogram, zeros = _histogram(flat, max(abs(float(low.min())), abs(float(high.max()))))
-    return Statistics(x.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    found = Statistics(flat.numel(), zeros, float(flat.sum()), float(torch.dot(flat, flat)), low, high, histogram)
+    return found.repeated(rows.step(x))
 
 
 def merge_all(parts: Iterable[Statistics]) -> Statistics:

@@ -78,6 +78,7 @@ ULTRALYTICS = f"""{_TORCH}
 from ultralytics import YOLO
 checkpoint, data, height, width, out = sys.argv[1:]
 own = Path(out).with_suffix("").with_suffix(".pt")
+own.unlink(missing_ok=True)
 own.symlink_to(Path(checkpoint).resolve())
 made = YOLO(own).export(format="litert", quantize=8, data=data, batch=1, imgsz=[int(height), int(width)], device="cpu")
 Path(made).replace(out)

@@ -7,11 +7,13 @@ On a busy machine set OMP_NUM_THREADS=1: threads of OpenMP that wait for one ano
 
 from __future__ import annotations
 
+import compileall
 import os
+import statistics
 import subprocess
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,25 @@ def peer(tool: str, program: str, python: str, arguments: Sequence[str | Path], 
     """Another tool's conversion, as the shortest program of its documentation; `out` is its last argument."""
     settings = {**PEER_SETTINGS, "YOLO_CONFIG_DIR": str(out.parent)}
     return convert(tool, [python, "-c", program, *map(str, arguments), str(out)], out, settings)
+
+
+def compile_checkout() -> None:
+    """Bytecode of edgeq's modules, as pip makes it of what it installs; the linked folders lie beside it."""
+    for folder in ("edgeq", "calibrate", "runtimes", "boards", "datasets"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
+
+
+def medians(rounds: Sequence[Sequence[Conversion]]) -> list[Conversion]:
+    """Tool by tool the medians of its conversions; the problem of one that failed."""
+    return [_median(found) for found in zip(*rounds, strict=True)]
+
+
+def _median(found: Sequence[Conversion]) -> Conversion:
+    last = found[-1]
+    if failed := [item for item in found if item.problem]:
+        return failed[-1]
+    names = [name for name, value in vars(last).items() if isinstance(value, float)]
+    return replace(last, **{name: round(statistics.median(getattr(item, name) for item in found), 1) for name in names})
 
 
 def reason(errors: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-OURS = "edgeq tflite-fp32", "edgeq tflite-int8", "edgeq tflite-int8 fast 3"
-PEERS = ("ai-edge-quantizer", "ai-edge-quantizer trunk")
+OURS = "edgeq tflite-fp32", "edgeq tflite-int8", "edgeq tflite-int8 fast 4", "edgeq tflite-int8 fast 4 from float"
+PEERS = ("ai-edge-quantizer 4", "ai-edge-quantizer 4 trunk")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,12 @@ def test_a_conversion_is_timed_and_its_memory_taken(tools: ModuleType, tmp_path:
     assert found.peak_mb > 1000
 
 
+def test_medians_are_taken_tool_by_tool_and_a_failure_stays_one(tools: ModuleType) -> None:
+    rounds = [[tools.Conversion("a", seconds, 2.0), tools.Conversion("b", problem=problem)]
+              for seconds, problem in ((3.0, None), (1.0, "it failed"), (9.0, None))]  # fmt: skip
+    assert tools.medians(rounds) == [tools.Conversion("a", 3.0, 2.0), tools.Conversion("b", problem="it failed")]
+
+
 @pytest.mark.parametrize(
     ("program", "problem"),
     [
@@ -63,8 +69,21 @@ def test_a_failure_is_named(tools: ModuleType, tmp_path: Path, program: str, pro
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The kept files and the results by tool, of a run with few images and rounds."""
     kept = tmp_path_factory.mktemp("bench") / "kept"
-    images = ["--calib", "scenes:4", "--images", "4", "--fast-images", "3", "--data", "scenes:6"]
-    options = [*images, "--rounds", "2", "--threads", "1", "--json", "--out", str(kept)]
+    images = ["--calib", "scenes:4", "--images", "4", "--fast-images", "4", "--data", "scenes:6"]
+    options = [
+        *images,
+        "--peer-images",
+        "4",
+        "--conversions",
+        "2",
+        "--rounds",
+        "2",
+        "--threads",
+        "1",
+        "--json",
+        "--out",
+        str(kept),
+    ]
     command = [sys.executable, str(SCRIPTS / "bench-tflite"), "zoo:detector", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -73,9 +92,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 def test_our_files_are_measured(comparison: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     kept, results = comparison
-    fp32, int8, fast = (results[tool] for tool in OURS)
+    fp32, int8, fast, from_float = (results[tool] for tool in OURS)
     assert fp32["metrics"]["map50-95"] > 0.5
-    assert min(int8["metrics"]["sqnr"], fast["metrics"]["sqnr"]) > 20
+    assert min(result["metrics"]["sqnr"] for result in (int8, fast, from_float)) > 20
     assert all(0 < r["conversion"]["file_seconds"] < r["conversion"]["seconds"] for r in (fp32, int8, fast))
     assert all(0 < r["conversion"]["file_cpu_seconds"] < r["conversion"]["cpu_seconds"] for r in (fp32, int8, fast))
     assert fp32["file_bytes"] > 2 * int8["file_bytes"] == 2 * (kept / "edgeq-tflite-int8.tflite").stat().st_size

@@ -162,7 +162,7 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
     "--freeze",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Fix weights whose codes turn back in more than this share of the steps, such as 0.01.",
+    help="Fix weights whose codes turn back in more than this share of the steps, such as 0.01 (at first four times it).",
 )
 @click.option(
     "--settle",

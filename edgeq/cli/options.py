@@ -47,8 +47,7 @@ def calibration_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option("--calib", help="Calibration images: a folder, a list, a zip, or scenes for rendered ones."),
-            click.option("--calib-images", type=click.IntRange(1), default=128, show_default=True,
-                         help="Use at most this many."),
+            click.option("--calib-images", type=click.IntRange(1), help="Use at most this many [16 for --effort fast, else 128]."),
             click.option("--calib-mode", default="clean", show_default=True, metavar="MODE",
                          help="Images that calibrate: clean, mixed with degraded ones, robust (guards hard ones), or auto."),
             click.option("--calib-degrade", default="study", show_default=True, metavar="LIST",

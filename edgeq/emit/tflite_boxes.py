@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
-from edgeq.ir.graph import Editor, Graph
-from edgeq.ir.rename import renamed
+from edgeq.ir.graph import Graph
+from edgeq.passes.factors import multiplied
 
 _TASKS = ("detect", "segment", "pose", "obb")
 
@@ -75,32 +74,7 @@ def _factors(channels: int, size: tuple[int, ...], first_point: int, step: int |
 
 def divided(graph: Graph, scales: Mapping[o.Value, Scaled]) -> Graph:
     """`graph` whose outputs in `scales` are divided as these say."""
-    for value, scaled in scales.items():
-        pixels = f"{value}.pixels"
-        graph = renamed(graph, {value: pixels})
-        editor = Editor.like(graph)
-        for op in graph.ops:
-            editor.append(op, *(graph.types[result] for result in o.results(op)))
-        fractions = (1 / np.array(scaled.factors)).astype(np.float32)
-        _multiply(editor, graph, pixels, scaled.axis, fractions, value)
-        graph = editor.graph(value if output == pixels else output for output in graph.outputs)
-    return graph
-
-
-def _multiply(
-    editor: Editor, graph: Graph, x: o.Value, axis: int, factors: npt.NDArray[np.float32], out: o.Value
-) -> o.Value:
-    """`out`, which is x times `factors` along `axis`: of a concatenation only the operands that change.
-
-    So boxes are fractions like the scores before both are one tensor, and whoever quantizes the file finds one range.
-    """
-    op, type_ = graph.producer.get(x), graph.types[x]
-    if isinstance(op, o.Concat) and op.axis == axis:
-        ends = np.cumsum([graph.types[part].shape[axis] for part in op.xs])
-        parts = [
-            part if (own == 1).all() else _multiply(editor, graph, part, axis, own, editor.fresh(f"{part}.fractions"))
-            for part, own in zip(op.xs, np.split(factors, ends[:-1]), strict=True)
-        ]
-        return editor.append(o.Concat(tuple(parts), out, axis), type_)
-    shape = tuple(-1 if k == axis else 1 for k in range(len(type_.shape)))
-    return editor.append(o.Mul(x, editor.constant(f"{x}.by", factors.reshape(shape)), out), type_)
+    fractions = {
+        value: (scaled.axis, (1 / np.array(scaled.factors)).astype(np.float32)) for value, scaled in scales.items()
+    }
+    return multiplied(graph, fractions, "pixels")

@@ -17,6 +17,7 @@ from edgeq.flow.statistics import Weighing, class_statistics, inputs_of, objecti
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.bands import Bands, Stretch, in_bands, stretches
+from edgeq.passes.together import images_at_once
 from edgeq.progress import Progress
 from edgeq.quantize.bands import LEAST_CHANNELS, LEAST_FACTOR, best_bands, measure_channels, promise
 from edgeq.quantize.structure import Structure, analyse
@@ -47,11 +48,12 @@ def banded(
     if not known:
         return graph, recipe
     progress("comparing channels", 0, 0)
-    samples = inputs_of(graph, calibration.sample(IMAGES))
+    samples = inputs_of(graph, calibration.sample(IMAGES), images_at_once(graph, calibration.device))
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
     measured = measure_channels(structure, objective, known, samples, calibration.device)
-    found = {value: bands for value, item in measured.items() if (bands := best_bands(item, least)) is not None}
+    noisy = {value: item for value, item in measured.items() if item.whole_noise >= LEAST_PROMISE}
+    found = {value: bands for value, item in noisy.items() if (bands := best_bands(item, least)) is not None}
     wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
     kept = _worthwhile(graph, recipe, target, calibration, known, wanted) if wanted else {}
     if not kept:

@@ -1,6 +1,7 @@
 """How much work goes into accuracy: fast rounds to the nearest, balanced and best learn from the calibration images.
 
-    fast       ranges and bias correction, measured on eight images; every weight is rounded to the nearest
+    fast       ranges and bias correction, weighed on eight images, of whose large maps some rows are looked at; every
+               weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
     best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
                the one that does best on images held out, from which the whole network is trained where bits are few
@@ -229,13 +230,14 @@ def loss_of(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Los
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:
     """The plan with everything learned, and the ranges that say so."""
-    before, structure = found.plan, found.plan.structure
-    grids: dict[Value, tuple[float, int]] = {}
-    for key in structure.members:
-        type_ = before.types[key]
-        grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
-    plan = assign(structure, grids, target)
-    plan = replace(plan, output_codes=before.output_codes, biases=before.biases)
+    plan, structure = found.plan, found.plan.structure
+    if result.scales:
+        grids: dict[Value, tuple[float, int]] = {}
+        for key in structure.members:
+            type_ = plan.types[key]
+            grids[key] = (result.scales.get(key, type_.scale[0]), type_.zero_point)
+        moved = assign(structure, grids, target)
+        plan = replace(moved, output_codes=plan.output_codes, biases=plan.biases)
     chosen = [_renamed(item, plan, result) for item in found.chosen]
     return replace(found, plan=with_learned(plan, graph, result, half=target.half_scales), chosen=chosen)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgeq.calibrate import cache
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
-from edgeq.flow.accelerator import device_of, exact_arithmetic
+from edgeq.flow.accelerator import begin, device_of, exact_arithmetic
 from edgeq.flow.allocation import IsGood, within_budgets
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.calib_mode import ModeTrial, apply_mode, shift_notes
@@ -90,6 +90,7 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     """
     started = time.monotonic()
     target = request.chosen_target
+    begin(request.device)
     model = open_model(request.model, imgsz=request.imgsz, arch=request.arch, trust_pickle=request.trust_pickle)
     if is_quantized(model):
         report, artifact = export_codes(model, target, request.out, request.seed, progress, exist_ok=request.exist_ok)
@@ -155,7 +156,7 @@ def _calibration(job: Job, graph: Graph, recipe: Recipe, report: Report) -> Cali
     request, target = job.request, job.target
     if request.calib is None or not (target.is_integer or target.stored_weights):
         return None
-    images = calibration_set(request.calib, request.calib_images, job.rule, job.task, job.device)
+    images = calibration_set(request.calib, request.most_images, job.rule, job.task, job.device)
     images = replace(images, weigh=weigh_for_task(job.task, job.model, graph))
     trial = ModeTrial(graph, target, recipe, job.model.digest, use_cache=job.use_cache)
     return apply_mode(request.calibration, images, trial, report.notes, job.progress)

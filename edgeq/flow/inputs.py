@@ -6,7 +6,9 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +35,9 @@ SCENES = "scenes"
 CPU = torch.device("cpu")
 HELD_OUT, MOST_HELD_OUT = 4, 128
 """Of so many calibration images one is held out where what was learned is judged, and about so many in all."""
+
+_AHEAD = 8
+"""Images that are decoded before they are asked for."""
 
 _CALIBRATION_SEED, _EVALUATION_SEED, _TRAINING_SEED = 1, 2, 3
 
@@ -109,7 +114,7 @@ class CalibrationSet:
 
     What is computed from them is computed on `device`.
     `mixture` says how the degraded ones among them came about. `guarded` chooses ranges by `risk`, so that hard images
-    do not fare badly; otherwise the mean over all images decides.
+    do not fare badly; otherwise the mean over all images decides. Of large maps at least `least` elements are looked at.
     """
 
     images: tuple[ImageFile | DegradedImage, ...]
@@ -120,11 +125,21 @@ class CalibrationSet:
     guarded: bool = False
     risk: RiskKind = "cvar"
     device: torch.device = CPU
+    least: int | None = None
 
     def tensors(self) -> Iterator[npt.NDArray[np.float32]]:
-        """One input [1, C, H, W] per image, decoded as it is needed."""
-        for image in self.images:
-            yield self.preprocess.apply(image.read())
+        """One input [1, C, H, W] per image, in order; a few are decoded ahead of those that are needed."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            ahead = deque[Future[npt.NDArray[np.float32]]]()
+            for image in self.images:
+                ahead.append(pool.submit(self._tensor, image))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _tensor(self, image: ImageFile | DegradedImage) -> npt.NDArray[np.float32]:
+        return self.preprocess.apply(image.read())
 
     @property
     def hashes(self) -> dict[Path, str]:

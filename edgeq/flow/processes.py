@@ -29,17 +29,35 @@ class Processes:
         """Whether this process keeps the state and goes on to export."""
         return self.rank == 0
 
-    def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes."""
+    def start_alike(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by that of the first process: two GPUs may have calibrated in another order of sums."""
         for tensor in tensors if self.world > 1 else ():
-            dist.all_reduce(tensor)
-            tensor.div_(self.world)
+            dist.broadcast(tensor, 0)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes: all of one kind together, since each exchange waits."""
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors if self.world > 1 else ():
+            kinds.setdefault(tensor.dtype, []).append(tensor)
+        for own in kinds.values():
+            flat = torch.cat([tensor.flatten() for tensor in own])
+            dist.all_reduce(flat)
+            for tensor, mean in zip(own, torch.split(flat.div_(self.world), [t.numel() for t in own]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the processes."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def greatest(self, value: float, device: torch.device) -> float:
+        """The greatest of the processes' values."""
+        if self.world < 2:
+            return value
+        found = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return float(found)
 
     def leave(self) -> None:
         """End what the processes share: threads of it that outlive the interpreter abort the process as it ends."""

@@ -28,6 +28,7 @@ from edgeq.flow.statistics import (
 from edgeq.formats import Format, Int, bits_of, is_table, level_range
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Value
+from edgeq.passes.together import images_at_once
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
 from edgeq.quantize.bias import Excerpts, correct_biases, correct_stored_biases, corrected_operands, operand_values
@@ -45,6 +46,8 @@ NOISE_IMAGES = 12
 BIAS_IMAGES = 16
 QUICK_IMAGES = 8
 """What noise and biases are measured on where time counts more; four spoil MobileNetV2."""
+QUICK_ELEMENTS = 1 << 16
+"""Of a map in one image so many are looked at then, besides its ends: more tell no more of the next image."""
 NARROW_BITS = 8
 WIDE_HEADROOM = 1.5
 """Wide values are printed as floats by some runtimes, which do not saturate; leave room above what was seen."""
@@ -206,6 +209,8 @@ def quantize(
     Biases are measured on what passes by as ranges are chosen by noise, else in a pass of their own.
     """
     quick = quick and not calibration.guarded
+    if quick:
+        calibration = replace(calibration, least=QUICK_ELEMENTS)
     images = (QUICK_IMAGES, QUICK_IMAGES) if quick else (AUTO_IMAGES, BIAS_IMAGES)
     every = max(1, len(calibration.sample(images[0]).images) // images[1])
     excerpts = None if calibration.guarded else Excerpts(corrected_operands(graph), every)
@@ -215,7 +220,10 @@ def quantize(
     )  # fmt: skip
     progress("correcting biases", 0, 0)
     seen = excerpts.images if excerpts and excerpts.are_whole else None
-    values = seen or operand_values(graph, inputs_of(graph, calibration.sample(images[1])), calibration.device)
+    together = images_at_once(graph, calibration.device)
+    values = seen or operand_values(
+        graph, inputs_of(graph, calibration.sample(images[1]), together), calibration.device
+    )
     return replace(found, plan=correct_biases(graph, found.plan, values))
 
 

@@ -20,11 +20,12 @@ from edgeq.calibrate.mixture import group_of
 from edgeq.calibrate.observe import observe
 from edgeq.calibrate.output_noise import Site, Weighed, weighed_passes
 from edgeq.calibrate.robust import MEAN, Risk
-from edgeq.calibrate.statistics import Statistics, merge_all, merge_maps, statistics_of
+from edgeq.calibrate.statistics import Rows, Statistics, merge_all, merge_maps, statistics_of
 from edgeq.errors import OutputError
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
+from edgeq.passes.together import images_at_once, joined
 from edgeq.progress import Progress
 from edgeq.quantize.bias import Excerpts
 from edgeq.quantize.sensitivity import Objective, Weigh, integer_outputs, relative_power
@@ -33,10 +34,10 @@ from edgeq.quantize.structure import Structure
 Inputs = Mapping[Value, Array]
 
 
-def inputs_of(graph: Graph, calibration: CalibrationSet) -> Iterator[Inputs]:
+def inputs_of(graph: Graph, calibration: CalibrationSet, together: int = 1) -> Iterator[Inputs]:
+    """What enters `graph`, image by image or of so many images `together`."""
     (name,) = graph.inputs
-    for tensor in calibration.tensors():
-        yield {name: tensor}
+    yield from joined(({name: tensor} for tensor in calibration.tensors()), together)
 
 
 def watched_values(structure: Structure) -> frozenset[Value]:
@@ -107,16 +108,22 @@ class Weighing:
             objective = _recording(objective, self.risk.signals, self.sample.weigh)
         images = replace(self.sample, images=tuple(image for image in self.sample.images if image in part.images))
         noted = {*values, *(self.excerpts.values if self.excerpts else ())}
-        samples, found = inputs_of(self.structure.graph, images), dict[Value, Statistics]()
-        passes = weighed_passes(self.structure, objective, self.sites, samples, noted, device=self.sample.device)
-        for done, (seen, weights) in enumerate(passes, start=1):
+        graph, found = self.structure.graph, dict[Value, Statistics]()
+        together = 1 if self.sample.guarded else images_at_once(graph, self.sample.device)
+        samples, turns = inputs_of(graph, images, together), range(0, len(images.images), together)
+        passes = weighed_passes(
+            self.structure, objective, self.sites, samples, noted, device=self.sample.device, least=part.least
+        )
+        for turn, (start, (seen, weights)) in enumerate(zip(turns, passes, strict=True)):
+            count = min(together, len(images.images) - start)
             if progress:
-                progress(done)
-            self.weighed.add(weights)
+                progress(start + count)
+            self.weighed.add(weights, count)
             if self.excerpts:
-                self.excerpts.note(seen)
+                self.excerpts.note(seen, count)
+            rows = Rows(part.least, turn)
             with torch.no_grad():
-                found = merge_maps(found, {name: statistics_of(seen[name], where=name) for name in values})
+                found = merge_maps(found, {name: statistics_of(seen[name], name, rows) for name in values})
         return found
 
 
@@ -154,7 +161,7 @@ def _observed(
         model=model_digest,
         preprocess=part.preprocess.to_dict(),
         images=[image.sha256 for image in part.images],
-        settings={"values": sorted(values)},
+        settings={"values": sorted(values)} | ({"least": part.least} if part.least else {}),
         degradation=None if part.mixture is None else part.mixture.document(),
     )
     known = cache.load(key) if use_cache and values else None
@@ -164,7 +171,8 @@ def _observed(
     total, found = len(part.images), dict[Value, Statistics]()
     if missing and (others.images or not weighing):
         found = observe(
-            graph, inputs_of(graph, others), missing, device=part.device,
+            graph, inputs_of(graph, others, images_at_once(graph, part.device)), missing,
+            device=part.device, least=part.least,
             progress=lambda done: progress("calibrating", done, total),
         )  # fmt: skip
     if weighing:

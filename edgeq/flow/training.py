@@ -31,7 +31,7 @@ class Training:
     for that of `usual_rate`); `flip` and `shift` move images at random.
 
     `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
-    share of the steps; None for ever). `settle`: the last share of the training, over which all codes of weights stay and
+    share of the steps, four times as often at first; None for ever). `settle`: the last share of the training, over which all codes of weights stay and
     the rest is learned on (0 for none). `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
     same units.
     `patience`: end after so many epochs without a better state. `minutes`: end then, with the schedule fitted to it.

@@ -57,6 +57,7 @@ class Loop:
         self.processes = processes(self.device)
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
+        self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
         self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
         self.follows = follows or Follows(graph)
         self.watched = Objective((*self.objective.outputs, *self.follows.hints))
@@ -66,7 +67,9 @@ class Loop:
         self.training, self.held_out = material.training, material.held_out
         self.steps = self.options.epochs * len(self.training)
         self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
-        self.optimizer = torch.optim.AdamW(groups_of(self.module, self.options), lr=self.rate)
+        self.optimizer = torch.optim.AdamW(
+            groups_of(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
+        )
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
         self.settled: Settled | None = None
@@ -126,10 +129,12 @@ class Loop:
     def one_epoch(self, progress: Progress) -> None:
         """Every training image once; then the held-out loss and the saved state."""
         started = counted = time.monotonic()
-        losses = list[Tensor]()
+        losses, seconds = list[Tensor](), 0.0
         for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
             step = self.epoch * len(self.training) + k
-            share = self._share(step, time.monotonic() - counted)
+            if self.processes.world < 2 or k % LOOK_EVERY == 0:  # several processes have to end at the same step
+                seconds = self.processes.greatest(time.monotonic() - counted, self.device)
+            share = self._share(step, seconds)
             if share >= 1 and losses:
                 break
             share = min(share, 1.0)
@@ -141,8 +146,8 @@ class Loop:
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 if self.options.compiled:
                     self._check_compiled(*moved)
-                counted, self.is_compiled = time.monotonic(), True
-            losses.append(self._step(*moved))
+                counted, seconds, self.is_compiled = time.monotonic(), 0.0, True
+            losses.append(self._step(*moved, share))
             if k % LOOK_EVERY == 0:
                 self._check(losses[-1])
             progress("training", step + 1, self.steps)
@@ -152,7 +157,7 @@ class Loop:
         if held_out < self.best[0]:
             self.best, self.best_epoch = self._snapshot(held_out), self.epoch
         seconds = time.monotonic() - started
-        self.seconds += time.monotonic() - counted
+        self.seconds += self.processes.greatest(time.monotonic() - counted, self.device)
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
         self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
         self._save()
@@ -171,7 +176,7 @@ class Loop:
         slopes = torch.autograd.grad(loss, learned, materialize_grads=True)
         return torch.cat([slope.flatten() for slope in slopes])
 
-    def _step(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor | None, share: float) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = partial(self._loss, images, labels)
         if self.sharpness is not None:
@@ -187,7 +192,7 @@ class Loop:
         if self.settled is not None:
             self.settled.after_step()
         elif self.oscillation is not None:
-            self.oscillation.after_step()
+            self.oscillation.after_step(share)
         return found.detach()
 
     def _share(self, step: int, seconds: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgeq.errors import MissingDependencyError, UnsupportedError, UsageError, did_you_mean
 from edgeq.frontend import torchvision_shim
 from edgeq.frontend.cifar_resnet import DEPTHS, cifar_resnet
+from edgeq.frontend.compiler_later import compiler_later
 
 EXAMPLE = "timm:mobilenetv2_100,pad_type=same"
 LOADING_OPTIONS = ("pretrained", "weights", "checkpoint", "cache_dir")  # how the names of such options start
@@ -108,7 +109,8 @@ def _shown(kind: str, names: list[str]) -> str:
 def _build_timm(name: str, options: dict[str, Any]) -> Built:
     torchvision_shim.install()
     try:
-        import timm
+        with compiler_later():
+            import timm
     except ModuleNotFoundError as missing:
         raise MissingDependencyError("timm", "yolo", needed_for="a timm architecture") from missing
     if not timm.is_model(name):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from edgeq import zoo
@@ -16,8 +17,10 @@ from edgeq.errors import UnsupportedError, UsageError
 from edgeq.frontend.onnx import import_onnx
 from edgeq.frontend.onnx_load import load_model
 from edgeq.frontend.tflite import import_tflite
-from edgeq.frontend.tflite_file import read_tflite
+from edgeq.frontend.tflite_file import TfliteFile, read_tflite
+from edgeq.frontend.tflite_record import read_record
 from edgeq.ir.graph import Graph, Type
+from edgeq.passes.factors import multiplied
 
 ZOO = "zoo:"
 PREPROCESS_KEY = "edgeq.preprocess"
@@ -93,11 +96,20 @@ def ports_of(
 def _tflite(path: Path, size: tuple[int, int] | None) -> Model:
     content = path.read_bytes()
     file = read_tflite(content)
-    graph = import_tflite(file, name=path.stem)
+    graph = _in_pixels(import_tflite(file, name=path.stem), file)
     shapes = [graph.types[name].shape for name in graph.inputs]
     if size is not None and any(len(shape) == 4 and shape[2:] != size for shape in shapes):
         raise UsageError("the input of a .tflite file has a fixed size", where=path, value=size, allowed=shapes)
     return Model(path.stem, graph, _sha256(content), file.metadata, _declared_preprocess(file.metadata))
+
+
+def _in_pixels(graph: Graph, file: TfliteFile) -> Graph:
+    """`graph` of a float file with what the file divides, a detector's boxes, as the model has it."""
+    if any(tensor.is_quantized for tensor in file.tensors):
+        return graph
+    divided = read_record(file).divided
+    factors = {name: (item["axis"], np.array(item["factors"], np.float32)) for name, item in divided.items()}
+    return multiplied(graph, {name: by for name, by in factors.items() if name in graph.outputs}, "fractions")
 
 
 def _torch(path: Path, size: tuple[int, int] | None, arch: str | None, trust_pickle: bool) -> Model:

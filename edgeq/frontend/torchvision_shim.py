@@ -3,7 +3,7 @@
 torchvision registers shape rules for `torchvision::nms` and `torchvision::qnms` while it is imported, and fails when
 no library has defined those operators. `install()` defines them first, with a kernel for `nms` that keeps the same
 boxes as the C++ one. When the real extension loads, or torchvision is already imported, nothing is changed.
-torchvision itself takes seconds to import, so a package that may never need it gets `define_operators()` alone.
+torchvision itself takes a while to import, so a package that may never need it gets `define_operators()` alone.
 The operators that need the extension and have no kernel here (`deform_conv2d`, `roi_pool`) keep their own error.
 """
 
@@ -16,19 +16,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgeq.frontend.compiler_later import compiler_later
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _libraries: list[torch.library.Library] = []  # a Library takes its operators away when it is collected
 
 
 def install() -> None:
-    """Defines the missing operators and lets torchvision's `nms` use them; call before torchvision or timm is imported.
+    """Defines the missing operators, imports torchvision if it is there and lets its `nms` use them.
 
-    Safe to repeat.
+    Call before torchvision or timm is imported; safe to repeat.
     """
     define_operators()
-    if _libraries:
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    with compiler_later():
         from torchvision.ops import boxes
-
+    if _libraries:
         boxes._assert_has_ops = lambda: None
 
 

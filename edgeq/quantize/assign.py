@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from edgeq.formats import INT8, FloatArray, Format, bits_of, code_range
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Type
+from edgeq.quantize.columns import Weighted
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import (
     SCALE_FLOOR,
@@ -134,9 +136,19 @@ def _move_sum(structure: Structure, ranges: dict[o.Value, Range], op: o.Add | o.
     ranges[goal] = (scale, zero_point)
 
 
-def _weight_type(op: o.Conv | o.ConvTranspose | o.Linear, array: Array, format: Format, half: bool) -> Type:
-    clip: ClipSearch = "squared_error" if bits_of(format) < 8 else "largest"
-    return weight_type(array, format, weight_axis(op), clip=clip, half=half, where=op.weight)
+def _weight_types(structure: Structure, target: Target) -> list[tuple[Weighted, Type]]:
+    """Every weighted operator on codes with the type of its weight."""
+    constants, ops = structure.graph.constants, structure.graph.ops
+    weighted = [op for op in ops if isinstance(op, Weighted) and structure.runs_on_codes(op)]
+
+    def of(op: Weighted) -> Type:
+        array, format = constants[op.weight], structure.weights[op.out]
+        clip: ClipSearch = "squared_error" if bits_of(format) < 8 else "largest"
+        found = weight_type(array, format, weight_axis(op), clip=clip, half=target.half_scales, where=op.weight)
+        return in_powers_of_two(array, found) if target.power_of_two else found
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy computes large arrays side by side
+        return list(zip(weighted, pool.map(of, weighted), strict=True))
 
 
 def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target) -> Plan:
@@ -163,16 +175,13 @@ def assign(structure: Structure, ranges: Mapping[o.Value, Range], target: Target
             types[value] = Type(graph.types[value].shape, format, (scale,), zero_point)
     weights: dict[o.Value, Type] = {}
     biases: dict[o.Value, Array] = {}
-    for op in graph.ops:
-        if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and structure.runs_on_codes(op):
-            weight = _weight_type(op, graph.constants[op.weight], structure.weights[op.out], half)
-            if target.power_of_two:
-                weight = in_powers_of_two(graph.constants[op.weight], weight)
-            if op.bias is not None:
-                bias, x = graph.constants[op.bias], types[op.x]
-                limit = bias_limit(op, x, weight)
-                biases[op.out], scales = bias_codes(bias, x.scale[0], weight.scale, limit=limit, half=half)
-                weight = replace(weight, scale=scales)
-            weights[op.out] = weight
+    for op, type_ in _weight_types(structure, target):
+        weight = type_
+        if op.bias is not None:
+            bias, x = graph.constants[op.bias], types[op.x]
+            limit = bias_limit(op, x, weight)
+            biases[op.out], scales = bias_codes(bias, x.scale[0], weight.scale, limit=limit, half=half)
+            weight = replace(weight, scale=scales)
+        weights[op.out] = weight
     interpolates = target.interpolates
     return Plan(structure, types, weights, biases, target.rounding, target.kernels, interpolates=interpolates)

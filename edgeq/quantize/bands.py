@@ -47,6 +47,11 @@ class Channels:
         step, total = self.reach[:, members].max(1) / _OWN_STEPS, self.importance[:, members].sum(1)
         return float((step**2 * total).sum())
 
+    @property
+    def whole_noise(self) -> float:
+        """That of all channels together, more than which no bands take away."""
+        return self.noise(range(self.reach.shape[1]))
+
 
 def measure_channels(
     structure: Structure,
@@ -55,7 +60,7 @@ def measure_channels(
     samples: Iterable[Mapping[o.Value, Array]],
     device: Device = "cpu",
 ) -> dict[o.Value, Channels]:
-    """What `samples` tell about the channels of every stretch; those that do not reach the outputs are left out."""
+    """What `samples` (see backward_passes) tell about the channels of every stretch that reaches the outputs."""
     wanted = {key: _rounded_values(structure, stretch) for key, stretch in found.items()}
     shown = {value: _shown_by(structure.graph, value) for values in wanted.values() for value in values}
     reach: dict[o.Value, list[FloatArray]] = {}
@@ -67,8 +72,8 @@ def measure_channels(
             importance.setdefault(name, []).append(_importance(values[name].detach(), slopes[name]))
     return {
         key: Channels(
-            np.stack([np.max(reach[name], 0) for name in names]),
-            np.stack([np.mean(importance[name], 0) for name in names]),
+            np.stack([np.concatenate(reach[name]).max(0) for name in names]),
+            np.stack([np.concatenate(importance[name]).mean(0) for name in names]),
         )
         for key, names in wanted.items()
         if names and all(name in reach for name in names)
@@ -89,46 +94,46 @@ def _shown_by(graph: Graph, value: o.Value) -> o.Value:
 
 
 def _reach(x: Tensor) -> FloatArray:
-    """[1, channels, height, width] -> the magnitude that holds nearly all elements of each channel."""
-    by_channel = x.movedim(1, 0).flatten(1)
-    count = max(1, round(by_channel.shape[1] * (1 - _INSIDE)))
-    found: FloatArray = by_channel.abs().topk(count, dim=1).values[:, -1].double().cpu().numpy()
+    """[images, channels, height, width] -> [images, channels]: the magnitude that holds nearly all elements of each."""
+    by_channel = x.flatten(2)
+    count = max(1, round(by_channel.shape[2] * (1 - _INSIDE)))
+    found: FloatArray = by_channel.abs().topk(count, dim=2).values[:, :, -1].double().cpu().numpy()
     return found
 
 
 def _importance(x: Tensor, slope: Tensor) -> FloatArray:
-    """Noise of each channel over the square of its step, measured at a step as fine as its own scale would have.
+    """[images, channels]: noise of each over the square of its step, measured at a step as fine as its own scale would have.
 
     Errors of flat areas are alike and add up, which the mean square of the slopes would not know.
     """
-    step = x.abs().amax((0, 2, 3), keepdim=True).clamp_min(1e-30) / _OWN_STEPS
+    step = x.abs().amax((2, 3), keepdim=True).clamp_min(1e-30) / _OWN_STEPS
     weighed = torch.div(x, step).round_().mul_(step).sub_(x).mul_(slope)
-    found: FloatArray = (weighed.movedim(1, 0).flatten(1).sum(1) / step.flatten()).square().double().cpu().numpy()
+    found: FloatArray = (weighed.flatten(2).sum(2) / step.flatten(1)).square().double().cpu().numpy()
     return found
 
 
 def promise(channels: Channels, bands: Bands) -> float:
     """How much less noise `bands` cause than all channels together, in shares of the outputs' power."""
-    return channels.noise(range(channels.reach.shape[1])) - sum(map(channels.noise, bands))
+    return channels.whole_noise - sum(map(channels.noise, bands))
 
 
 def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
     """The fewest bands of at least `least` channels each after which another one would not pay; None if one is enough."""
     size = channels.reach.shape[1]
     orders = [np.argsort(row, kind="stable").tolist() for row in channels.reach]
-    best, noise = None, channels.noise(range(size))
+    runs = [_run_noise(channels, order, least) for order in orders] if size >= 2 * least else []
+    best, noise = None, channels.whole_noise
     for count in range(2, min(MOST_BANDS, size // least) + 1):
-        cuts = [_cut(channels, order, count, least) for order in orders]
+        cuts = [_cut(order, noises, count) for order, noises in zip(orders, runs, strict=True)]
         total, found = min((sum(map(channels.noise, bands)), bands) for bands in cuts)
         if total * LEAST_FACTOR <= noise:
             best, noise = found, total
     return best
 
 
-def _cut(channels: Channels, order: list[int], count: int, least: int) -> Bands:
-    """The partition of `order` into `count` runs of at least `least` channels of least noise."""
+def _cut(order: list[int], runs: FloatArray, count: int) -> Bands:
+    """The partition of `order` into `count` runs of least noise; `runs` as by _run_noise."""
     size = len(order)
-    runs = _run_noise(channels, order, least)
     cost, cuts = runs[0], []
     for _ in range(count - 1):
         total = cost[:, None] + runs  # [end of the runs before, end of this run]

@@ -17,10 +17,11 @@ from torch import Tensor
 from edgeq.formats import FloatArray
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, observed, with_constants
+from edgeq.passes.together import Together
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, bias_limit, dequantize_weight
 from edgeq.quantize.sensitivity import rounding_error
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.reference.interpret import Device
 
 Corrected = o.Conv | o.Linear
 Values = Mapping[o.Value, Tensor]
@@ -41,10 +42,13 @@ class Excerpts:
     images: list[dict[o.Value, Tensor]] = field(default_factory=list)
     _passed: Iterator[int] = field(default_factory=count)
 
-    def note(self, found: Values) -> None:
-        """One more image passes by."""
-        if next(self._passed) % self.every == 0:
-            self.images.append({name: _rows(found[name].detach()) for name in self.values if name in found})
+    def note(self, found: Values, count: int = 1) -> None:
+        """One more image passes by, or `count` of them one after the other along the first axis of the values."""
+        noted = [k for k in range(count) if next(self._passed) % self.every == 0]
+        if noted:
+            self.images.append(
+                {name: _rows(found[name].detach(), noted, count) for name in self.values if name in found}
+            )
 
     @property
     def are_whole(self) -> bool:
@@ -52,12 +56,15 @@ class Excerpts:
         return bool(self.images) and all(image.keys() == self.values for image in self.images)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Rows of x [1,C,H,W] or x [1,T,C], evenly apart by an odd number, so that no stride of a layer picks the same."""
+def _rows(x: Tensor, noted: list[int], count: int) -> Tensor:
+    """Of the `noted` among `count` images rows of x [n,C,H,W] or x [n,T,C], evenly apart by an odd number, so that no
+    stride of a layer picks the same."""
+    if len(noted) < count:
+        x = torch.cat([x.chunk(count)[k] for k in noted])
     axis = x.dim() - 2
     if axis < 1:
         return x.clone()
-    step = x.numel() // MOST | 1
+    step = x.numel() // (MOST * len(noted)) | 1
     rows = torch.arange(min(step, x.shape[axis]) // 2, x.shape[axis], step, device=x.device)
     return x.index_select(axis, rows)
 
@@ -70,9 +77,9 @@ def corrected_operands(graph: Graph) -> frozenset[o.Value]:
 def operand_values(
     graph: Graph, samples: Iterable[Mapping[o.Value, Array]], device: Device = "cpu"
 ) -> Iterator[Values]:
-    """The values of `corrected_operands` in every sample."""
+    """The values of `corrected_operands` in every sample, of one image or of several (see with_batch)."""
     wanted = corrected_operands(graph)
-    interpreter = Interpreter(observed(graph, wanted), device)
+    together = Together(observed(graph, wanted), device)
     for sample in samples:
         found: dict[o.Value, Tensor] = {}
 
@@ -81,7 +88,7 @@ def operand_values(
                 found[name] = tensor
 
         with torch.no_grad():
-            interpreter(sample, keep)
+            together.of(together.count(sample))(sample, keep)
         yield found
 
 
@@ -90,13 +97,19 @@ def _channel_means(
 ) -> dict[o.Value, tuple[FloatArray, ...]]:
     """Means of `parts` of the input of each operator, per channel, by its result."""
     found: dict[o.Value, list[tuple[FloatArray, ...]]] = {op.out: [] for op in ops}
+    sizes: dict[o.Value, list[int]] = {op.out: [] for op in ops}
     for image in images:
         for op in ops:
             tensor = image[op.x]
             channels = tensor.dim() - 1 if isinstance(op, o.Linear) else 1
             axes = [axis for axis in range(tensor.dim()) if axis != channels]
+            sizes[op.out].append(len(tensor))  # so many images, or a multiple
             found[op.out].append(tuple(_mean(part, axes) for part in parts(op.x, tensor)))
-    return {out: tuple(np.mean(part, 0) for part in zip(*means, strict=True)) for out, means in found.items()}
+    shares = {out: np.array(size) / size[0] for out, size in sizes.items() if size}
+    return {
+        out: tuple(np.average(part, 0, shares[out]) for part in zip(*means, strict=True))
+        for out, means in found.items()
+    }
 
 
 def _mean(x: Tensor, axes: list[int]) -> FloatArray:

@@ -42,12 +42,14 @@ def columns(op: Weighted, x: Tensor, kernel: tuple[int, ...], positions: Tensor 
     """x as [groups, inputs of a group times taps, images times positions], padding included.
 
     `kernel` is the height and width of the weight (empty for Linear); `positions` selects some of the output
-    positions of each image.
+    positions of each image. Positions [sets, count] select others in every set of images, which lie one after the other
+    along the first axis of x, and the groups of the first set come before those of the next.
     """
+    sets = len(positions) if positions is not None and positions.dim() == 2 else 1
     if isinstance(op, o.Linear):
         flat = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 2 else x.reshape(x.shape[0], 1, -1)
-        chosen = flat if positions is None else flat[:, positions]
-        return chosen.reshape(-1, x.shape[-1]).T[None]
+        chosen = flat if positions is None else _of_sets(flat, 1, positions.reshape(sets, -1))
+        return chosen.reshape(sets, -1, x.shape[-1]).transpose(1, 2)
     if isinstance(op, o.ConvTranspose):
         x, stride, (top, left) = _spread(op, x, kernel), (1, 1), (0, 0)
         bottom, right = top, left
@@ -59,17 +61,25 @@ def columns(op: Weighted, x: Tensor, kernel: tuple[int, ...], positions: Tensor 
     if positions is None:
         positions = torch.arange(outputs[0] * outputs[1], device=x.device)
     tap = torch.arange(kernel[0] * kernel[1], device=x.device)[:, None]
+    positions = positions.reshape(sets, 1, -1)
     row = positions // outputs[1] * stride[0] + tap // kernel[1] * op.dilation[0] - top
     column = positions % outputs[1] * stride[1] + tap % kernel[1] * op.dilation[1] - left
     place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    patches = x.flatten(2).index_select(2, place.flatten()).reshape(images, channels, *place.shape)
+    patches = _of_sets(x.flatten(2), 2, place.flatten(1)).reshape(sets, -1, channels, *place.shape[1:])
     if any((top, left, bottom, right)):
-        patches *= (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        patches *= ((row >= 0) & (row < height) & (column >= 0) & (column < width))[:, None, None]
+    count = positions.shape[2]
     return (
-        patches.reshape(images, op.groups, -1, len(positions))
-        .permute(1, 2, 0, 3)
-        .reshape(op.groups, -1, images * len(positions))
+        patches.reshape(sets, images // sets, op.groups, -1, count)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(sets * op.groups, -1, images // sets * count)
     )
+
+
+def _of_sets(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """[sets, images of a set, ...]: the entries `places` [sets, count] along `axis` of x in every set of its images."""
+    found = [part.index_select(axis, at) for part, at in zip(x.chunk(len(places)), places, strict=True)]
+    return found[0][None] if len(found) == 1 else torch.stack(found)
 
 
 def _spread(op: o.ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:

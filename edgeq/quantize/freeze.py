@@ -10,58 +10,93 @@ flatness point against each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from edgeq.formats import Codebook, Float
+from edgeq.formats import Codebook, Float, level_range
 from edgeq.quantize.fake import Grid
 from edgeq.quantize.grids import BinaryGrid, NestedGrid
 from edgeq.quantize.qat import QatModule
 
 MOMENTUM = 0.01
+FIRST_THRESHOLD = 4.0
+"""Times the threshold that codes may turn back at first; it falls along half a cosine, as in the paper."""
 _PARTS = ("codes", "turn", "frequency", "mean", "fixed")
 
 
 class Oscillation(nn.Module):
     """Counts how often each weight's code turns back, and fixes the codes that do so too often.
 
-    Call `after_step` behind every optimizer step. Its buffers belong to the state of a run.
+    Call `after_step` behind every optimizer step. Its buffers, of all weights behind one another, belong to the state
+    of a run: a GPU waits longer for the start of an operation than for its end.
     """
+
+    codes: Tensor
+    turn: Tensor
+    frequency: Tensor
+    mean: Tensor
+    fixed: Tensor
 
     def __init__(self, module: QatModule, threshold: float, momentum: float = MOMENTUM) -> None:
         super().__init__()
         self.threshold, self.momentum = threshold, momentum
-        self._weights = {name: part for name, part in module.weights_and_grids() if _counts(part[-1])}
-        for name, (weight, unit, grid) in self._weights.items():
-            codes = _codes(weight * unit, grid)
-            zeros = torch.zeros_like(codes)
-            for part, start in zip(_PARTS, (codes, zeros, zeros, codes, zeros.bool()), strict=True):
-                self.register_buffer(f"{name}_{part}", start.clone())
+        named = {name: part for name, part in module.weights_and_grids() if _counts(part[-1])}
+        self._weights = [(weight, grid) for weight, _, grid in named.values()]
+        self._places = dict(
+            zip(named, self._parts(torch.arange(sum(w.numel() for w, _ in self._weights))), strict=True)
+        )
+        ranges = [level_range(grid.planned.format, grid.planned.zero_point) for _, grid in self._weights]
+        self._low, self._high = (
+            _joined([torch.full_like(w, bound) for (w, _), bound in zip(self._weights, bounds, strict=True)])
+            for bounds in (*zip(*ranges, strict=True),)
+        )
+        self._units = _joined([unit.expand_as(weight) for weight, unit, _ in named.values()])
+        codes, *_ = self._now()
+        zeros = torch.zeros_like(codes)
+        for part, start in zip(_PARTS, (codes, zeros, zeros, codes, zeros.bool()), strict=True):
+            self.register_buffer(part, start.clone())
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Take note of the codes that the step has led to; put fixed ones back."""
-        for name, (weight, unit, grid) in self._weights.items():
-            before, turn, frequency, mean, fixed = (getattr(self, f"{name}_{part}") for part in _PARTS)
-            codes = torch.where(fixed, torch.round(mean), _codes(weight * unit, grid))
-            direction = torch.sign(codes - before)
-            moved = direction != 0
-            turned = moved & (direction == -turn)
-            frequency.lerp_(turned.to(frequency.dtype), self.momentum)
-            turn.copy_(torch.where(moved, direction, turn))
-            mean.copy_(torch.where(fixed, mean, torch.lerp(mean, codes, self.momentum)))
-            before.copy_(codes)
-            fixed |= frequency > self.threshold
-            weight.copy_(torch.where(fixed, torch.round(mean) * grid.spread() / unit, weight))
+    def after_step(self, share: float = 1.0) -> None:
+        """Take note of the codes that the step has led to, after this share of the training; put fixed ones back."""
+        threshold = self.threshold * (1 + (FIRST_THRESHOLD - 1) * 0.5 * (1 + math.cos(math.pi * share)))
+        now, weights, spreads = self._now()
+        codes = torch.where(self.fixed, torch.round(self.mean), now)
+        direction = torch.sign(codes - self.codes)
+        moved = direction != 0
+        turned = moved & (direction == -self.turn)
+        self.frequency.lerp_(turned.to(self.frequency.dtype), self.momentum)
+        self.turn.copy_(torch.where(moved, direction, self.turn))
+        self.mean.copy_(torch.where(self.fixed, self.mean, torch.lerp(self.mean, codes, self.momentum)))
+        self.codes.copy_(codes)
+        self.fixed |= self.frequency > threshold
+        kept = torch.where(self.fixed, torch.round(self.mean) * spreads / self._units, weights)
+        torch._foreach_copy_([weight for weight, _ in self._weights], self._parts(kept))
+
+    def fixed_of(self, field: str) -> Tensor:
+        """Which codes of a weight are fixed, in its shape, by the field of its grid."""
+        return self.fixed[self._places[field].to(self.fixed.device)]
 
     @property
     def share(self) -> float:
         """The share of weights whose codes are fixed."""
-        fixed = [getattr(self, f"{name}_fixed") for name in self._weights]
-        count = sum(part.numel() for part in fixed)
-        return float(sum(int(part.sum()) for part in fixed) / max(count, 1))
+        return float(self.fixed.sum() / max(self.fixed.numel(), 1))
+
+    @torch.no_grad()
+    def _now(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, weights in their units, and scales."""
+        weights = _joined([weight for weight, _ in self._weights])
+        spreads = _joined([grid.spread().expand_as(weight) for weight, grid in self._weights])
+        return torch.round(torch.clamp(weights * self._units / spreads, self._low, self._high)), weights, spreads
+
+    def _parts(self, joined: Tensor) -> list[Tensor]:
+        sizes = [weight.numel() for weight, _ in self._weights]
+        return [
+            part.view_as(weight) for part, (weight, _) in zip(torch.split(joined, sizes), self._weights, strict=True)
+        ]
 
 
 class Settled:
@@ -108,8 +143,8 @@ def _counts(grid: Grid) -> bool:
     return not isinstance(grid.planned.format, Float | Codebook)
 
 
-def _codes(weight: Tensor, grid: Grid) -> Tensor:
-    return torch.round(grid(weight) / grid.spread()).detach()
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]) if parts else torch.zeros(0)
 
 
 class Sharpness:

@@ -18,6 +18,8 @@ from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.units import Unit
 
 BATCH = 8
+"""Images of a batch on a CPU, and of a set of images wherever positions are drawn."""
+
 BUDGET_BYTES = 3 << 29
 """Memory that the values of all images may take at the widest cut."""
 
@@ -26,7 +28,7 @@ Values = dict[o.Value, Tensor]
 
 @dataclass
 class Frontier:
-    """`real` and `quantized` values of every batch of images."""
+    """`real` and `quantized` values of every batch of images; `sets` says of how many sets of BATCH images each is."""
 
     simulation: Simulation
     real: list[Values]
@@ -36,6 +38,9 @@ class Frontier:
         self.quantized = self.quantized or [dict(values) for values in self.real]
         graph = self.simulation.graph
         self._last = {value: op for op in graph.ops for value in o.operands(op)}
+        self.sets = [
+            max(1, len(v[graph.inputs[0]]) // graph.types[graph.inputs[0]].shape[0] // BATCH) for v in self.real
+        ]
 
     @torch.no_grad()
     def advance(self, op: o.Op) -> None:
@@ -81,12 +86,19 @@ def images_that_fit(graph: Graph) -> int:
     return max(4, BUDGET_BYTES // (8 * widest_cut(graph)))
 
 
-def batches(simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]]) -> list[Values]:
-    """The samples in batches of BATCH where the network allows it, else one by one."""
+def batches(
+    simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]], *, together: bool = False
+) -> list[Values]:
+    """The samples in batches of BATCH where the network allows it, else one by one.
+
+    An accelerator may take all whole batches `together`, where values are dropped on the way: it waits for launches.
+    """
     tensors = [{name: torch.from_numpy(array).to(simulation.device) for name, array in s.items()} for s in samples]
     if not simulation.batches.axes:
         return tensors
-    return [_joined(tensors[start : start + BATCH]) for start in range(0, len(tensors), BATCH)]
+    whole = len(tensors) // BATCH * BATCH
+    most = max(whole, BATCH) if together and simulation.device.type != "cpu" else BATCH
+    return [_joined(tensors[start : start + most]) for start in range(0, len(tensors), most)]
 
 
 def _joined(tensors: Sequence[Values]) -> Values:

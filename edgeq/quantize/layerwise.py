@@ -54,24 +54,22 @@ def solve_layer(
     parts = _moments(op, weight, frontier, importance, generator)
     train, held = _split(len(parts))
     if not held:
-        train, held = list(range(len(parts))), list(range(len(parts)))
+        train = held = list(range(len(parts)))
     type_ = plan.weights[op.out]
     grid = Grid(type_.format, bits_of(type_.format) <= FREE_SCALE_BITS, half)
     centred = op.bias is not None
     matrix = rows(op, weight)
-    problems = [
-        Problem.of(matrix, _total([parts[k] for k in chosen]), centred=centred)
-        for chosen in (train, held, range(len(parts)))
-    ]
+    learned_from, judged_on = (_total([parts[k] for k in some]) for some in (train, held))
+    everything = learned_from.joined(judged_on) if held is not train else learned_from
+    problems = [Problem.of(matrix, moments, centred=centred) for moments in (learned_from, judged_on, everything)]
     scales = _row_scales(op, type_, matrix).to(matrix.device)
     nearest = Fit(grid.nearest(matrix.double() / scales), scales, matrix.double())
     start = search_scales(problems[2], scales, grid)
-    losses: dict[float | None, float] = {None: float(problems[1].errors(nearest.rows).sum())}
-    for damping, found in zip(DAMPING, first_fits(problems[0], start, grid, DAMPING), strict=True):
-        losses[damping] = float(problems[1].errors(found.rows).sum())
-    best = min(losses, key=losses.__getitem__)
-    chosen = nearest if best is None else fit(problems[2], start, grid, best)
-    if float(problems[2].errors(chosen.rows).sum()) > float(problems[2].errors(nearest.rows).sum()):
+    tried = [nearest, *first_fits(problems[0], start, grid, DAMPING)]
+    losses = torch.stack([problems[1].errors(found.rows).sum() for found in tried]).tolist()
+    best = losses.index(min(losses))
+    chosen = nearest if best == 0 else fit(problems[2], start, grid, DAMPING[best - 1])
+    if best and bool(problems[2].errors(chosen.rows).sum() > problems[2].errors(nearest.rows).sum()):
         chosen = nearest
     return _layer(op, chosen, type_, weight, problems[2], frontier)
 
@@ -86,23 +84,29 @@ def _total(parts: Sequence[Moments]) -> Moments:
 def _moments(
     op: Weighted, weight: Tensor, frontier: Frontier, importance: Importance | None, generator: torch.Generator
 ) -> list[Moments]:
-    """One set of moments per batch."""
+    """One set of moments for each set of images."""
     simulation, matrix, kernel = frontier.simulation, rows(op, weight), kernel_of(op, weight)
     images = sum(values[op.x].shape[0] for values in frontier.real)
     wanted = max(LEAST_POSITIONS, POSITIONS_PER_INPUT * matrix.shape[2])
     shape = simulation.graph.types[op.out].shape
     per_image = int(np.prod(shape[1:-1] if isinstance(op, o.Linear) else shape[2:]))
     few, start = -(-wanted // images), 0
-    found = []
+    found = list[Moments]()
+
+    def drawn() -> Tensor:
+        return torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
+
     with torch.no_grad():
-        for real, quantized in zip(frontier.real, frontier.quantized, strict=True):
-            at = torch.randperm(per_image, generator=generator)[:few] if few < per_image else torch.arange(per_image)
-            at = at.to(simulation.device)
+        for real, quantized, sets in zip(frontier.real, frontier.quantized, frontier.sets, strict=True):
+            at = torch.stack([drawn() for _ in range(sets)]).to(simulation.device)
             x = columns(op, real[op.x], kernel, at)
             z = columns(op, simulation.operand(op.x, quantized.__getitem__), kernel, at)
             stop = start + real[op.x].shape[0]
-            heavy = None if importance is None else importance.flat()[start:stop].to(at.device)[:, at].flatten()
-            found.append(Moments.of(matrix, x, z, heavy))
+            heavy = None
+            if importance is not None:
+                rest = importance.flat()[start:stop].to(at.device).chunk(sets)
+                heavy = torch.stack([part[:, places].flatten() for part, places in zip(rest, at, strict=True)])
+            found += Moments.of_each(matrix, x, z, heavy)
             start = stop
     return found
 

@@ -161,17 +161,20 @@ class Grids:
     symmetric: bool
 
 
-def _rounded(x: Tensor, grids: Grids, clip: float) -> Tensor:
+def _rounded(x: Tensor, ends: FloatArray, grids: Grids, clip: float) -> Tensor:
     format = grids.activation
-    ends = np.array([float(x.min()), float(x.max())]) * clip
     symmetric = grids.symmetric and format.signed
-    scale, zero = constant_range(ends, format, symmetric=symmetric)
-    return (torch.clamp(torch.round(x / scale) + zero, format.low, format.high) - zero) * scale
+    scale, zero = constant_range(ends * clip, format, symmetric=symmetric)
+    levels = (x / scale).round_().add_(zero).clamp_(format.low, format.high)
+    return levels.sub_(zero).mul_(scale)
 
 
-def _clip_of(x: Tensor, grids: Grids) -> float:
-    """The clip of least squared error."""
-    return min(CLIPS, key=lambda clip: float((_rounded(x, grids, clip) - x).square().sum()))
+def _best_rounded(x: Tensor, grids: Grids) -> Tensor:
+    """x rounded with the clip of least squared error."""
+    ends = np.array(torch.stack(x.aminmax()).tolist())
+    tried = [_rounded(x, ends, grids, clip) for clip in CLIPS]
+    errors = torch.stack([(found - x).square_().sum() for found in tried]).tolist()
+    return tried[errors.index(min(errors))]
 
 
 def _local(graph: Graph, seam: Seam) -> Graph:
@@ -183,10 +186,10 @@ def _local(graph: Graph, seam: Seam) -> Graph:
     return Graph(graph.name, (seam.maker.x,), outputs, ops, graph.types, constants)
 
 
-def _outputs(graph: Graph, reads: Mapping[o.Value, Tensor], names: Sequence[o.Value], grids: Grids | None) -> Tensor:
-    """What the readers `names` of the local `graph` compute from `reads`, with quantized weights if `grids`; flat."""
-    found = []
-    for name in names:
+def _operands(graph: Graph, seam: Seam, grids: Grids | None, device: Device) -> dict[o.Value, Tensor]:
+    """Weights, quantized if `grids`, and biases of the readers of `seam` in the local `graph`."""
+    found: dict[o.Value, Tensor] = {}
+    for name in (op.out for op in seam.readers):
         op = graph.producer[name]
         assert isinstance(op, Reader)
         weight = graph.constants[op.weight].astype(np.float32)
@@ -194,31 +197,38 @@ def _outputs(graph: Graph, reads: Mapping[o.Value, Tensor], names: Sequence[o.Va
             clip: ClipSearch = "squared_error" if bits_of(grids.weight) <= FEW_BITS else "largest"
             type_ = weight_type(weight, grids.weight, weight_axis(op), clip=clip, where=op.weight)
             weight = dequantize_weight(quantize_weight(weight, type_), type_)
-        x = reads[op.x]
-        known = {op.x: x, op.weight: torch.from_numpy(weight).to(x.device)}
+        found[op.weight] = torch.from_numpy(weight).to(device)
         if op.bias is not None:
-            known[op.bias] = torch.from_numpy(graph.constants[op.bias].astype(np.float32)).to(x.device)
-        found.append(evaluate(op, known.__getitem__)[0].flatten())
-    return torch.cat(found)
+            found[op.bias] = torch.from_numpy(graph.constants[op.bias].astype(np.float32)).to(device)
+    return found
 
 
-def _error(local: Graph, seam: Seam, samples: Sequence[Mapping[o.Value, Tensor]], grids: Grids, move: Move) -> float:
-    """Squared error of the quantized readers' outputs over `samples`."""
+def _outputs(graph: Graph, seam: Seam, reads: Mapping[o.Value, Tensor], operands: Mapping[o.Value, Tensor]) -> Tensor:
+    """What the readers of `seam` in the local `graph` compute from `reads`; flat."""
+    known = {**reads, **operands}
+    return torch.cat([evaluate(graph.producer[op.out], known.__getitem__)[0].flatten() for op in seam.readers])
+
+
+def _error(
+    local: Graph,
+    seam: Seam,
+    samples: Sequence[Mapping[o.Value, Tensor]],
+    exact: Sequence[Tensor],
+    grids: Grids,
+    move: Move,
+) -> float:
+    """Squared error of the quantized readers' outputs over `samples`, of which `exact` are the real ones."""
     moved = transform(local, {seam.value: move})
     like = samples[0][seam.reads[0]]
     along = [-1 if k == seam.axis else 1 for k in range(like.dim())]
     shift, scale = (
         torch.from_numpy(part.astype(np.float32)).reshape(along).to(like.device) for part in (move.shift, move.scale)
     )
-    names = [op.out for op in seam.readers]
-    total = 0.0
-    for sample in samples:
-        exact = {name: sample[name] for name in seam.reads}
-        inside = {name: (tensor - shift) / scale for name, tensor in exact.items()}
-        rounded = {name: _rounded(tensor, grids, _clip_of(tensor, grids)) for name, tensor in inside.items()}
-        error = _outputs(moved, rounded, names, grids) - _outputs(local, exact, names, None)
-        total += float(error.square().sum())
-    return total
+    operands, errors = _operands(moved, seam, grids, like.device), list[Tensor]()
+    for sample, wanted in zip(samples, exact, strict=True):
+        rounded = {name: _best_rounded((sample[name] - shift) / scale, grids) for name in seam.reads}
+        errors.append((_outputs(moved, seam, rounded, operands) - wanted).square_().sum())
+    return float(sum(torch.stack(errors).tolist()))
 
 
 @dataclass(frozen=True)
@@ -276,7 +286,11 @@ def _best(
 ) -> Migration | None:
     local, channels = _local(graph, seam), channels_of(graph, seam, samples, furthest)
     still = Move(np.zeros_like(channels.low), np.ones_like(channels.low))
-    base = _error(local, seam, samples, grids, still)
-    tried = {name: (move, _error(local, seam, samples, grids, move)) for name, move in proposals(channels).items()}
+    operands = _operands(local, seam, None, samples[0][seam.reads[0]].device)
+    exact = [_outputs(local, seam, sample, operands) for sample in samples]
+    base = _error(local, seam, samples, exact, grids, still)
+    tried = {
+        name: (move, _error(local, seam, samples, exact, grids, move)) for name, move in proposals(channels).items()
+    }
     name, (move, error) = min(tried.items(), key=lambda item: item[1][1])
     return Migration(move, name, base / max(error, 1e-300)) if base > LEAST_GAIN * error else None

@@ -48,7 +48,7 @@ def learn(
     and units found there are not learned again.
     """
     simulation = Simulation.of(graph, plan, device or torch.device("cpu"))
-    frontier = Frontier(simulation, batches(simulation, samples[: images_that_fit(graph)]))
+    frontier = Frontier(simulation, batches(simulation, samples[: images_that_fit(graph)], together=True))
     work = _Work(simulation, frontier, settings, importance or {}, half, seed, store)
     starts, done = units(graph, plan.weights.keys()), set[o.Op]()
     for op in graph.ops:

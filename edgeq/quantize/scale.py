@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import UnsupportedError, UsageError
-from edgeq.formats import INT8, Fixed, FloatArray, Format, Int, IntArray, Real, decode, encode, level_range
+from edgeq.formats import INT8, Fixed, FloatArray, Format, Int, IntArray, Real, code_range, decode, encode, level_range
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import taps
 from edgeq.ir.graph import Array, Type
@@ -119,16 +119,27 @@ def _on_grid(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray
     found, settled = single.copy(), np.zeros(len(single), dtype=bool)
     for step in steps:
         wide = step.astype(np.float64)[:, None]
-        exact = np.all((decode(format, encode(format, rows / wide)) * wide).astype(np.float32) == rows, axis=1)
+        exact = np.all((_nearest_levels(rows, wide, format) * wide).astype(np.float32) == rows, axis=1)
         found[exact & ~settled] = step[exact & ~settled]
         settled |= exact
     return found.astype(np.float64)
 
 
+def _nearest_levels(rows: FloatArray, wide: FloatArray, format: Format) -> FloatArray:
+    """The levels nearest to `rows` in units of the scales `wide`, one fresh array: most of the time goes there."""
+    levels: FloatArray = rows / wide
+    if isinstance(format, Int | Fixed):  # whose levels are their codes
+        return np.clip(np.rint(levels, out=levels), *code_range(format), out=levels)
+    return decode(format, encode(format, levels)).astype(np.float64)
+
+
 def _squared_errors(rows: FloatArray, scales: FloatArray, format: Format) -> FloatArray:
     wide = scales[:, None]
-    errors: FloatArray = np.square(decode(format, encode(format, rows / wide)) * wide - rows).sum(axis=1)
-    return errors
+    errors = _nearest_levels(rows, wide, format)
+    errors *= wide
+    errors -= rows
+    total: FloatArray = np.square(errors, out=errors).sum(axis=1)
+    return total
 
 
 def _clipped(rows: FloatArray, scales: FloatArray, format: Format, half: bool) -> FloatArray:

@@ -10,13 +10,15 @@ It works for every format, since only the nearest level is asked of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from edgeq.formats import Format
+from edgeq.formats import Format, Int, level_range
+from edgeq.quantize import recorded
 from edgeq.quantize.scale import SCALE_FLOOR, half_scales
 from edgeq.quantize.simulate import nearest_level
 
@@ -64,15 +66,24 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None) -> Moments:
         """The moments of columns [groups, k, m]; `importance` [m] weighs them."""
-        outputs = rows.to(real.dtype) @ real
-        count, heavy, wide = float(quantized.shape[2]), real, outputs
-        weighed = quantized
+        (found,) = cls.of_each(rows, real, quantized, None if importance is None else importance[None])
+        return found
+
+    @classmethod
+    def of_each(
+        cls, rows: Tensor, real: Tensor, quantized: Tensor, importance: Tensor | None = None
+    ) -> tuple[Moments, ...]:
+        """The moments of every set of columns [sets times groups, k, m]; `importance` [sets, m] weighs them."""
+        sets, counts = len(real) // len(rows), [float(quantized.shape[2])] * (len(real) // len(rows))
+        outputs = rows.to(real.dtype).repeat(sets, 1, 1) @ real
+        heavy, wide, weighed = real, outputs, quantized
         if importance is not None:
-            count, weighed = float(importance.sum()), quantized * importance
-            heavy, wide = real * importance, outputs * importance
+            counts, shares = importance.sum(1).tolist(), importance.repeat_interleave(len(rows), 0)[:, None]
+            heavy, wide, weighed = real * shares, outputs * shares, quantized * shares
         zz, xz = weighed @ quantized.transpose(1, 2), real @ weighed.transpose(1, 2)
         sums = (weighed.sum(2), heavy.sum(2), zz, xz, (wide * outputs).sum(2))
-        return cls(count, *(part.double() for part in sums))
+        parts = zip(*(part.double().chunk(sets) for part in sums), strict=True)
+        return tuple(cls(count, *part) for count, part in zip(counts, parts, strict=True))
 
     def joined(self, other: Moments) -> Moments:
         """Both together."""
@@ -193,45 +204,100 @@ def spread_rounding(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -
     left, upper = _by_column((rows / scales).gather(2, index)), _spreading(permuted).float()
     for start in range(0, len(left), _BLOCK):
         block, near = left[start : start + _BLOCK], upper[:, start : start + _BLOCK, start : start + _BLOCK]
-        near, errors = near.permute(1, 2, 0)[..., None].contiguous(), torch.empty_like(block)
-        for k, error in enumerate(errors):
-            torch.sub(block[k], grid.nearest(block[k]), out=error)
-            block[k:].addcmul_(near[k, k:], error, value=-1)  # which leaves the level itself in block[k]
+        near = near.triu(1) if _fused(_SPREAD, grid, near) else near
+        near = near.permute(1, 2, 0)[..., None].contiguous()
+        levels, errors = recorded.run(partial(_spread_in, grid), ("spread", grid.format), block, near)
+        if levels is not block:
+            block.copy_(levels)
         stop = start + len(block)
         _take(left[stop:], upper[:, start:stop, stop:], errors)
-    levels = grid.nearest(left).permute(1, 2, 0).contiguous()
-    return torch.zeros_like(levels).scatter(2, index, levels).double()
+    found = grid.nearest(left).permute(1, 2, 0).contiguous()
+    return torch.zeros_like(found).scatter(2, index, found).double()
+
+
+def _spread_in(grid: Grid, block: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """(levels, errors) of the columns of one block; its tensor is used up."""
+    step = _fused(_SPREAD, grid, block)
+    if step is not None:
+        for k in range(len(block)):
+            block = step(block, near[k], block[k])
+        return grid.nearest(block), block - grid.nearest(block)
+    errors = torch.empty_like(block)
+    for k, error in enumerate(errors):
+        torch.sub(block[k], grid.nearest(block[k]), out=error)
+        block[k:].addcmul_(near[k, k:], error, value=-1)
+    return block, errors
+
+
+_SPREAD = """template <typename T> T spread_step(T v, T line, T x, T low, T high) {
+    return v - line * (x - fmin(fmax(rint(x), low), high));
+}"""
+_DESCEND = """template <typename T> T descend_step(T v, T line, T x, T old, T low, T high) {
+    return v - line * (fmin(fmax(rint(x), low), high) - old);
+}"""
+
+
+def _fused(code: str, grid: Grid, like: Tensor) -> Callable[..., Tensor] | None:
+    """The step of a chain as one kernel, where the device compiles it: launches are all of its time there."""
+    if like.device.type != "cuda" or not isinstance(grid.format, Int):
+        return None
+    low, high = map(float, level_range(grid.format))
+    return partial(_compiled(code), low=low, high=high)
+
+
+@cache
+def _compiled(code: str) -> Callable[..., Tensor]:
+    made: Callable[..., Tensor] = torch.cuda.jiterator._create_jit_fn(code, low=0.0, high=0.0)
+    return made
 
 
 def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
     """`levels` after sweeps in which every code in turn becomes the best one, the others fixed.
 
     What column j is best at moves by H[k, j] / H[j, j] with the level of column k: `near` holds those of its own block of
-    columns, which are moved at once, `far` the others, which are moved block by block.
+    columns, which are moved at once, `far` the others, which are moved block by block. Where steps are fused, `near` has
+    only those behind column k, and the block itself is moved with the others.
     """
     pull = hessian / hessian.diagonal(dim1=1, dim2=2)[:, None, :]
     best = _by_column(levels + (rows / scales - levels) @ pull)
     far, levels = pull.float(), _by_column(levels)
     far.diagonal(dim1=1, dim2=2).zero_()
     blocks = [slice(start, min(start + _BLOCK, len(levels))) for start in range(0, len(levels), _BLOCK)]
-    near = [far[:, block, block].permute(1, 2, 0)[..., None].contiguous() for block in blocks]
-    for block in blocks:
+    fused = _fused(_DESCEND, grid, far) is not None
+    inside = [far[:, block, block].triu(1) if fused else far[:, block, block] for block in blocks]
+    near = [lines.permute(1, 2, 0)[..., None].contiguous() for lines in inside]
+    for block in () if fused else blocks:
         far[:, block, block] = 0
     for _ in range(_SWEEPS):
         moved = torch.zeros((), dtype=torch.int64, device=levels.device)
         for block, lines in zip(blocks, near, strict=True):
             old, aim = levels[block], best[block]
-            changes = torch.empty_like(old)
-            for k, change in enumerate(changes):
-                torch.sub(grid.nearest(aim[k]), old[k], out=change)
-                aim.addcmul_(lines[k], change, value=-1)
-            moved += changes.count_nonzero()
-            levels[block] = grid.nearest(old + changes)
-            if len(blocks) > 1:
+            levels[block], changes, made, count = recorded.run(
+                partial(_descend_in, grid), ("descend", grid.format), old, aim, lines
+            )
+            if not fused and made is not aim:
+                aim.copy_(made)
+            moved += count
+            if fused or len(blocks) > 1:
                 _take(best, far[:, block], changes)
         if int(moved) < _FEW * levels.numel():
             break
     return levels.permute(1, 2, 0).double().contiguous()
+
+
+def _descend_in(grid: Grid, old: Tensor, aim: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+    """Levels of the columns of one block, their changes, the new `aim`, and how many levels have changed."""
+    step = _fused(_DESCEND, grid, aim)
+    if step is not None:
+        for k in range(len(aim)):
+            aim = step(aim, lines[k], aim[k], old[k])
+        found = grid.nearest(aim)
+        return found, found - old, aim, (found - old).count_nonzero()
+    changes = torch.empty_like(old)
+    for k, change in enumerate(changes):
+        torch.sub(grid.nearest(aim[k]), old[k], out=change)
+        aim.addcmul_(lines[k], change, value=-1)
+    return grid.nearest(old + changes), changes, aim, changes.count_nonzero()
 
 
 def refit_scales(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
@@ -248,11 +314,14 @@ def search_scales(problem: Problem, scales: Tensor, grid: Grid) -> Tensor:
     hessian, rows = damped(problem, DAMPING[0])
     hessian, rows, scales = hessian.float(), rows.float(), scales.float()
     best, least = scales, torch.full_like(scales, torch.inf)
-    for share in SHARES:
-        tried = scales * share
-        error = rows - grid.nearest(rows / tried) * tried
-        power = ((error @ hessian) * error).sum(2, keepdim=True)
-        best, least = torch.where(power < least, tried, best), torch.minimum(power, least)
+    at_once = 1 if rows.device.type == "cpu" else len(SHARES)
+    for some in (SHARES[k : k + at_once] for k in range(0, len(SHARES), at_once)):
+        tried = torch.stack([scales * share for share in some])
+        error = (rows - grid.nearest(rows / tried) * tried).transpose(0, 1).flatten(1, 2)
+        power = ((error @ hessian) * error).sum(2).view(len(rows), len(some), -1).transpose(0, 1)[..., None]
+        lowest, place = power.min(0, keepdim=True)
+        found = tried.gather(0, place)[0]
+        best, least = torch.where(lowest[0] < least, found, best), torch.minimum(lowest[0], least)
     return grid.storable(best.double())
 
 

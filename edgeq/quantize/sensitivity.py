@@ -17,12 +17,14 @@ from torch import Tensor
 from edgeq.formats import Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph, Type, trimmed
+from edgeq.passes.batch import Batches
+from edgeq.passes.together import Together
 from edgeq.quantize.fake import fake_quantize
 from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import dequantize_weight
 from edgeq.quantize.structure import Structure
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.reference.interpret import Device
 
 
 @dataclass
@@ -98,14 +100,19 @@ def backward_passes(
 ) -> Iterator[tuple[dict[o.Value, Tensor], dict[o.Value, Tensor]]]:
     """For each sample the values `kept`, and the gradients of a random projection of the outputs by value.
 
+    A sample holds one image, or several where the graph can be batched: gradients are those of each image then, but for
+    the `weights`, which have the sum over the images.
     The values `watched` are shown without gradients; `weights` are constants whose gradients are wanted too. A value
     that does not reach the outputs has no gradient.
     """
     part = replace(trimmed(graph, [*objective.outputs, *watched]), outputs=objective.outputs)
-    interpreter = Interpreter(part, device)
-    leaves = {name: interpreter.constants[name].requires_grad_() for name in weights if name in interpreter.constants}
+    together, axes = Together(part, device), Batches(part).axes
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
+        count = together.count(sample)
+        interpreter = together.of(count)
+        constants = interpreter.constants
+        leaves = {name: constants[name].requires_grad_() for name in weights if name in constants}
         values: dict[o.Value, Tensor] = {}
 
         def keep(name: o.Value, tensor: Tensor, values: dict[o.Value, Tensor] = values) -> None:
@@ -116,11 +123,12 @@ def backward_passes(
 
         inputs = {name: torch.as_tensor(array).to(device).detach() for name, array in sample.items()}
         found = list(interpreter(inputs, keep).values())
+        along = [axes.get(name, 0) for name in objective.outputs]
         with torch.no_grad():
-            importance = objective.weigh(found)
+            importance = _of_each(objective.weigh, found, along, count)
         sloped = {name: value for name, value in values.items() if name in kept}
         wanted = {name: value for name, value in (sloped | leaves).items() if value.requires_grad}
-        projected = _projected(found, importance, generator)
+        projected = _projected(found, importance, along, count, generator)
         slopes: dict[o.Value, Tensor | None] = {}
         if wanted and projected.requires_grad:
             found_slopes = torch.autograd.grad(projected, list(wanted.values()), allow_unused=True)
@@ -143,8 +151,7 @@ def measure_noise(
     """
     measured, errors = _measured_values(plan), _weight_errors(graph, plan, device)
     readers = {weight_of(op): o.results(op)[0] for op in plan.structure.graph.ops if weight_of(op)}
-    activations: dict[o.Value, float] = {}
-    weights: dict[o.Value, float] = {}
+    powers: dict[tuple[str, o.Value], list[Tensor]] = {}
     count = 0
     objective = objective or Objective(integer_outputs(plan.structure))
     passes = backward_passes(graph, objective, measured, samples, weights=errors, seed=seed, device=device)
@@ -153,12 +160,16 @@ def measure_noise(
         with torch.no_grad():
             for name, slope in gradients.items():
                 if name in errors:
-                    power = float((slope * errors[name]).flatten(1).sum(1).square().sum())
-                    weights[readers[name]] = weights.get(readers[name], 0.0) + power
+                    power = (slope * errors[name]).flatten(1).sum(1).square().sum()
+                    powers.setdefault(("weights", readers[name]), []).append(power)
                 else:
-                    power = float(power_by_channel(slope, rounding_error(values[name], plan.types[name])))
-                    activations[measured[name]] = activations.get(measured[name], 0.0) + power
-    return Noise(*({key: power / max(count, 1) for key, power in part.items()} for part in (activations, weights)))
+                    power = power_by_channel(slope, rounding_error(values[name], plan.types[name]))
+                    powers.setdefault(("activations", measured[name]), []).append(power)
+    found = Noise()
+    sums = torch.stack([torch.stack(part).double().sum() for part in powers.values()]).tolist() if powers else []
+    for (part, key), total in zip(powers, sums, strict=True):
+        getattr(found, part)[key] = total / count
+    return found
 
 
 def _measured_values(plan: Plan) -> dict[o.Value, o.Value]:
@@ -183,10 +194,24 @@ def _weight_errors(graph: Graph, plan: Plan, device: Device) -> dict[o.Value, Te
     return errors
 
 
-def _projected(outputs: Sequence[Tensor], weights: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+def _of_each(weigh: Weigh, outputs: Sequence[Tensor], axes: Sequence[int], count: int) -> Sequence[Tensor]:
+    """The weights of every image, which lie along `axes` of the outputs."""
+    if count == 1:
+        return weigh(outputs)
+    images = zip(*(y.chunk(count, axis) for y, axis in zip(outputs, axes, strict=True)), strict=True)
+    found = zip(*map(weigh, images), strict=True)
+    return [torch.cat(parts, axis) for parts, axis in zip(found, axes, strict=True)]
+
+
+def _projected(
+    outputs: Sequence[Tensor], weights: Sequence[Tensor], axes: Sequence[int], count: int, generator: torch.Generator
+) -> Tensor:
+    """The sum of all outputs, each element times its weight and a number that is drawn image by image."""
+    real = [k for k, y in enumerate(outputs) if y.is_floating_point()]
+    shapes = {k: outputs[k].chunk(count, axes[k])[0].shape for k in real}
+    drawn = [{k: torch.randn(shapes[k], generator=generator) for k in real} for _ in range(count)]
     total = torch.zeros((), device=outputs[0].device)
-    for output, weight in zip(outputs, weights, strict=True):
-        if output.is_floating_point():
-            drawn = torch.randn(output.shape, generator=generator)  # the same on every device
-            total = total + (drawn.to(output.device) * weight * output).sum()
+    for k in real:
+        factors = torch.cat([image[k] for image in drawn], axes[k])  # drawn on the CPU: the same on every device
+        total = total + (factors.to(total.device) * weights[k] * outputs[k]).sum()
     return total

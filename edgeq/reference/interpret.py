@@ -7,7 +7,7 @@ kernels without rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -58,6 +58,14 @@ def along_axis(numbers: tuple[float, ...] | tuple[int, ...], type_: Type, dtype:
     return tensor.reshape(shape)
 
 
+def _steps(graph: Graph) -> Iterator[tuple[o.Op, tuple[o.Value, ...], tuple[o.Value, ...]]]:
+    """Every operator with its results, and the values that nothing needs after it."""
+    last_reader = {value: op for op in graph.ops for value in o.operands(op)}
+    for op in graph.ops:
+        ended = (name for name in o.operands(op) if last_reader[name] is op and name not in graph.outputs)
+        yield op, o.results(op), tuple(ended)
+
+
 class Interpreter:
     """Runs one graph; `constants` are its constants as tensors, prepared once."""
 
@@ -68,20 +76,18 @@ class Interpreter:
         self.constants = {name: self._constant(name, array) for name, array in graph.constants.items()}
         self._weight_levels = {name: self._levels_of_constant(name) for name in graph.constants}
         self._sums = {o.results(op)[0]: self._carrier_of_sums(op) for op in graph.ops if self._sums_levels(op)}
-        self._last_reader = {value: op for op in graph.ops for value in o.operands(op)}
+        self._steps = tuple(_steps(graph))
 
     def __call__(self, inputs: Mapping[o.Value, Tensor | Array], watch: Watch | None = None) -> dict[o.Value, Tensor]:
         """Outputs by name for `inputs` by name; see `Watch`."""
         values: dict[o.Value, Tensor] = {}
         for name in self.graph.inputs:
             values[name] = self._watched(name, self._input(name, inputs), watch)
-        for op in self.graph.ops:
-            found = self._step(op, values)
-            for name, tensor in zip(o.results(op), found, strict=True):
+        for op, results, read_last in self._steps:
+            for name, tensor in zip(results, self._step(op, values), strict=True):
                 values[name] = self._watched(name, tensor, watch)
-            for name in o.operands(op):
-                if self._last_reader[name] is op and name not in self.graph.outputs:
-                    values.pop(name, None)
+            for name in read_last:
+                values.pop(name, None)
         return {name: values[name] if name in values else self.constants[name] for name in self.graph.outputs}
 
     def _watched(self, name: o.Value, tensor: Tensor, watch: Watch | None) -> Tensor:

@@ -295,8 +295,8 @@ def evaluate(op: o.Op, value: Callable[[o.Value], Tensor], *, exact: bool = Fals
             x = value(op.x)
             return (torch.group_norm(x, op.groups, optional(op.gamma), optional(op.beta), op.epsilon),)
         case o.MaxPool():
-            x = _padded(value(op.x), op.padding, float("-inf"))
-            return (F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation),)
+            x = _padded(value(op.x), op.padding, float("-inf")).contiguous(memory_format=torch.channels_last)
+            return (F.max_pool2d(x, op.kernel, op.stride, 0, op.dilation).contiguous(),)  # ten times as quick that way
         case o.AveragePool():
             return (_average_pool(op, value(op.x), exact),)
         case o.Mean():

@@ -50,6 +50,19 @@ def test_only_the_wanted_values_are_kept_and_progress_is_told() -> None:
     assert done == [1, 2, 3]
 
 
+def test_of_large_maps_some_rows_are_looked_at_in_every_image() -> None:
+    graph, batches = small_net(), images(3)
+    found, all_ = observe(graph, batches, least=20), observe(graph, batches)
+    larger = [
+        value for value, type_ in graph.types.items() if value in all_ and len(type_.shape) == 4 and type_.size >= 40
+    ]
+    assert len(larger) > 3
+    for value, item in all_.items():
+        assert (found[value].minimum, found[value].maximum) == (item.minimum, item.maximum)
+        same = np.array_equal(found[value].histogram.counts, item.histogram.counts)
+        assert same == (value not in larger) or not item.histogram.counts.any()
+
+
 @pytest.mark.parametrize("value", ["nothing", "w1"])
 def test_a_value_that_is_not_computed_is_an_error(value: str) -> None:
     with pytest.raises(UsageError, match=value):

@@ -12,7 +12,9 @@ from torch import Tensor
 from edgeq.calibrate.statistics import (
     SIDE,
     UNIT_EDGES,
+    Rows,
     Statistics,
+    _sums,
     from_arrays,
     merge_all,
     merge_maps,
@@ -42,6 +44,30 @@ def test_histogram_counts_what_numpy_counts(scale: float) -> None:
     assert np.array_equal(found.histogram.counts[:SIDE][::-1], np.histogram(negative, edges)[0])
     assert found.histogram.counts.sum() == np.count_nonzero(values)
     assert np.count_nonzero(found.histogram.counts) > 30
+
+
+def test_rows_of_a_map_stand_for_those_between_them_and_ends_are_of_all() -> None:
+    x = normal(1, 5, 24, 10).relu()
+    x[0, 0, 1, 0], x[0, 3, 2, 5] = 100.0, -7.0
+    found = [statistics_of(x, rows=Rows(300, turn)) for turn in range(4)]
+    for turn, item in enumerate(found):
+        plain = statistics_of(x[:, :, turn::4])
+        assert (item.count, item.zeros) == (x.numel(), 4 * plain.zeros) and plain.zeros > 100
+        assert (item.minimum, item.maximum) == (-7.0, 100.0)
+        assert item.mean == plain.mean and item.mean_square == plain.mean_square
+        assert item.histogram.counts.sum() == 4 * plain.histogram.counts.sum()
+    together, all_ = merge_all(found), statistics_of(x)
+    assert together.histogram.top == all_.histogram.top
+    assert np.array_equal(together.histogram.counts, 4 * all_.histogram.counts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "step"), [((1, 2, 3, 40), 2), ((1, 2, 3, 400), 3), ((1, 5, 24, 4), 4), ((3, 999), 1)]
+)
+def test_as_many_rows_are_passed_over_as_leave_enough(shape: tuple[int, ...], step: int) -> None:
+    rows, x = Rows(120, turn=7), torch.arange(np.prod(shape)).reshape(shape)
+    assert rows.step(x) == step and Rows().step(x) == 1
+    assert torch.equal(rows.of(x), x[:, :, 7 % step :: step] if x.dim() == 4 else x) and rows.of(x).numel() > 0
 
 
 def test_edges_ascend_and_are_shared_by_both_signs() -> None:
@@ -158,3 +184,13 @@ def test_arrays_that_do_not_fit_are_refused(field: str) -> None:
         from_arrays({name: array for name, array in arrays.items() if name != field})
     with pytest.raises(DataError):
         from_arrays({**arrays, field: arrays[field][:1]})
+
+
+@pytest.mark.parametrize("beside", [2, 32])
+def test_histograms_beside_each_other_add_up_to_one(beside: int) -> None:
+    patterns = torch.randint(0, 300, (1001,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    patterns[:400] = 0
+    weights = torch.arange(1001, dtype=torch.float64)
+    assert torch.equal(_sums(patterns.clone(), None, beside), _sums(patterns.clone(), None, 1))
+    found = _sums(patterns.clone(), weights, beside)
+    assert torch.equal(found, _sums(patterns.clone(), weights, 1)) and len(found.unique()) > 200

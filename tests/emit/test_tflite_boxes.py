@@ -9,8 +9,10 @@ import pytest
 
 from edgeq.emit.tflite import emit
 from edgeq.emit.tflite_boxes import box_scales, divided
+from edgeq.frontend.model import open_model
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
+from edgeq.passes.factors import multiplied
 from edgeq.reference.interpret import run
 from edgeq.runtimes.litert import LiteRtRuntime
 from edgeq.targets import find_target
@@ -59,6 +61,8 @@ def test_what_the_loader_multiplies_is_divided(
     moved[high] *= 8
     np.testing.assert_allclose(np.moveaxis(moved, 0, axis), wanted, rtol=1e-5, atol=1e-4)
     assert len(np.unique(wanted)) > 100 and np.abs(raw - wanted).max() > 1
+    again = open_model(str(artifact.primary)).graph
+    np.testing.assert_allclose(run(again, fed)["output0"].numpy(), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +92,9 @@ def test_only_boxes_are_divided_and_before_they_meet_the_scores() -> None:
     fractions[:, [0, 2]] *= 16
     fractions[:, [1, 3]] *= 8
     np.testing.assert_allclose(fractions, wanted, rtol=1e-6)
+    factors = np.array([16, 8, 16, 8, 1, 1, 1, 1, 1], np.float32)
+    back = multiplied(found, {"output0": (1, factors)}, "fractions")
+    assert not [op for op in back.ops if isinstance(op, o.Mul)]
+    np.testing.assert_array_equal(run(back, fed)["output0"].numpy(), wanted)
+    wider = multiplied(found, {"output0": (1, 2 * factors)}, "fractions")
+    np.testing.assert_allclose(run(wider, fed)["output0"].numpy(), 2 * wanted, rtol=1e-6)

@@ -262,11 +262,11 @@ def test_strategies_train_and_go_on_where_they_were_killed(
     verify(lower(whole.graph, whole.plan))
 
 
-def _half_of_a_run(rank: int, folder: str) -> None:
+def _half_of_a_run(rank: int, folder: str, training: Training) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", STILL)
+    found = trained(open_dataset(Path(folder) / "classify", "classify"), Path(folder) / "run.pt", training)
     assert not dist.is_initialized()
     torch.save((curve(found), dict(found.graph.constants)), f"{folder}/{rank}.out")
 
@@ -277,7 +277,7 @@ STILL = replace(TRAINING, flip=False, shift=False)
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """torchrun's processes share each batch; only rounding of sums differs."""
     write_dataset(tmp_path / "classify", IMAGES, 5, 64, "classify")
-    mp.spawn(_half_of_a_run, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_half_of_a_run, (str(tmp_path), STILL), nprocs=2)  # type: ignore[no-untyped-call]
     alone = trained(open_dataset(tmp_path / "classify", "classify"), None, STILL)
     halves = [torch.load(tmp_path / f"{rank}.out", weights_only=False) for rank in range(2)]
     assert (tmp_path / "run.pt").is_file()
@@ -285,6 +285,16 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
         assert np.allclose(found, curve(alone), rtol=1e-3)
         for name, array in alone.graph.constants.items():
             assert np.allclose(constants[name], array, rtol=1e-2, atol=2e-4), name
+
+
+def test_two_processes_whose_time_is_up_end_together(tmp_path: Path) -> None:
+    """Each has a clock of its own, and would wait for ever for a step that the other does not take."""
+    write_dataset(tmp_path / "classify", IMAGES, 5, 64, "classify")
+    timed = replace(STILL, epochs=100_000, minutes=0.02)
+    mp.spawn(_half_of_a_run, (str(tmp_path), timed), nprocs=2)  # type: ignore[no-untyped-call]
+    (first, _), (second, _) = (torch.load(tmp_path / f"{rank}.out", weights_only=False) for rank in range(2))
+    assert len(first) == len(second) >= 1
+    assert np.allclose(first, second, rtol=1e-6)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

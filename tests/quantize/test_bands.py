@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.passes.bands import stretches
-from edgeq.quantize.bands import Channels, _cut, best_bands, measure_channels
+from edgeq.quantize.bands import Channels, _cut, _run_noise, best_bands, measure_channels
 from edgeq.quantize.sensitivity import Objective
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe
@@ -23,7 +23,7 @@ def test_the_cuts_are_those_of_brute_force(seed: int, count: int) -> None:
     size, least = 9, 2
     channels = Channels(np.exp2(rng.uniform(-4, 4, (2, size))), np.exp2(rng.uniform(-4, 4, (2, size))))
     order = rng.permutation(size).tolist()
-    found = _cut(channels, order, count, least)
+    found = _cut(order, _run_noise(channels, order, least), count)
     assert sorted(channel for band in found for channel in band) == list(range(size))
     assert min(map(len, found)) >= least
     tried = []

@@ -42,3 +42,16 @@ def test_rows_times_columns(case: tuple[Weighted, tuple[int, ...], tuple[int, ..
     if y.dim() > 2:
         few = matrix @ columns(op, x, kernel_of(op, w), chosen)
         assert few.shape[2] == 2 * x_shape[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_set_of_images_has_its_own_positions(case: tuple[Weighted, tuple[int, ...], tuple[int, ...]]) -> None:
+    op, x_shape, w_shape = case
+    generator = torch.Generator().manual_seed(2)
+    x, w = (torch.randn(shape, generator=generator) for shape in ((6, *x_shape[1:]), w_shape))
+    (y,) = evaluate(op, {"x": x, "w": w}.__getitem__)
+    last = 0 if y.dim() == 2 else 1
+    at = torch.tensor([[0, last], [last, 0], [last, last]])
+    together = columns(op, x, kernel_of(op, w), at)
+    alone = [columns(op, part, kernel_of(op, w), places) for part, places in zip(x.chunk(3), at, strict=True)]
+    assert torch.equal(together, torch.cat(alone)) and len(together.unique()) > 12

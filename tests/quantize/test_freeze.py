@@ -35,13 +35,13 @@ def test_a_code_that_turns_too_often_is_fixed_at_its_mean() -> None:
             turned = step >= 3 and step % 3 in (0, 1)  # the first move is no turn
             frequency = 0.9 * frequency + 0.1 * turned
             mean = 0.9 * mean + 0.1 * (code + (step % 3 > 0))
-    fixed = getattr(counter, f"{field}_fixed")
+    fixed = counter.fixed_of(field)
     assert frequency > 0.25 and bool(fixed[0, 0, 0, 0]) and int(fixed.sum()) == 1
     assert float(weight.detach()[0, 0, 0, 0]) == float(torch.tensor(float(round(mean))) * scale.flatten()[0])
     assert 0 < counter.share < 0.01
     other = Oscillation(module, threshold=0.25)
     other.load_state_dict(counter.state_dict())
-    assert bool(getattr(other, f"{field}_fixed")[0, 0, 0, 0])
+    assert bool(other.fixed_of(field)[0, 0, 0, 0])
 
 
 def codes_of(module: QatModule) -> list[Tensor]:

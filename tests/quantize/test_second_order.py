@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from edgeq.formats import INT4_NARROW, POST4, Float, Format, Int, bits_of, level_range
 from edgeq.quantize.second_order import (
+    _SPREAD,
     Fit,
     Grid,
     Moments,
@@ -136,3 +139,36 @@ def test_blocks_of_columns_are_columns_one_by_one() -> None:
         hessian, rows = damped(stated, damping)
         assert torch.equal(found.levels, spread_rounding(rows, hessian, scales, grid))
     assert not torch.equal(together[0].levels, together[2].levels)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_moments_of_several_sets_are_those_of_each(weighed: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(2, 5, 12, generator=generator)
+    real, quantized = (torch.randn(6, 12, 40, generator=generator) for _ in range(2))
+    importance = torch.rand(3, 40, generator=generator) if weighed else None
+    for k, found in enumerate(Moments.of_each(rows, real, quantized, importance)):
+        part = slice(2 * k, 2 * k + 2)
+        wanted = Moments.of(rows, real[part], quantized[part], None if importance is None else importance[k])
+        assert found.count == pytest.approx(wanted.count)
+        for name in ("z", "x", "zz", "xz", "power"):
+            assert torch.allclose(getattr(found, name), getattr(wanted, name), rtol=1e-4, atol=1e-4), name
+
+
+@pytest.mark.parametrize(("groups", "inputs"), [(1, 150), (30, 9), (2, 64)])
+def test_fused_steps_take_the_same_way(groups: int, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated, _, _ = problem(groups, inputs, 7, centred=True)
+    grid = Grid(Int(4), free_scale=True)
+    scales = start(stated.rows, grid.format)
+    wanted = fit(stated, scales, grid, 0.01)
+
+    def fused(code: str, grid: Grid, like: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """What the kernels compute, in several steps."""
+        if code == _SPREAD:
+            return lambda v, line, x: v - line * (x - grid.nearest(x))
+        return lambda v, line, x, old: v - line * (grid.nearest(x) - old)
+
+    monkeypatch.setattr("edgeq.quantize.second_order._fused", fused)
+    found = fit(stated, scales, grid, 0.01)
+    assert (found.levels == wanted.levels).double().mean() > 0.99 and len(found.levels.unique()) > 10
+    assert torch.allclose(stated.errors(found.rows).sum(), stated.errors(wanted.rows).sum(), rtol=1e-3)

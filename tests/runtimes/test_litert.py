@@ -13,10 +13,11 @@ from edgeq.emit.tflite import build_model
 from edgeq.emit.tflite_writer import TfliteFile
 from edgeq.errors import UnsupportedError, UsageError
 from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
+from edgeq.frontend.tflite_record import read_record
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Type
 from edgeq.reference.interpret import run
-from edgeq.runtimes.litert import LiteRtRuntime, read_record
+from edgeq.runtimes.litert import LiteRtRuntime
 from edgeq.targets import find_target
 from tests.lowering import lowered
 from tests.residual_net import images, residual_net
