@@ -134,7 +134,6 @@ def learned(
     target: Target,
     calibration: CalibrationSet,
     effort: Effort | None,
-    task: Task | None,
     progress: Progress,
     *,
     settings: Settings | None = None,
