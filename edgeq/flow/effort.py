@@ -136,7 +136,6 @@ def learned(
     target: Target,
     calibration: CalibrationSet,
     effort: Effort | None,
-    task: Task | None,
     progress: Progress,
     *,
     settings: Settings | None = None,
