@@ -168,6 +168,6 @@ def _learned(job: Job, item: Candidate, found: Quantization, way: Way, calibrati
     if job.request.training is not None:
         return found
     return learned(
-        item.graph, found, job.target, calibration, job.request.effort, job.task, job.progress, settings=way.settings,
+        item.graph, found, job.target, calibration, job.request.effort, job.progress, settings=way.settings,
         seed=job.request.seed + _APART * way.draw, use_cache=job.use_cache,
     )  # fmt: skip

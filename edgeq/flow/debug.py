@@ -227,7 +227,7 @@ def _in_bands(run: _Run, progress: Progress) -> Graph:
 
 def _with_learning(run: _Run, progress: Progress) -> Graph:
     graph, found = run.quantized(progress)
-    better = learned(graph, found, run.target, run.calibration, "balanced", run.task, progress, use_cache=run.use_cache)
+    better = learned(graph, found, run.target, run.calibration, "balanced", progress, use_cache=run.use_cache)
     return lower(graph, better.plan)
 
 

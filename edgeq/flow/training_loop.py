@@ -20,22 +20,18 @@ from edgeq.errors import UsageError
 from edgeq.flow.augment import mirrored, shifted
 from edgeq.flow.processes import local_device, processes
 from edgeq.flow.statistics import objective_of
-from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
+from edgeq.flow.training import Trained, TrainingRun, usual_rate
 from edgeq.flow.training_data import Material, head_of
+from edgeq.flow.training_rates import groups_of, share_of_peak
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
 from edgeq.quantize.distill import Follows, Teacher, classification_loss, noise
 from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
-from edgeq.quantize.grids import rate_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
 
-WARMUP = 0.05
-"""Share of the steps over which the learning rate rises; then it falls along half a cosine."""
-SETTLED_RATE = 0.1
-"""Of the peak rate, from where the rate falls once codes stay."""
 LEAST_LIKENESS = 0.9
 """Cosine of the gradients of the step and of the compiled step: half precision adds in another order."""
 LOOK_EVERY = 50
@@ -72,7 +68,7 @@ class Loop:
         self.steps = self.options.epochs * len(self.training)
         self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
         self.optimizer = torch.optim.AdamW(
-            _groups(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
+            groups_of(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
         )
         self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
         self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
@@ -145,7 +141,7 @@ class Loop:
             if self.settled is None and share >= 1 - self.options.settle < 1:
                 self.settled = Settled(self.module)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * group["share"] * _schedule(share, self.options.settle)
+                group["lr"] = self.rate * group["share"] * share_of_peak(share, self.options.settle)
             moved = self._moved(images, labels)
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 if self.options.compiled:
@@ -294,26 +290,3 @@ class Loop:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:160]
-
-
-def _groups(module: QatModule, options: Training) -> list[dict[str, Any]]:
-    """Weights decay; scales, biases and gains do not. `share`: how fast parameters are learned beside others."""
-    decayed = [p for p in module.trained.parameters() if p.dim() > 1]
-    groups: dict[float, list[Tensor]] = {}
-    for name, p in module.named_parameters():
-        if p.requires_grad and not any(p is known for known in decayed):
-            groups.setdefault(rate_of(name), []).append(p)
-    others = [{"params": found, "weight_decay": 0.0, "share": share} for share, found in groups.items()]
-    return [{"params": decayed, "weight_decay": options.decay, "share": 1.0}, *others]
-
-
-def _schedule(share: float, settle: float) -> float:
-    """The rate as a part of its peak: a warm-up and half a cosine, and a lower half cosine once codes stay."""
-    if share >= 1 - settle < 1:
-        return SETTLED_RATE * _fall((share - (1 - settle)) / settle)
-    share /= 1 - settle
-    return share / WARMUP if share < WARMUP else _fall((share - WARMUP) / (1 - WARMUP))
-
-
-def _fall(share: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * share))
