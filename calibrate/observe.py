@@ -54,8 +54,8 @@ def observe(
             fresh = statistics_of(tensor, where=name, rows=rows)
             found[name] = found[name].merged(fresh) if name in found else fresh
 
-    for turn, batch in enumerate(batches):
-        rows = Rows(least, turn)
+    for batch in batches:
+        rows = Rows(least, done)
         count = together.count(batch)
         together.of(count)(batch, watch)
         done += count

@@ -12,7 +12,7 @@ taken behind them, so that what they squash does not count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -109,8 +109,8 @@ def weighed_passes(
     probes = [(value, probe) for value in values for probe in probes_of(graph, value)]
     sloped = {place for _, (place, _) in probes}
     passes = backward_passes(graph, objective, sloped, samples, watched={*watched, *values}, device=device)
-    for turn, (seen, slopes) in enumerate(passes):
-        rows = Rows(least, turn)
+    rows = Rows(least)
+    for seen, slopes in passes:
         with torch.no_grad():
             yield (
                 seen,
@@ -120,6 +120,8 @@ def weighed_passes(
                     if probe[0] in slopes
                 },
             )
+        images = max((len(x) // graph.types[value].shape[0] for value, x in seen.items() if x.dim()), default=1)
+        rows = replace(rows, turn=rows.turn + images)
 
 
 def _weighed(x: Tensor, slopes: Tensor, rows: Rows) -> Histogram:

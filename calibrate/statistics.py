@@ -203,7 +203,7 @@ def weighed_histogram(x: Tensor, weights: Tensor) -> Histogram:
 @dataclass(frozen=True)
 class Rows:
     """Which elements of maps are looked at: at least `least` of each image (None: all), in evenly spaced rows, others in
-    every `turn`.
+    every image; `turn` is the number of the first one.
 
     Each counts for the rows that are passed over, too.
     """
@@ -216,9 +216,11 @@ class Rows:
         return max(1, min(x[0].numel() // self.least, x.shape[2])) if self.least and x.dim() == 4 else 1
 
     def of(self, x: Tensor) -> Tensor:
-        """Those rows, or x itself."""
+        """Those rows, flat if x holds several images, or x itself."""
         step = self.step(x)
-        return x[:, :, self.turn % step :: step] if step > 1 else x
+        if step == 1 or len(x) == 1:
+            return x[:, :, self.turn % step :: step] if step > 1 else x
+        return torch.cat([image[:, (self.turn + k) % step :: step].flatten() for k, image in enumerate(x)])
 
 
 ALL = Rows()

@@ -32,6 +32,7 @@ from edgeq.ir.file import digest
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.passes.lower import lower
+from edgeq.passes.together import images_at_once
 from edgeq.passes.transform import transform
 from edgeq.progress import Progress
 from edgeq.quantize.assign import assign
@@ -118,8 +119,9 @@ def migrated(
     progress("moving channels", 0, 0)
     bits = min(activation_bits(graph, target, recipe), target.narrow.bits)
     grids = Grids(replace(target.narrow, bits=bits), target.weight, target.symmetric)
-    samples = list(inputs_of(graph, calibration.sample(MOVE_IMAGES)))
-    more = inputs_of(graph, calibration.sample(REACH_IMAGES))
+    together = images_at_once(graph, calibration.device)
+    samples = list(inputs_of(graph, calibration.sample(MOVE_IMAGES), together))
+    more = inputs_of(graph, calibration.sample(REACH_IMAGES), together)
     found = choose_moves(graph, samples, grids, calibration.device, more=more)
     if not found:
         return graph

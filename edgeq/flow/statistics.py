@@ -114,14 +114,14 @@ class Weighing:
         passes = weighed_passes(
             self.structure, objective, self.sites, samples, noted, device=self.sample.device, least=part.least
         )
-        for turn, (start, (seen, weights)) in enumerate(zip(turns, passes, strict=True)):
+        for start, (seen, weights) in zip(turns, passes, strict=True):
             count = min(together, len(images.images) - start)
             if progress:
                 progress(start + count)
             self.weighed.add(weights, count)
             if self.excerpts:
                 self.excerpts.note(seen, count)
-            rows = Rows(part.least, turn)
+            rows = Rows(part.least, start)
             with torch.no_grad():
                 found = merge_maps(found, {name: statistics_of(seen[name], name, rows) for name in values})
         return found

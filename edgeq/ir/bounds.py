@@ -141,7 +141,7 @@ def channel_bounds(
         sums = [_scaled(products(x, bound(op.weight)), count)] * channels
     else:
         phases = [_row_extremes(rows, x) for rows in _rows(op, weight)]
-        sums = [union(intervals) for intervals in zip(*phases, strict=True)]
+        sums = phases[0] if len(phases) == 1 else [union(intervals) for intervals in zip(*phases, strict=True)]
     biases = _biases(graph, op.bias, channels, bound)
     return [_sum(total, bias) for total, bias in zip(sums, biases, strict=True)]
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from edgeq.formats import FloatArray, Format, Int, bits_of
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
+from edgeq.passes.together import Together
 from edgeq.passes.transform import Move, Reader, Seam, seams, transform
 from edgeq.quantize.assign import constant_range, weight_axis
 from edgeq.quantize.scale import ClipSearch, dequantize_weight, quantize_weight, weight_type
 from edgeq.quantize.weights import FEW_BITS
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.reference.interpret import Device
 from edgeq.reference.meaning import evaluate
 
 LEAST_GAIN = 1.05
@@ -161,20 +162,20 @@ class Grids:
     symmetric: bool
 
 
-def _rounded(x: Tensor, ends: FloatArray, grids: Grids, clip: float) -> Tensor:
-    format = grids.activation
+def _best_rounded(x: Tensor, images: int, grids: Grids) -> Tensor:
+    """Each of the `images` that x holds, one after the other along its first axis, rounded with the clip of least error."""
+    format, flat = grids.activation, x.reshape(images, -1)
     symmetric = grids.symmetric and format.signed
-    scale, zero = constant_range(ends * clip, format, symmetric=symmetric)
-    levels = (x / scale).round_().add_(zero).clamp_(format.low, format.high)
-    return levels.sub_(zero).mul_(scale)
-
-
-def _best_rounded(x: Tensor, grids: Grids) -> Tensor:
-    """x rounded with the clip of least squared error."""
-    ends = np.array(torch.stack(x.aminmax()).tolist())
-    tried = [_rounded(x, ends, grids, clip) for clip in CLIPS]
-    errors = torch.stack([(found - x).square_().sum() for found in tried]).tolist()
-    return tried[errors.index(min(errors))]
+    ends = np.array(torch.stack([torch.stack(image.aminmax()) for image in flat]).tolist())
+    found = [[constant_range(pair * clip, format, symmetric=symmetric) for pair in ends] for clip in CLIPS]
+    steps, zeros = torch.tensor(found, dtype=x.dtype).to(x.device).unbind(2)  # float32 holds them
+    tried = []
+    for scale, zero in zip(steps[:, :, None], zeros[:, :, None], strict=True):
+        levels = (flat / scale).round_().add_(zero).clamp_(format.low, format.high)
+        tried.append(levels.sub_(zero).mul_(scale))
+    errors = torch.stack([(rounded - flat).square_().sum(1) for rounded in tried])
+    best = [tried[clip][image] for image, clip in enumerate(errors.argmin(0).tolist())]
+    return (best[0] if images == 1 else torch.cat(best)).reshape(x.shape)
 
 
 def _local(graph: Graph, seam: Seam) -> Graph:
@@ -226,7 +227,8 @@ def _error(
     )
     operands, errors = _operands(moved, seam, grids, like.device), list[Tensor]()
     for sample, wanted in zip(samples, exact, strict=True):
-        rounded = {name: _best_rounded((sample[name] - shift) / scale, grids) for name in seam.reads}
+        images = len(sample[seam.reads[0]]) // local.types[seam.reads[0]].shape[0]
+        rounded = {name: _best_rounded((sample[name] - shift) / scale, images, grids) for name in seam.reads}
         errors.append((_outputs(moved, seam, rounded, operands) - wanted).square_().sum())
     return float(sum(torch.stack(errors).tolist()))
 
@@ -249,7 +251,7 @@ def choose_moves(
     *,
     more: Iterable[Mapping[o.Value, Array]] = (),
 ) -> dict[o.Value, Migration]:
-    """The best move of every seam that one helps, judged on `samples` (a few calibration inputs).
+    """The best move of every seam that one helps, judged on `samples` (a few calibration inputs, also several in one).
 
     How far channels ever reach, which a clip must leave to them, is seen on `more` inputs as well.
     """
@@ -269,7 +271,7 @@ def _watched(
     graph: Graph, wanted: Collection[o.Value], samples: Iterable[Mapping[o.Value, Array]], device: Device
 ) -> Iterator[dict[o.Value, Tensor]]:
     """The `wanted` values in every sample."""
-    interpreter = Interpreter(graph, device)
+    together = Together(graph, device)
     for sample in samples:
         values: dict[o.Value, Tensor] = {}
 
@@ -277,7 +279,7 @@ def _watched(
             if name in wanted:
                 values[name] = tensor
 
-        interpreter(sample, watch)
+        together.of(together.count(sample))(sample, watch)
         yield values
 
 

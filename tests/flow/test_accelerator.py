@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.errors import UsageError
 from edgeq.flow import ExportRequest, export_model
-from edgeq.flow.accelerator import device_of, exact_arithmetic
+from edgeq.flow.accelerator import begin, device_of, exact_arithmetic
 from edgeq.flow.calib_mode import ModeRequest
 from edgeq.flow.effort import SETTINGS
 from edgeq.flow.limits import Budgets
@@ -123,3 +124,19 @@ def test_arithmetic_is_exact_inside_alone() -> None:
         assert torch.backends.cudnn.allow_tf32 == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("name", ["cpu", "nonsense"])
+def test_nothing_is_loaded_where_no_accelerator_is_named(name: str) -> None:
+    before = threading.active_count()
+    begin(name)
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_what_an_accelerator_needs_is_loaded_beside_other_work() -> None:
+    begin("cuda")
+    for thread in threading.enumerate():
+        if thread.name == "begin":
+            thread.join()
+    assert torch.cuda.memory_reserved() > 0

@@ -56,8 +56,10 @@ def test_a_gpu_takes_many_images_unless_they_would_be_mixed(graph: Graph) -> Non
     assert images_at_once(mixing(), "cuda") == 1
 
 
-def test_statistics_do_not_depend_on_it(graph: Graph) -> None:
-    alone, together = observe(graph, images(COUNT)), observe(graph, joined(images(COUNT), TOGETHER))
+@pytest.mark.parametrize("least", [None, 400])
+def test_statistics_do_not_depend_on_it(graph: Graph, least: int | None) -> None:
+    alone = observe(graph, images(COUNT), least=least)
+    together = observe(graph, joined(images(COUNT), TOGETHER), least=least)
     done: list[int] = []
     observe(graph, joined(images(COUNT), TOGETHER), progress=done.append)
     assert done == [3, 6, 7]

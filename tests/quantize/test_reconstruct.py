@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,15 @@ from edgeq.ir.graph import Array, Graph
 from edgeq.passes.lower import lower
 from edgeq.quantize.assign import assign
 from edgeq.quantize.distance import relative, squared_error
+from edgeq.quantize.frontier import Values, batches
+from edgeq.quantize.importance import measure_importance
 from edgeq.quantize.learned import packed, with_learned
 from edgeq.quantize.operators import weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.reconstruct import learn
 from edgeq.quantize.refine import Settings
+from edgeq.quantize.sensitivity import Objective
+from edgeq.quantize.simulate import Simulation
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.reference.interpret import Interpreter, run
@@ -153,3 +158,25 @@ def test_depth_is_judged_by_shares_and_without_forgiving_a_factor() -> None:
     assert loss(depth + step) > 5 * loss(depth + step.flip(0))
     nothing = torch.zeros_like(depth)
     assert float(relative([nothing + 1], [nothing], [None])) < np.inf
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_batches_that_are_taken_together_are_still_sets_of_their_own(
+    weighed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, samples = residual_net(), residual_samples(19, 0)
+    plan = plan_for(graph, samples, INT4_NARROW)
+    exits = [o.results(op)[0] for op in graph.ops]
+    importance = measure_importance(graph, Objective(graph.outputs), exits, samples) if weighed else None
+    apart = learn(graph, plan, samples, Settings(), importance=importance)
+
+    def joined(simulation: Simulation, samples: Sequence[Mapping[o.Value, Array]], **_: bool) -> list[Values]:
+        """As an accelerator takes them: 16, then 3."""
+        parts = batches(simulation, samples)
+        return [{name: torch.cat([part[name] for part in parts[:-1]]) for name in parts[0]}, parts[-1]]
+
+    monkeypatch.setattr("edgeq.quantize.reconstruct.batches", joined)
+    together = learn(graph, plan, samples, Settings(), importance=importance)
+    assert together.layers.keys() == apart.layers.keys() and len(apart.layers) > 2
+    same = [(together.layers[name].levels == layer.levels).double().mean() for name, layer in apart.layers.items()]
+    assert min(same) > 0.95 and len(apart.layers[next(iter(apart.layers))].levels.unique()) > 8
