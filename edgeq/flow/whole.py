@@ -38,6 +38,8 @@ EPOCHS = 20
 LEAST_SHOWN, MOST_SHOWN = 4_000, 32_000
 SHOWN_VALUES = 1e11
 """Images are shown as long as they make so many values: 7,500 of MobileNetV2, which take 23 CPU minutes."""
+MOST_ROUNDS = 80
+"""No image is shown more often, since few images are learned by heart."""
 BATCH_VALUES = 1 << 26
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 RATE = 3e-3
@@ -96,7 +98,7 @@ def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
 def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Training, int]:
     """How to train on so many images, and how often an epoch shows each of them."""
     values = _values(graph)
-    shown = int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN))
+    shown = min(int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN)), MOST_ROUNDS * images)
     batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
