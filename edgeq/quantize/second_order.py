@@ -10,15 +10,16 @@ It works for every format, since only the nearest level is asked of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from edgeq.formats import Format, Int, level_range
+from edgeq.formats import Format
 from edgeq.quantize import recorded
+from edgeq.quantize.fused import DESCEND, SPREAD, fused_step
 from edgeq.quantize.scale import SCALE_FLOOR, half_scales
 from edgeq.quantize.simulate import nearest_level
 
@@ -204,7 +205,7 @@ def spread_rounding(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -
     left, upper = _by_column((rows / scales).gather(2, index)), _spreading(permuted).float()
     for start in range(0, len(left), _BLOCK):
         block, near = left[start : start + _BLOCK], upper[:, start : start + _BLOCK, start : start + _BLOCK]
-        near = near.triu(1) if _fused(_SPREAD, grid, near) else near
+        near = near.triu(1) if fused_step(SPREAD, grid.format, near.device) else near
         near = near.permute(1, 2, 0)[..., None].contiguous()
         levels, errors = recorded.run(partial(_spread_in, grid), ("spread", grid.format), block, near)
         if levels is not block:
@@ -217,7 +218,7 @@ def spread_rounding(rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -
 
 def _spread_in(grid: Grid, block: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """(levels, errors) of the columns of one block; its tensor is used up."""
-    step = _fused(_SPREAD, grid, block)
+    step = fused_step(SPREAD, grid.format, block.device)
     if step is not None:
         for k in range(len(block)):
             block = step(block, near[k], block[k])
@@ -227,28 +228,6 @@ def _spread_in(grid: Grid, block: Tensor, near: Tensor) -> tuple[Tensor, Tensor]
         torch.sub(block[k], grid.nearest(block[k]), out=error)
         block[k:].addcmul_(near[k, k:], error, value=-1)
     return block, errors
-
-
-_SPREAD = """template <typename T> T spread_step(T v, T line, T x, T low, T high) {
-    return v - line * (x - fmin(fmax(rint(x), low), high));
-}"""
-_DESCEND = """template <typename T> T descend_step(T v, T line, T x, T old, T low, T high) {
-    return v - line * (fmin(fmax(rint(x), low), high) - old);
-}"""
-
-
-def _fused(code: str, grid: Grid, like: Tensor) -> Callable[..., Tensor] | None:
-    """The step of a chain as one kernel, where the device compiles it: launches are all of its time there."""
-    if like.device.type != "cuda" or not isinstance(grid.format, Int):
-        return None
-    low, high = map(float, level_range(grid.format))
-    return partial(_compiled(code), low=low, high=high)
-
-
-@cache
-def _compiled(code: str) -> Callable[..., Tensor]:
-    made: Callable[..., Tensor] = torch.cuda.jiterator._create_jit_fn(code, low=0.0, high=0.0)
-    return made
 
 
 def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid: Grid) -> Tensor:
@@ -263,7 +242,7 @@ def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid:
     far, levels = pull.float(), _by_column(levels)
     far.diagonal(dim1=1, dim2=2).zero_()
     blocks = [slice(start, min(start + _BLOCK, len(levels))) for start in range(0, len(levels), _BLOCK)]
-    fused = _fused(_DESCEND, grid, far) is not None
+    fused = fused_step(DESCEND, grid.format, far.device) is not None
     inside = [far[:, block, block].triu(1) if fused else far[:, block, block] for block in blocks]
     near = [lines.permute(1, 2, 0)[..., None].contiguous() for lines in inside]
     for block in () if fused else blocks:
@@ -287,7 +266,7 @@ def descend(levels: Tensor, rows: Tensor, hessian: Tensor, scales: Tensor, grid:
 
 def _descend_in(grid: Grid, old: Tensor, aim: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
     """Levels of the columns of one block, their changes, the new `aim`, and how many levels have changed."""
-    step = _fused(_DESCEND, grid, aim)
+    step = fused_step(DESCEND, grid.format, aim.device)
     if step is not None:
         for k in range(len(aim)):
             aim = step(aim, lines[k], aim[k], old[k])
