@@ -22,7 +22,8 @@ from edgeq.quantize.importance import Importance
 from edgeq.quantize.learned import Layer
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import HELD_OUT
-from edgeq.quantize.second_order import DAMPING, Fit, Grid, Moments, Problem, first_fits, fit, search_scales
+from edgeq.quantize.second_order import DAMPING, Fit, Moments, Problem, first_fits, fit, search_scales
+from edgeq.quantize.sweeps import Grid
 
 FREE_SCALE_BITS = 6
 """Up to here scales are fitted too; finer grids are kept, since weights may lie on them exactly."""

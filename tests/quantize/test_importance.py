@@ -9,8 +9,9 @@ from edgeq.formats import INT4_NARROW
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Editor, Graph, Type
 from edgeq.quantize.importance import EVEN, measure_importance
-from edgeq.quantize.second_order import Grid, Moments, Problem, fit
+from edgeq.quantize.second_order import Moments, Problem, fit
 from edgeq.quantize.sensitivity import Objective
+from edgeq.quantize.sweeps import Grid
 
 
 def half_seen() -> Graph:

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from edgeq.formats import INT4
 from edgeq.quantize import recorded
-from edgeq.quantize.second_order import Grid, Moments, Problem, fit
+from edgeq.quantize.second_order import Moments, Problem, fit
+from edgeq.quantize.sweeps import Grid
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 

@@ -8,20 +8,18 @@ import pytest
 import torch
 
 from edgeq.formats import INT4_NARROW, POST4, Float, Format, Int, bits_of, level_range
+from edgeq.quantize.fused import SPREAD
 from edgeq.quantize.second_order import (
-    _SPREAD,
     Fit,
-    Grid,
     Moments,
     Problem,
     damped,
-    descend,
     first_fits,
     fit,
     search_scales,
-    spread_rounding,
 )
 from edgeq.quantize.simulate import nearest_level
+from edgeq.quantize.sweeps import Grid, descend, spread_rounding
 
 FORMATS: tuple[Format, ...] = (INT4_NARROW, Int(3, narrow=True), Int(8, narrow=True), Float(2, 1), POST4)
 
@@ -162,13 +160,13 @@ def test_fused_steps_take_the_same_way(groups: int, inputs: int, monkeypatch: py
     scales = start(stated.rows, grid.format)
     wanted = fit(stated, scales, grid, 0.01)
 
-    def fused(code: str, grid: Grid, like: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def fused(code: str, *_: object) -> Callable[..., torch.Tensor]:
         """What the kernels compute, in several steps."""
-        if code == _SPREAD:
+        if code == SPREAD:
             return lambda v, line, x: v - line * (x - grid.nearest(x))
         return lambda v, line, x, old: v - line * (grid.nearest(x) - old)
 
-    monkeypatch.setattr("edgeq.quantize.second_order._fused", fused)
+    monkeypatch.setattr("edgeq.quantize.sweeps.fused_step", fused)
     found = fit(stated, scales, grid, 0.01)
     assert (found.levels == wanted.levels).double().mean() > 0.99 and len(found.levels.unique()) > 10
     assert torch.allclose(stated.errors(found.rows).sum(), stated.errors(wanted.rows).sum(), rtol=1e-3)
