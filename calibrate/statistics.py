@@ -84,6 +84,26 @@ class Histogram:
         top = max(self.top, other.top)
         return Histogram(top, self.raised(top).counts + other.raised(top).counts)
 
+    def spread(self, like: Histogram, least: float) -> Histogram:
+        """The same sums of weights, where `like` counts elements of more images: even over groups of elements.
+
+        From each end inwards the first group has about `least` elements, each other one as many as all before it. So
+        what only other images hold weighs what its neighbours do.
+        """
+        top = max(self.top, like.top)
+        weights, counts = self.raised(top).counts, like.raised(top).counts
+        negative = _spread(weights[:SIDE], counts[:SIDE], least)
+        positive = _spread(weights[SIDE:][::-1], counts[SIDE:][::-1], least)
+        return Histogram(top, np.concatenate([negative, positive[::-1]]))
+
+
+def _spread(weights: IntArray | FloatArray, counts: IntArray | FloatArray, least: float) -> FloatArray:
+    """Of one side, the outermost bin first."""
+    middle = np.maximum(np.cumsum(counts) - counts / 2, least)
+    group = np.ceil(np.log2(middle / least)).astype(np.int64)
+    found: FloatArray = (np.bincount(group, weights) / np.maximum(np.bincount(group, counts), 1))[group] * counts
+    return found
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:

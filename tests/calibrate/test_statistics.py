@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgeq.calibrate.statistics import (
+    PER_OCTAVE,
     SIDE,
     UNIT_EDGES,
     Rows,
@@ -20,6 +21,7 @@ from edgeq.calibrate.statistics import (
     merge_maps,
     statistics_of,
     to_arrays,
+    weighed_histogram,
 )  # fmt: skip
 from edgeq.errors import DataError
 
@@ -194,3 +196,19 @@ def test_histograms_beside_each_other_add_up_to_one(beside: int) -> None:
     assert torch.equal(_sums(patterns.clone(), None, beside), _sums(patterns.clone(), None, 1))
     found = _sums(patterns.clone(), weights, beside)
     assert torch.equal(found, _sums(patterns.clone(), weights, 1)) and len(found.unique()) > 200
+
+
+def test_spread_weights_keep_their_sums_and_reach_what_only_other_images_hold() -> None:
+    random = torch.Generator().manual_seed(3)
+    few = torch.randn(5000, generator=random)
+    more = torch.cat([few, few * 1.5, torch.tensor([40.0])])
+    weights = weighed_histogram(few, few.abs())
+    like = statistics_of(more).histogram
+    found = weights.spread(like, 512.0)
+    assert found.top == like.top
+    positive = slice(SIDE, None)
+    assert found.counts.sum() == pytest.approx(float(few.abs().sum()), rel=1e-6)
+    assert found.counts[positive].sum() == pytest.approx(float(few[few > 0].sum()), rel=1e-6)
+    before = weights.raised(like.top).counts
+    assert found.counts[-PER_OCTAVE * 2 :].sum() > 0 == before[-PER_OCTAVE * 2 :].sum()
+    assert not found.counts[like.counts == 0].any()
