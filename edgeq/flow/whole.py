@@ -37,7 +37,7 @@ EPOCHS = 20
 """The loss on images held out is looked at so many times."""
 LEAST_SHOWN, MOST_SHOWN = 4_000, 32_000
 SHOWN_VALUES = 1e11
-"""Images are shown as long as they make so many values: 7,500 of MobileNetV2, which take 23 CPU minutes."""
+"""Images are shown as long as they make so many values: 7,500 of MobileNetV2, about 23 CPU minutes."""
 MOST_ROUNDS = 80
 """No image is shown more often, since few images are learned by heart."""
 BATCH_VALUES = 1 << 26
