@@ -6,12 +6,11 @@ it minimises the error after f.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgeq.calibrate.grid import Density, Grid, Map, covered, expected_errors, grid_of_range, map_of
+from edgeq.calibrate.grid import Density, Map, covered, expected_errors, grid_of_range, map_of
 from edgeq.calibrate.statistics import SIDE, Statistics
 from edgeq.formats import FloatArray, Int
 
@@ -194,29 +193,19 @@ _FINE_STEPS = (0.5, 0.25, 0.1, 0.04)
 _SIDES = np.array([-1, -0.5, 0, 0.5, 1])
 
 
-Errors = Callable[[Grid], FloatArray]
-"""What each of several grids costs."""
-
-
-def least_range(statistics: Statistics, format: Int, symmetric: bool, errors: Errors) -> Range:
-    """The range whose grid costs least, both ends searched.
-
-    Every pair of ends shrunk by powers of two, then ever finer changes of the best pair so far.
-    """
+def _mse_range(statistics: Statistics, format: Int, symmetric: bool, f: Map) -> Range:
+    """Every pair of ends shrunk by powers of two, then ever finer changes of the best pair so far."""
     low, high = covered(statistics)
+    density = Density.of(statistics, f)
     one_end = symmetric or low == 0 or high == 0
     best = (low, high)
     for factors in (_COARSE, *(1 + step * _SIDES for step in _FINE_STEPS)):
         a, b = (factors, factors) if one_end else (x.reshape(-1) for x in np.meshgrid(factors, factors))
         lows, highs = np.append(best[0], best[0] * a), np.append(best[1], best[1] * b)
         lows, highs = np.maximum(lows, low), np.minimum(highs, high)
-        best = _best(lows, highs, errors(grid_of_range(lows, highs, format, symmetric=symmetric)))
+        grid = grid_of_range(lows, highs, format, symmetric=symmetric)
+        best = _best(lows, highs, expected_errors(density, grid, format, f))
     return best
-
-
-def _mse_range(statistics: Statistics, format: Int, symmetric: bool, f: Map) -> Range:
-    density = Density.of(statistics, f)
-    return least_range(statistics, format, symmetric, lambda grid: expected_errors(density, grid, format, f))
 
 
 def _best(lows: FloatArray, highs: FloatArray, errors: FloatArray) -> Range:

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeq.calibrate.choose import choose
-from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile, least_range
-from edgeq.calibrate.grid import Density, Map, expected_errors, grid_of_range, map_of
+from edgeq.calibrate.estimators import WIDE_BITS, Entropy, Estimator, MinMax, Mse, Octav, Percentile
+from edgeq.calibrate.grid import Density, expected_errors, map_of
 from edgeq.calibrate.robust import MEAN, Risk
 from edgeq.calibrate.statistics import Histogram, Rows, Statistics, weighed_histogram
 from edgeq.errors import DataError
-from edgeq.formats import FloatArray, Int, IntArray
+from edgeq.formats import FloatArray, Int
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Array, Graph
 from edgeq.quantize.operators import gated_function
@@ -40,11 +39,8 @@ CANDIDATES: tuple[Estimator, ...] = (
     MinMax(), Percentile(99.999), Percentile(99.99), Percentile(99.9), Mse(), Octav(), Entropy()
 )  # fmt: skip
 
-LEAST_SEEN = 1024
-"""Elements of the weighed images that the slopes of the rarest values are averaged over."""
-
-LEAST_NOISE = "noise"
-"""The name of the search for the range of least noise."""
+LEAST_SEEN = 512
+"""Elements of the weighed images that slopes are averaged over."""
 
 Grid = tuple[float, int]
 Probe = tuple[o.Value, o.Function | None]
@@ -151,17 +147,10 @@ class Weighed:
         """One more image, or the sums over `count` of them."""
         self.images += count
         if self.weights and not self.apart:
-            image = _summed(self.weights.pop(), image)
+            sums = self.weights.pop()
+            both = {place: sums[place].merged(image[place]) for place in sums if place in image}
+            image = {**sums, **image, **both}
         self.weights.append(image)
-
-    @property
-    def total(self) -> Weights:
-        """The sums over all images."""
-        return reduce(_summed, self.weights, {})
-
-
-def _summed(a: Weights, b: Weights) -> Weights:
-    return {**a, **b, **{place: a[place].merged(b[place]) for place in a if place in b}}
 
 
 def choose_by_output_noise(
@@ -170,88 +159,55 @@ def choose_by_output_noise(
     statistics: Mapping[o.Value, Statistics],
     weighed: Weighed,
     *,
+    estimators: Sequence[Estimator] = CANDIDATES,
     parts: Mapping[str, Mapping[o.Value, Statistics]] | None = None,
     risk: Risk = MEAN,
 ) -> dict[o.Value, Choice]:
-    """For each site (a class of `structure`, by its key) the grid of least noise.
+    """For each site (a class of `structure`, by its key) the candidate grid of least noise.
 
     `statistics` has an entry per site, over all its members. `weighed` are some of the calibration inputs (about a
-    dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the observed range, which
-    gains are measured against. Where images are weighed apart, `risk` judges between the grid of least mean noise and
-    those that estimators propose, also from `parts`: statistics of some of the images (clean, degraded). Raises
-    DataError if there are none.
+    dozen). Inputs of the graph and formats of 12 bits and more are never clipped: they keep the first of `estimators`,
+    which gains are measured against. `parts` are statistics of some of the images (clean, degraded), whose grids
+    compete too; `risk` weighs the images, each by what it holds where they are apart. Raises DataError if there are none.
     """
     if sites and not weighed.images:
         raise DataError("there is no image to measure ranges on", next_step="Name a folder that holds images.")
-    found, total = {}, weighed.total
+    found = {}
     for key, site in sites.items():
         fixed = _never_clipped(structure, key, site)
         known = {"": statistics[key]} | {name: part[key] for name, part in ({} if fixed else parts or {}).items()}
-        grids = _candidates(site, known, CANDIDATES if weighed.apart and not fixed else CANDIDATES[:1])
-        rows = np.zeros((len(weighed.weights), len(grids)))
-        if not fixed:
-            noise = Noise.of(structure, key, site, statistics[key], weighed)
-            grids.setdefault(noise.quietest(total), LEAST_NOISE)
-            rows = np.array([noise(image, _arrays(grids)) for image in weighed.weights])
-        found[key] = _choice(grids, risk.of(rows) * len(rows) / weighed.images)
+        grids = _candidates(site, known, estimators[: 1 if fixed else None])
+        places = [(v, probe) for v in structure.sources(key) for probe in probes_of(structure.graph, v)]
+        least = None if weighed.apart else _least_counted(structure, key, statistics[key], weighed.images)
+        rows = [_noise_of(places, image, statistics[key], list(grids), site.format, least) for image in weighed.weights]
+        found[key] = _choice(grids, risk.of(np.array(rows)) * len(rows) / weighed.images)
     return found
 
 
-def _arrays(grids: Iterable[Grid]) -> tuple[FloatArray, IntArray]:
-    scales, zero_points = zip(*grids, strict=True)
-    return np.array(scales), np.array(zero_points)
+def _least_counted(structure: Structure, key: o.Value, statistics: Statistics, images: int) -> float:
+    """LEAST_SEEN elements of the `images` that were weighed, in elements of all of them."""
+    elements = images * sum(structure.graph.types[value].size for value in structure.sources(key))
+    return LEAST_SEEN * max(1.0, statistics.count / elements)
 
 
-@dataclass(frozen=True)
-class Noise:
-    """The noise power that rounding of one class causes in images of which weights are known.
-
-    `least` is the number of elements in all images that slopes are averaged over, None where they are not.
-    """
-
-    places: Sequence[tuple[o.Value, Probe]]
-    site: Site
-    statistics: Statistics
-    least: float | None
-
-    @classmethod
-    def of(cls, structure: Structure, key: o.Value, site: Site, statistics: Statistics, weighed: Weighed) -> Noise:
-        """Of the class `key`; slopes are not averaged where each image is judged apart, by what it holds."""
-        graph, sources = structure.graph, structure.sources(key)
-        places = [(value, probe) for value in sources for probe in probes_of(graph, value)]
-        elements = weighed.images * sum(graph.types[value].size for value in sources)
-        least = LEAST_SEEN * max(1.0, statistics.count / elements)
-        return cls(places, site, statistics, None if weighed.apart else least)
-
-    def __call__(self, weights: Weights, grids: tuple[FloatArray, IntArray]) -> FloatArray:
-        """Of each of `grids`."""
-        return self._sum(self._densities(weights), grids)
-
-    def quietest(self, weights: Weights) -> Grid:
-        """The grid that causes least of it."""
-        seen, densities = self.statistics, self._densities(weights)
-        if not densities:
-            return choose(seen, self.site.format, symmetric=self.site.symmetric, estimator=CANDIDATES[0])
-        ends = least_range(seen, self.site.format, self.site.symmetric, lambda grids: self._sum(densities, grids))
-        low, high = (np.array([end]) for end in ends)
-        scale, zero_point = grid_of_range(low, high, self.site.format, symmetric=self.site.symmetric)
-        return float(scale[0]), int(zero_point[0])
-
-    def _densities(self, weights: Weights) -> list[tuple[Density, Map]]:
-        seen, found = self.statistics, list[tuple[Density, Map]]()
-        for place in self.places:
-            if place in weights:
-                f, slopes = map_of(place[1][1]), weights[place]
-                if self.least is not None:
-                    slopes = slopes.spread(seen.histogram, self.least)
-                found.append((Density.of(seen, f, slopes), f))
-        return found
-
-    def _sum(self, densities: Sequence[tuple[Density, Map]], grids: tuple[FloatArray, IntArray]) -> FloatArray:
-        noise = np.zeros(len(grids[0]))
-        for density, f in densities:
-            noise += expected_errors(density, grids, self.site.format, f)
-        return noise
+def _noise_of(
+    places: Sequence[tuple[o.Value, Probe]],
+    weights: Weights,
+    statistics: Statistics,
+    grids: Sequence[Grid],
+    format: Int,
+    least: float | None,
+) -> FloatArray:
+    """Noise power that each of `grids` causes; slopes are averaged over at least so many elements of all images."""
+    noise = np.zeros(len(grids))
+    grid = np.array([scale for scale, _ in grids]), np.array([zero_point for _, zero_point in grids])
+    for place in places if len(grids) > 1 else ():
+        if place in weights:
+            f, slopes = map_of(place[1][1]), weights[place]
+            if least is not None:
+                slopes = slopes.spread(statistics.histogram, least)
+            noise += expected_errors(Density.of(statistics, f, slopes), grid, format, f)
+    return noise
 
 
 def _choice(grids: Mapping[Grid, str], noise: FloatArray) -> Choice:

@@ -87,8 +87,8 @@ class Histogram:
     def spread(self, like: Histogram, least: float) -> Histogram:
         """The same sums of weights, where `like` counts elements of more images: even over groups of elements.
 
-        From each end inwards the first group has about `least` elements, each other one as many as all before it. So
-        what only other images hold weighs what its neighbours do.
+        Groups lie beside each other from each end inwards and have about `least` elements, or are one bin. So what only
+        other images hold weighs what its neighbours do.
         """
         top = max(self.top, like.top)
         weights, counts = self.raised(top).counts, like.raised(top).counts
@@ -99,8 +99,8 @@ class Histogram:
 
 def _spread(weights: IntArray | FloatArray, counts: IntArray | FloatArray, least: float) -> FloatArray:
     """Of one side, the outermost bin first."""
-    middle = np.maximum(np.cumsum(counts) - counts / 2, least)
-    group = np.ceil(np.log2(middle / least)).astype(np.int64)
+    place = np.floor((np.cumsum(counts) - counts / 2) / least)  # of what lies in the middle of each bin
+    group = np.cumsum(np.diff(place, prepend=place[:1]) > 0)
     found: FloatArray = (np.bincount(group, weights) / np.maximum(np.bincount(group, counts), 1))[group] * counts
     return found
 

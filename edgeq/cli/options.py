@@ -59,7 +59,7 @@ def calibration_options(command: Command) -> Command:
             click.option("--data", help="Labelled images to measure accuracy on (data.yaml, labels.csv, class folders, scenes)."),
             click.option("--data-images", type=click.IntRange(1), help="Measure on at most this many."),
             click.option("--preprocess", help="How images enter the model: yolo, yolox, imagenet, tf, cifar or a JSON file."),
-            click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (tries several) [target's]."),
+            click.option("--estimator", help="Ranges: mse, minmax, percentile[:99.99], entropy, octav, or auto (least noise at the outputs) [target's]."),
             click.option("--max-drop", multiple=True, metavar="METRIC=POINTS", help="Fail (exit 4) if accuracy drops more."),
             click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-TARGET)."),
             click.option("--exist-ok", is_flag=True, help="Replace the output folder if it exists."),

@@ -54,10 +54,10 @@ def test_resamples_draw_every_image_equally() -> None:
 
 
 def test_dark_images_are_guarded() -> None:
-    """Where dark images are few, the mean ignores them; the worst group does not, and has finer grids."""
+    """Where dark images are few, the mean ignores them; the worst group does not, and has grids of their own."""
     graph = small_net()
     structure = structure_of(graph)
-    bright, dark = images(12), [{INPUT: batch[INPUT] * np.float32(0.03)} for batch in images(3, seed=5)]
+    bright, dark = images(12), [{INPUT: batch[INPUT] * np.float32(0.06)} for batch in images(3, seed=5)]
     sites = sites_of(structure)
     parts = {"clean": statistics_for(structure, sites, bright), "degraded": statistics_for(structure, sites, dark)}
     both = statistics_for(structure, sites, [*bright, *dark])
@@ -71,7 +71,7 @@ def test_dark_images_are_guarded() -> None:
         return {key: choice.scale for key, choice in found.items()}
 
     mean, guarded = chosen(Risk(), None), chosen(Risk("worst", groups), parts)
-    finer = [key for key in mean if guarded[key] < 0.99 * mean[key]]
+    finer = [key for key in mean if guarded[key] < 0.9 * mean[key]]
     assert mean.keys() == guarded.keys() and len(finer) >= 2, "nothing was guarded"
 
 
