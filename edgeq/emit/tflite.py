@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeq import __version__
 from edgeq.emit.artifact import MANIFEST, Artifact, digests, to_json, write_files
-from edgeq.emit.tflite_boxes import Scaled, box_scales, divided
+from edgeq.emit.tflite_boxes import box_scales, divided
 from edgeq.emit.tflite_kernels import (
     write_dequantize,
     write_kernel,
@@ -30,6 +30,7 @@ from edgeq.emit.tflite_values import Values, element_of, quantization_of
 from edgeq.emit.tflite_writer import Index
 from edgeq.errors import UnsupportedError
 from edgeq.formats import bits_of
+from edgeq.frontend.tflite_boxes import Scaled
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import accumulates, is_codes
 from edgeq.ir.file import digest

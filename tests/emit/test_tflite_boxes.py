@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeq.emit.tflite import emit
+from edgeq.emit.tflite import build_model, emit
 from edgeq.emit.tflite_boxes import box_scales, divided
+from edgeq.emit.tflite_metadata import archive
 from edgeq.frontend.model import open_model
+from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
+from edgeq.frontend.tflite_record import read_record
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.factors import multiplied
@@ -63,6 +66,33 @@ def test_what_the_loader_multiplies_is_divided(
     assert len(np.unique(wanted)) > 100 and np.abs(raw - wanted).max() > 1
     again = open_model(str(artifact.primary)).graph
     np.testing.assert_allclose(run(again, fed)["output0"].numpy(), wanted, rtol=1e-5, atol=1e-4)
+
+
+def _without_record(content: bytes) -> bytes:
+    assert OWN_RECORD.encode() in content
+    return content.replace(OWN_RECORD.encode(), b"other")
+
+
+def test_files_of_ultralytics_itself_are_read_in_pixels(tmp_path: Path) -> None:
+    """They divide boxes as ours do, and have their metadata, but no record of ours."""
+    graph = detector(6)
+    content, _ = build_model(divided(graph, box_scales(graph, DETECTOR)))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(_without_record(content) + archive(DETECTOR))
+    fed = {"images": np.random.default_rng(1).random((1, 3, 8, 16), dtype=np.float32)}
+    wanted = run(graph, fed)["output0"].numpy()
+    assert len(np.unique(wanted)) > 100
+    np.testing.assert_allclose(LiteRtRuntime(path, threads=1).run(fed)["output0"], wanted, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(run(open_model(str(path)).graph, fed)["output0"].numpy(), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"kpt_shape": "[17]"}, {"kpt_shape": "['a', 'b']"}, {"kpt_shape": "[17, 0]"}])
+def test_damaged_metadata_divides_nothing(changes: dict[str, str], tmp_path: Path) -> None:
+    graph = detector(6)
+    content, _ = build_model(graph)
+    path = tmp_path / "net.tflite"
+    path.write_bytes(_without_record(content) + archive({**DETECTOR, "task": "pose", **changes}))
+    assert read_record(read_tflite(path)).divided == {}
 
 
 @pytest.mark.parametrize(
