@@ -25,7 +25,7 @@ from edgeq.flow.check import EXIT_AGREEMENT
 from edgeq.flow.parting import Inputs, Layer, first_parting, layers
 from edgeq.flow.subject import Kernels, Subject, execution, images, kernels_of, noise
 from edgeq.formats import Int
-from edgeq.frontend.model import open_model
+from edgeq.frontend.model import in_pixels, open_model
 from edgeq.ir import ops as o
 from edgeq.ir.bounds import is_codes
 from edgeq.ir.file import digest, load
@@ -148,7 +148,8 @@ def _foreign(path: Path) -> Subject:
     found = import_with_tensors(file, name=path.stem)
     has_codes = any(map(is_codes, found.graph.types.values()))
     promise = EXACT if has_codes else Agreement(signal_to_noise_db=60.0)
-    return Subject(path, found.graph, found.tensors, 16, promise, found.axes, found.as_stored)
+    graph = in_pixels(found.graph, file)  # as the runtime gives it
+    return Subject(path, graph, found.tensors, 16, promise, found.axes, found.as_stored)
 
 
 # --- the proof ----------------------------------------------------------------------------------------------------

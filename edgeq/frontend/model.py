@@ -96,20 +96,22 @@ def ports_of(
 def _tflite(path: Path, size: tuple[int, int] | None) -> Model:
     content = path.read_bytes()
     file = read_tflite(content)
-    graph = _in_pixels(import_tflite(file, name=path.stem), file)
+    graph = import_tflite(file, name=path.stem)
+    if not any(tensor.is_quantized for tensor in file.tensors):
+        graph = in_pixels(graph, file)
     shapes = [graph.types[name].shape for name in graph.inputs]
     if size is not None and any(len(shape) == 4 and shape[2:] != size for shape in shapes):
         raise UsageError("the input of a .tflite file has a fixed size", where=path, value=size, allowed=shapes)
     return Model(path.stem, graph, _sha256(content), file.metadata, _declared_preprocess(file.metadata))
 
 
-def _in_pixels(graph: Graph, file: TfliteFile) -> Graph:
-    """`graph` of a float file with what the file divides, a detector's boxes, as the model has it."""
-    if any(tensor.is_quantized for tensor in file.tensors):
-        return graph
+def in_pixels(graph: Graph, file: TfliteFile) -> Graph:
+    """`graph` of `file` with what the file divides, a detector's boxes, as the model has it: where outputs are reals."""
     divided = read_record(file).divided
     factors = {name: (item["axis"], np.array(item["factors"], np.float32)) for name, item in divided.items()}
-    return multiplied(graph, {name: by for name, by in factors.items() if name in graph.outputs}, "fractions")
+    return multiplied(
+        graph, {x: by for x, by in factors.items() if x in graph.outputs and graph.types[x].is_real}, "fractions"
+    )
 
 
 def _torch(path: Path, size: tuple[int, int] | None, arch: str | None, trust_pickle: bool) -> Model:

@@ -68,7 +68,8 @@ def test_what_the_loader_multiplies_is_divided(
     np.testing.assert_allclose(run(again, fed)["output0"].numpy(), wanted, rtol=1e-5, atol=1e-4)
 
 
-def _without_record(content: bytes) -> bytes:
+def without_record(content: bytes) -> bytes:
+    """The flatbuffer of ours as one that others could have written."""
     assert OWN_RECORD.encode() in content
     return content.replace(OWN_RECORD.encode(), b"other")
 
@@ -78,7 +79,7 @@ def test_files_of_ultralytics_itself_are_read_in_pixels(tmp_path: Path) -> None:
     graph = detector(6)
     content, _ = build_model(divided(graph, box_scales(graph, DETECTOR)))
     path = tmp_path / "net.tflite"
-    path.write_bytes(_without_record(content) + archive(DETECTOR))
+    path.write_bytes(without_record(content) + archive(DETECTOR))
     fed = {"images": np.random.default_rng(1).random((1, 3, 8, 16), dtype=np.float32)}
     wanted = run(graph, fed)["output0"].numpy()
     assert len(np.unique(wanted)) > 100
@@ -91,7 +92,7 @@ def test_damaged_metadata_divides_nothing(changes: dict[str, str], tmp_path: Pat
     graph = detector(6)
     content, _ = build_model(graph)
     path = tmp_path / "net.tflite"
-    path.write_bytes(_without_record(content) + archive({**DETECTOR, "task": "pose", **changes}))
+    path.write_bytes(without_record(content) + archive({**DETECTOR, "task": "pose", **changes}))
     assert read_record(read_tflite(path)).divided == {}
 
 

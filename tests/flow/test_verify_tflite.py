@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from edgeq.emit.artifact import GRAPH_FILE
+from edgeq.emit.tflite import build_model
+from edgeq.emit.tflite_boxes import box_scales, divided
+from edgeq.emit.tflite_metadata import archive
 from edgeq.errors import UsageError
 from edgeq.flow.artifacts import emitter_of
 from edgeq.flow.verify import VerifyRequest, verify_artifact
@@ -18,6 +21,7 @@ from edgeq.ir.graph import Graph
 from edgeq.report import Report
 from edgeq.target import Target
 from edgeq.targets import TARGETS, describe, find_target
+from tests.emit.test_tflite_boxes import DETECTOR, detector, without_record
 from tests.lowering import lowered
 from tests.quantized import Net, inputs_of
 from tests.tflite_files import File, packed, schema
@@ -157,6 +161,17 @@ def test_anyones_integers(tmp_path: Path, element: str) -> None:
     assert report.exit == 0
     equal = report.value("equal_codes", "LiteRT reference")
     assert equal == 1.0 if element == "int8" else equal is not None and equal > 0.99
+
+
+def test_boxes_that_ultralytics_divides(tmp_path: Path) -> None:
+    """The runtime gives them in pixels, and so does the graph."""
+    graph = lowered(detector(6), TARGET, {"images": np.random.default_rng(1).random((1, 3, 8, 16), dtype=np.float32)})
+    path = tmp_path / "net.tflite"
+    path.write_bytes(without_record(build_model(divided(graph, box_scales(graph, DETECTOR)))[0]) + archive(DETECTOR))
+    report = verified(path)
+    assert report.exit == 0 and report.value("equal_codes", "LiteRT reference") == 1.0
+    outputs = [item for item in report.agreement if item.kind == "output" and item.where == "LiteRT reference"]
+    assert [item.equal_share for item in outputs] == [1.0]
 
 
 def test_anyones_reals(tmp_path: Path) -> None:
