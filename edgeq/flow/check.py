@@ -34,8 +34,9 @@ from edgeq.runtimes.runtime import Runtime
 from edgeq.target import Target
 
 OUTPUT_IMAGES = 4
-LAYER_IMAGES = 1
-"""A layer has as many codes in one image as an output in many."""
+LEAST_CODES = 4096
+"""A layer of as many has as many in one image as an output in many. In a smaller one a single tie can be a large share, in
+all places that a pooling window spreads it to: where one misses `share` in the first image, the others are looked at."""
 HALF_FLOOR = 2.0**-24
 """The step of half precision at zero: layers whose results are tiny have no more digits."""
 LATENCY_RUNS = (7, 20)
@@ -98,14 +99,16 @@ def agreement(
     exact: bool = True,
     real_layers: bool = False,
     only_layers: bool = False,
+    share: float = 0.0,
     device: Device = "cpu",
 ) -> list[OutputAgreement]:
     """The artifact in its own runtime beside the reference; without `exact` with the kernels that users get.
 
     Outputs are compared as they come out, unless `only_layers` are; they have no codes of their own, so steps of 1/255
-    of the reference's range stand for them. Layers are compared one at a time, on the first image: each is given the
-    codes that the artifact itself computed before it, so that a difference belongs to the layer that shows it;
-    `real_layers` does the same with reals.
+    of the reference's range stand for them. Layers are compared one at a time, on the first image, and on the others
+    where a small layer has fewer than the promised `share` of equal codes there: each is given the codes that the
+    artifact itself computed before it, so that a difference belongs to the layer that shows it; `real_layers` does the
+    same with reals.
     Without `samples` the inputs, which are codes then, are random.
     """
     runtime = open_runtime(artifact.primary, threads, exact=exact)
@@ -116,12 +119,16 @@ def agreement(
     outputs: dict[Value, _Difference] = {}
     layers: dict[Value, _Difference] = {}
     inside = runtime.watching(watched.values()) if watched else None
-    images = LAYER_IMAGES if only_layers else OUTPUT_IMAGES
-    for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), images), start=1):
+    is_open = inside is not None
+    for done, inputs in enumerate(islice(_sample_inputs(lowered, samples, seed), OUTPUT_IMAGES), start=1):
         wanted = None
-        if inside is not None and done <= LAYER_IMAGES:
+        if inside is not None and is_open:
             wanted = _compare_layers(lowered, reference, inputs, inside.run(inputs), watched, layers)
+            if done == 1:
+                is_open = any(d.equal < share * d.count and d.count < LEAST_CODES for d in layers.values())
         if only_layers:
+            if not is_open:
+                break
             continue
         if wanted is None:
             with torch.no_grad():
@@ -130,7 +137,7 @@ def agreement(
         for name, tensor in wanted.items():
             step = _step(lowered.types[name], tensor)
             outputs.setdefault(name, _Difference(step)).add(tensor.cpu().numpy(), results[name])
-        progress("comparing with the reference", done, images)
+        progress("comparing with the reference", done, OUTPUT_IMAGES)
     return [
         *(_agreement(name, "output", d) for name, d in outputs.items()),
         *(_agreement(name, "real" if lowered.types[name].is_real else "layer", d) for name, d in layers.items()),

@@ -228,7 +228,8 @@ def _check(job: Job, report: Report, lowered: Graph, artifact: Artifact, calibra
     if target.emitter != "graph":  # which is the reference itself
         report.agreement = agreement(
             lowered, artifact, *rest, exact=target.is_integer, only_layers=target.kernels == "tflite",
-            real_layers=target.agreement.real_layer_db is not None, device=job.device,
+            real_layers=target.agreement.real_layer_db is not None, share=target.agreement.equal_share,
+            device=job.device,
         )  # fmt: skip
     if target.kernels == "tflite":  # the promise is of the reference kernels; users get the quicker ones
         found = agreement(as_xnnpack(lowered), artifact, *rest, exact=False, device=job.device)
