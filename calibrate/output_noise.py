@@ -8,8 +8,8 @@ as uncorrelated, since what they have in common shifts a layer's mean and is tak
 grid, and one pass over an image serves all values and candidates. Where functions alone read a value, its error is
 taken behind them, so that what they squash does not count.
 
-Slopes are those of a few images, and large values are rare: others hold some that these do not, which would be clipped
-for nothing. So slopes are averaged over values that are about as rare, and the elements of all images counted.
+Large values are rare: where slopes are those of a few images, others hold some that these do not, which would be clipped
+for nothing. There slopes are averaged over values that are about as rare, and the elements of all images counted.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ CANDIDATES: tuple[Estimator, ...] = (
     MinMax(), Percentile(99.999), Percentile(99.99), Percentile(99.9), Mse(), Octav(), Entropy()
 )  # fmt: skip
 
+MANY_IMAGES = 32
+"""So many weighed images hold enough large values: averaging then only keeps ranges wide."""
 LEAST_SEEN = 512
 """Elements of the weighed images that slopes are averaged over."""
 
@@ -178,7 +180,8 @@ def choose_by_output_noise(
         known = {"": statistics[key]} | {name: part[key] for name, part in ({} if fixed else parts or {}).items()}
         grids = _candidates(site, known, estimators[: 1 if fixed else None])
         places = [(v, probe) for v in structure.sources(key) for probe in probes_of(structure.graph, v)]
-        least = None if weighed.apart else _least_counted(structure, key, statistics[key], weighed.images)
+        enough = weighed.apart or weighed.images >= MANY_IMAGES
+        least = None if enough else _least_counted(structure, key, statistics[key], weighed.images)
         rows = [_noise_of(places, image, statistics[key], list(grids), site.format, least) for image in weighed.weights]
         found[key] = _choice(grids, risk.of(np.array(rows)) * len(rows) / weighed.images)
     return found
