@@ -7,7 +7,6 @@ labels.txt, from the same archive. Readers of flatbuffers do not look behind the
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import zipfile
@@ -15,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import flatbuffers
+
+from edgeq.frontend.tflite_boxes import literal
 
 METADATA_BUFFER = "TFLITE_METADATA"
 RECORD_BUFFER = "edgeq"
@@ -41,12 +42,9 @@ class Port:
 
 def labels_of(metadata: Mapping[str, object]) -> list[str]:
     """Class names in order of their numbers, from the `names` that models carry; empty if there are none."""
-    names = metadata.get("names")
+    names = literal(metadata.get("names"))
     if isinstance(names, str):
-        try:
-            names = ast.literal_eval(names)
-        except (ValueError, SyntaxError):
-            return []
+        return []
     if isinstance(names, Mapping):
         return [str(names[key]) for key in sorted(names, key=int)]
     return [str(name) for name in names] if isinstance(names, Sequence) else []
@@ -62,21 +60,11 @@ def archive(metadata: Mapping[str, object]) -> bytes:
 
 
 def _members(metadata: Mapping[str, object]) -> dict[str, str]:
-    plain = {key: value if key.startswith("edgeq.") else _literal(value) for key, value in metadata.items()}
+    plain = {key: value if key.startswith("edgeq.") else literal(value) for key, value in metadata.items()}
     members = {ULTRALYTICS: json.dumps(plain, indent=2, ensure_ascii=False, default=str)}
     if labels := labels_of(metadata):
         members[LABELS] = "\n".join(labels) + "\n"
     return members
-
-
-def _literal(value: object) -> object:
-    """Values that came as text from another file's properties, as the objects that they are written forms of."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
 
 
 class _Tables(flatbuffers.Builder):  # type: ignore[misc]  # ships no types

@@ -37,26 +37,27 @@ def box_factors(shape: tuple[int, ...], size: tuple[int, int], metadata: Mapping
     declared = metadata.get("task") in _TASKS and {"names", "stride"} <= metadata.keys()
     if not declared or len(shape) != 3:
         return None
-    ended = bool(_literal(metadata.get("end2end", False)))
+    ended = bool(literal(metadata.get("end2end", False)))
     axis = 2 if ended else 1
-    classes = _literal(metadata["names"])
+    classes = literal(metadata["names"])
     first_point = 6 if ended else 4 + (len(classes) if isinstance(classes, Mapping | list) else 0)
     factors = _factors(shape[axis], size, first_point, _step(metadata))
     return Scaled(axis, tuple(factors.tolist()))
 
 
-def _literal(value: object) -> object:
+def literal(value: object) -> object:
+    """Values that came as text from another file's properties, as the objects that they are written forms of."""
     if not isinstance(value, str):
         return value
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # all that text by anyone can cause
         return value
 
 
 def _step(metadata: Mapping[str, object]) -> int | None:
     """Numbers per key point, for models that find them."""
-    points = _literal(metadata.get("kpt_shape"))
+    points = literal(metadata.get("kpt_shape"))
     return int(points[1]) if metadata.get("task") == "pose" and isinstance(points, tuple | list) else None
 
 

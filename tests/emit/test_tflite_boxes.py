@@ -11,6 +11,7 @@ from edgeq.emit.tflite import build_model, emit
 from edgeq.emit.tflite_boxes import box_scales, divided
 from edgeq.emit.tflite_metadata import archive
 from edgeq.frontend.model import open_model
+from edgeq.frontend.tflite_boxes import literal
 from edgeq.frontend.tflite_file import OWN_RECORD, read_tflite
 from edgeq.frontend.tflite_record import read_record
 from edgeq.ir import ops as o
@@ -87,13 +88,23 @@ def test_files_of_ultralytics_itself_are_read_in_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(open_model(str(path)).graph, fed)["output0"].numpy(), wanted, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"kpt_shape": "[17]"}, {"kpt_shape": "['a', 'b']"}, {"kpt_shape": "[17, 0]"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"kpt_shape": "[17]"}, {"kpt_shape": "['a', 'b']"}, {"kpt_shape": "[17, 0]"}],
+)
 def test_damaged_metadata_divides_nothing(changes: dict[str, str], tmp_path: Path) -> None:
     graph = detector(6)
     content, _ = build_model(graph)
     path = tmp_path / "net.tflite"
     path.write_bytes(without_record(content) + archive({**DETECTOR, "task": "pose", **changes}))
     assert read_record(read_tflite(path)).divided == {}
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, "-" * 99_999 + "1", "{[]: 1}", "f()"], ids=len)
+def test_text_that_is_no_value_stays_text(text: str) -> None:
+    """Nested as deeply as Python's parser does not go, too."""
+    assert literal(text) == text
+    assert literal("{0: 'a'}") == {0: "a"}
 
 
 @pytest.mark.parametrize(
