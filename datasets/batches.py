@@ -69,12 +69,16 @@ class Batches:
 
     def _batches(self, parts: Sequence[IntArray]) -> Iterator[Batch]:
         own = [part for whole in parts if len(part := whole[self._rank :: self._world])]
-        for rows, images in zip(own, self._images(own), strict=True):
-            yield images, None if self.labels is None else self.labels[torch.from_numpy(rows).to(self.device)]
+        if not own:
+            return
+        # One copy for all batches: each would wait until the device has done all that it was told before.
+        places = torch.split(torch.from_numpy(np.concatenate(own)).to(self.device), [len(rows) for rows in own])
+        for rows, images in zip(places, self._images(own, places), strict=True):
+            yield images, None if self.labels is None else self.labels[rows]
 
-    def _images(self, parts: Sequence[IntArray]) -> Iterator[Tensor]:
+    def _images(self, parts: Sequence[IntArray], places: Sequence[Tensor]) -> Iterator[Tensor]:
         if (kept := self._keep()) is not None:
-            yield from (kept[torch.from_numpy(rows).to(kept.device)].to(self.device) for rows in parts)
+            yield from (kept[rows] for rows in places)
             return
         waiting = [self._ahead(part) for part in parts[:1]]
         for following in range(1, len(parts) + 1):  # decode one batch ahead

@@ -51,7 +51,7 @@ def mirrored_boxes(table: Tensor, chosen: Tensor, width: int) -> Tensor:
 def shifted_boxes(table: Tensor, dx: Tensor, dy: Tensor, size: tuple[int, int]) -> Tensor:
     """The boxes of each image moved by dx and dy pixels [N] and cut at its edges; what has left it counts no more."""
     moved = table[..., 1:] + torch.stack([dx, dy, dx, dy], dim=1)[:, None]
-    limit = moved.new_tensor([size[1], size[0]] * 2)
-    moved = torch.minimum(moved.clamp_min(0), limit)
+    sides = (size[1], size[0], size[1], size[0])
+    moved = torch.stack([end.clamp(0, side) for end, side in zip(moved.unbind(2), sides, strict=True)], dim=2)
     gone = ((moved[..., 2:] - moved[..., :2]).amin(2) < 1)[..., None]
     return torch.cat([torch.where(gone, NOTHING, table[..., :1]), moved], dim=2)

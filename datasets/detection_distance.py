@@ -13,9 +13,9 @@ all are nobody's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgeq.datasets.detection import DetectionHead, grid_cells
@@ -73,7 +73,8 @@ def _answers(scores: Tensor, corners: Corners, truth: Tensor) -> tuple[Tensor, C
     owner = torch.where(chosen, iou, -1.0).argmax(1)  # of each place
     strength = aligned / aligned.amax(2, keepdim=True).clamp_min(1e-12) * iou.amax(2, keepdim=True)
     share = torch.where(chosen, strength, 0.0).gather(1, owner[:, None])[:, 0]
-    target = F.one_hot(classes.clamp_min(0).gather(1, owner), scores.shape[2]) * share[..., None]
+    owned = classes.clamp_min(0).gather(1, owner)[..., None] == torch.arange(scores.shape[2], device=scores.device)
+    target = owned * share[..., None]
     low, high = (corner.gather(1, owner[..., None].expand(-1, -1, 2)) for corner in boxes)
     return target, (low, high)
 
@@ -93,12 +94,22 @@ def _pixels(head: DetectionHead, rows: Tensor, size: tuple[int, int]) -> Corners
     """Two opposite corners in pixels of the input."""
     a, b = _corners(head, rows)
     if head.kind == "yolox":
-        cells = torch.from_numpy(grid_cells(head.strides, size)).to(rows)
+        cells = _cells(tuple(head.strides), size, rows.device, rows.dtype)
         return tuple((corner + cells[:, :2]) * cells[:, 2:] for corner in (a, b))  # type: ignore[return-value]
     if head.unit_boxes:
-        whole = rows.new_tensor(size[::-1])
-        return a * whole, b * whole
+        return _enlarged(a, size), _enlarged(b, size)
     return a, b
+
+
+@lru_cache(maxsize=16)
+def _cells(strides: tuple[int, ...], size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Column, row and stride of every place [places, 3], kept where it is used."""
+    return torch.from_numpy(grid_cells(strides, size)).to(device, dtype)
+
+
+def _enlarged(corner: Tensor, size: tuple[int, int]) -> Tensor:
+    x, y = corner.unbind(-1)
+    return torch.stack([x * size[1], y * size[0]], dim=-1)
 
 
 def _corners(head: DetectionHead, rows: Tensor) -> Corners:
@@ -112,11 +123,16 @@ def _corners(head: DetectionHead, rows: Tensor) -> Corners:
 
 def _overlap(one: Corners, other: Corners) -> Tensor:
     """Generalized IoU, from -1 to 1."""
-    inner = (torch.minimum(one[1], other[1]) - torch.maximum(one[0], other[0])).clamp_min(0).prod(-1)
-    hull = (torch.maximum(one[1], other[1]) - torch.minimum(one[0], other[0])).clamp_min(_LEAST).prod(-1)
-    areas = [(far - near).clamp_min(0).prod(-1) for near, far in (one, other)]
+    inner = _area((torch.minimum(one[1], other[1]) - torch.maximum(one[0], other[0])).clamp_min(0))
+    hull = _area((torch.maximum(one[1], other[1]) - torch.minimum(one[0], other[0])).clamp_min(_LEAST))
+    areas = [_area((far - near).clamp_min(0)) for near, far in (one, other)]
     union = (areas[0] + areas[1] - inner).clamp_min(_LEAST**2)
     return inner / union - (hull - union).clamp_min(0) / hull
+
+
+def _area(sides: Tensor) -> Tensor:
+    width, height = sides.unbind(-1)  # the gradient of a general product waits for the device
+    return width * height
 
 
 def _cross_entropy(target: Tensor, scores: Tensor) -> Tensor:

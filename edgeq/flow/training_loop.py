@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +21,11 @@ from edgeq.flow.processes import local_device, processes
 from edgeq.flow.statistics import objective_of
 from edgeq.flow.training import Trained, TrainingRun, usual_rate
 from edgeq.flow.training_data import Material, head_of
-from edgeq.flow.training_rates import groups_of, share_of_peak
+from edgeq.flow.training_step import Step
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
 from edgeq.quantize.distill import Follows, Teacher, classification_loss, noise
-from edgeq.quantize.freeze import Oscillation, Settled, Sharpness
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
@@ -66,16 +64,12 @@ class Loop:
         self.classifies, self.head = material.classifies, head_of(weigh)
         self.training, self.held_out = material.training, material.held_out
         self.steps = self.options.epochs * len(self.training)
-        self.rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
-        self.optimizer = torch.optim.AdamW(
-            groups_of(self.module, self.options), lr=self.rate, fused=self.device.type == "cuda"
-        )
-        self.oscillation = None if self.options.freeze is None else Oscillation(self.module, self.options.freeze)
-        self.sharpness = None if self.options.sharpness is None else Sharpness(self.module, self.options.sharpness)
-        self.settled: Settled | None = None
+        rate = usual_rate(self.steps) if self.options.rate is None else self.options.rate
+        self.step = Step(self.module, self._loss, self.options, rate, self.processes, self.device)
         self.compiled = torch.compile(self._values, dynamic=False) if self.options.compiled else self._values
         self.epoch, self.seconds, self.is_compiled = 0, 0.0, False
         self.history: list[dict[str, float]] = []
+        self.probabilities = self.classifies and self._gives_probabilities()
         self.best = self._snapshot(self._held_out_loss())
         self.start, self.best_epoch = self.best[0], 0
 
@@ -93,7 +87,7 @@ class Loop:
         with half:
             return self.module.rounded({self.input: images}, self.watched.outputs)
 
-    def _loss(self, images: Tensor, labels: Tensor | None, *, compiled: bool = True) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor | None = None, *, compiled: bool = True) -> Tensor:
         wanted = self.teacher({self.input: images})
         found = (self.compiled if compiled else self._values)(images)
         count = len(self.objective.outputs)
@@ -108,8 +102,7 @@ class Loop:
             count = len(self.module.graph.outputs)
             return self.follows.loss(found[:count], wanted[:count], [None] * count)
         if self.classifies:
-            probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
-            return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)
+            return classification_loss(wanted[0], found[0], labels, probabilities=self.probabilities)
         if self.head is not None:
             return self._distance_of_detections(self.head, wanted, found, labels)
         return noise(self.objective, wanted, found)
@@ -126,6 +119,13 @@ class Loop:
             distance = (distance + label_distance(head, wanted[:count], found[:count], truth, size)) / 2
         return distance + noise(inner, wanted[count:], found[count:]) if inner.outputs else distance
 
+    @torch.no_grad()
+    def _gives_probabilities(self) -> bool:
+        """Whether the teacher answers with a distribution, or with what a softmax makes one of."""
+        images, _ = next(self.training.epoch(self.options.seed))
+        wanted = self.teacher({self.input: images})[0]
+        return bool((wanted >= 0).all() and (wanted.sum(1) - 1).abs().max() < 1e-3)
+
     def one_epoch(self, progress: Progress) -> None:
         """Every training image once; then the held-out loss and the saved state."""
         started = counted = time.monotonic()
@@ -138,16 +138,12 @@ class Loop:
             if share >= 1 and losses:
                 break
             share = min(share, 1.0)
-            if self.settled is None and share >= 1 - self.options.settle < 1:
-                self.settled = Settled(self.module)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * group["share"] * share_of_peak(share, self.options.settle)
             moved = self._moved(images, labels)
             if not self.is_compiled:  # which takes as long as many steps, and no share of --minutes
                 if self.options.compiled:
                     self._check_compiled(*moved)
                 counted, seconds, self.is_compiled = time.monotonic(), 0.0, True
-            losses.append(self._step(*moved, share))
+            losses.append(self.step(*moved, share))
             if k % LOOK_EVERY == 0:
                 self._check(losses[-1])
             progress("training", step + 1, self.steps)
@@ -159,7 +155,8 @@ class Loop:
         seconds = time.monotonic() - started
         self.seconds += self.processes.greatest(time.monotonic() - counted, self.device)
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
-        self.history.append(row | ({} if self.oscillation is None else {"fixed": round(self.oscillation.share, 5)}))
+        oscillation = self.step.oscillation
+        self.history.append(row | ({} if oscillation is None else {"fixed": round(oscillation.share, 5)}))
         self._save()
 
     def _check_compiled(self, images: Tensor, labels: Tensor | None) -> None:
@@ -175,25 +172,6 @@ class Loop:
         learned = [p for p in self.module.parameters() if p.requires_grad]
         slopes = torch.autograd.grad(loss, learned, materialize_grads=True)
         return torch.cat([slope.flatten() for slope in slopes])
-
-    def _step(self, images: Tensor, labels: Tensor | None, share: float) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = partial(self._loss, images, labels)
-        if self.sharpness is not None:
-            found = self.sharpness.backward(loss)
-        else:
-            found = loss()
-            found.backward()  # type: ignore[no-untyped-call]
-        self.processes.average(p.grad for p in self.module.parameters() if p.grad is not None)
-        if self.settled is not None:
-            self.settled.before_step()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.optimizer.step()
-        if self.settled is not None:
-            self.settled.after_step()
-        elif self.oscillation is not None:
-            self.oscillation.after_step(share)
-        return found.detach()
 
     def _share(self, step: int, seconds: float) -> float:
         """How much of the training is done, by steps or by time."""
@@ -240,10 +218,8 @@ class Loop:
         partial_file = self.run.state.with_suffix(f".{os.getpid()}.partial")
         document = {
             "epoch": self.epoch, "history": self.history, "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "best": self.best, "start": self.start,
+            "best": self.best, "start": self.start, **self.step.state_dict(),
             "best_epoch": self.best_epoch, "seconds": self.seconds, "random": torch.get_rng_state(),
-            "settled": self.settled is not None,
-            "oscillation": None if self.oscillation is None else self.oscillation.state_dict(),
             "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
         torch.save(document, partial_file)
@@ -264,12 +240,9 @@ class Loop:
 
     def _take_up(self, found: dict[str, Any]) -> None:
         self.module.load_state_dict(found["module"])
-        self.optimizer.load_state_dict(found["optimizer"])
+        self.step.load_state_dict(found, self.device)
         self.epoch, self.history, self.best = found["epoch"], list(found["history"]), tuple(found["best"])
         self.start, self.best_epoch, self.seconds = found["start"], found["best_epoch"], found["seconds"]
-        self.settled = Settled(self.module) if found["settled"] else None
-        if self.oscillation is not None:
-            self.oscillation.load_state_dict(found["oscillation"])
         torch.set_rng_state(found["random"].cpu())
         if found["device_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(found["device_random"].cpu(), self.device)

@@ -30,8 +30,8 @@ _PARTS = ("codes", "turn", "frequency", "mean", "fixed")
 class Oscillation(nn.Module):
     """Counts how often each weight's code turns back, and fixes the codes that do so too often.
 
-    Call `after_step` behind every optimizer step. Its buffers, of all weights behind one another, belong to the state
-    of a run: a GPU waits longer for the start of an operation than for its end.
+    Call `begin` before every optimizer step and `after_step` behind it. Its buffers, of all weights behind one another,
+    belong to the state of a run: a GPU waits longer for the start of an operation than for its end.
     """
 
     codes: Tensor
@@ -39,6 +39,7 @@ class Oscillation(nn.Module):
     frequency: Tensor
     mean: Tensor
     fixed: Tensor
+    _most: Tensor
 
     def __init__(self, module: QatModule, threshold: float, momentum: float = MOMENTUM) -> None:
         super().__init__()
@@ -58,11 +59,15 @@ class Oscillation(nn.Module):
         zeros = torch.zeros_like(codes)
         for part, start in zip(_PARTS, (codes, zeros, zeros, codes, zeros.bool()), strict=True):
             self.register_buffer(part, start.clone())
+        self.register_buffer("_most", torch.full((), threshold, device=codes.device), persistent=False)
+
+    def begin(self, share: float) -> None:
+        """Set how often codes may turn back after this share of the training."""
+        self._most.fill_(self.threshold * (1 + (FIRST_THRESHOLD - 1) * 0.5 * (1 + math.cos(math.pi * share))))
 
     @torch.no_grad()
-    def after_step(self, share: float = 1.0) -> None:
-        """Take note of the codes that the step has led to, after this share of the training; put fixed ones back."""
-        threshold = self.threshold * (1 + (FIRST_THRESHOLD - 1) * 0.5 * (1 + math.cos(math.pi * share)))
+    def after_step(self) -> None:
+        """Take note of the codes that the step has led to, and put fixed ones back."""
         now, weights, spreads = self._now()
         codes = torch.where(self.fixed, torch.round(self.mean), now)
         direction = torch.sign(codes - self.codes)
@@ -72,7 +77,7 @@ class Oscillation(nn.Module):
         self.turn.copy_(torch.where(moved, direction, self.turn))
         self.mean.copy_(torch.where(self.fixed, self.mean, torch.lerp(self.mean, codes, self.momentum)))
         self.codes.copy_(codes)
-        self.fixed |= self.frequency > threshold
+        self.fixed |= self.frequency > self._most
         kept = torch.where(self.fixed, torch.round(self.mean) * spreads / self._units, weights)
         torch._foreach_copy_([weight for weight, _ in self._weights], self._parts(kept))
 

@@ -22,18 +22,24 @@ MOST = 256
 
 
 @dataclass(frozen=True)
-class _Recording:
+class Recording:
+    """A chain as one graph of a GPU, on buffers of its own."""
+
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, chain: Chain, tensors: tuple[Tensor, ...]) -> _Recording:
+    def of(cls, chain: Chain, tensors: tuple[Tensor, ...], pool: Any = None) -> Recording:
+        """Record `chain`, which must have run on tensors of these shapes before, since kernels are loaded by that.
+
+        Nothing is computed by it. `pool`: memory for what it computes on the way (None for its own).
+        """
         inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(tensors[0].device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(tensors[0].device))
         with torch.cuda.stream(stream):
-            graph.capture_begin(_pool(tensors[0].device), capture_error_mode="thread_local")
+            graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
                 outputs = chain(*inputs)
             finally:
@@ -41,8 +47,15 @@ class _Recording:
         torch.cuda.current_stream(tensors[0].device).wait_stream(stream)
         return cls(graph, inputs, outputs)
 
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the chain makes of `tensors`, in buffers that the next call overwrites."""
+        for buffer, tensor in zip(self.inputs, tensors, strict=True):
+            buffer.copy_(tensor)
+        self.graph.replay()
+        return self.outputs
 
-_RECORDINGS: dict[Hashable, _Recording | None] = {}
+
+_RECORDINGS: dict[Hashable, Recording | None] = {}
 
 
 @cache
@@ -71,8 +84,5 @@ def run(chain: Chain, key: Hashable, *tensors: Tensor) -> tuple[Tensor, ...]:
         return chain(*(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors))
     recording = _RECORDINGS[known]
     if recording is None:
-        _RECORDINGS[known] = recording = _Recording.of(chain, tensors)
-    for buffer, tensor in zip(recording.inputs, tensors, strict=True):
-        buffer.copy_(tensor)
-    recording.graph.replay()
-    return recording.outputs
+        _RECORDINGS[known] = recording = Recording.of(chain, tensors, _pool(device))
+    return recording(*tensors)

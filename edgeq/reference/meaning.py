@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,11 @@ _NEAREST: dict[o.NearestRounding, Callable[[FloatArray], FloatArray]] = {
 
 def nearest_sources(size: int, out: int, scale: float, op: o.Resize) -> IntArray:
     """Input index that each output index copies along one axis."""
-    positions = _NEAREST[op.nearest](source_positions(size, out, scale, op.coordinates))
+    return _nearest(size, out, scale, op.nearest, op.coordinates)
+
+
+def _nearest(size: int, out: int, scale: float, rounding: o.NearestRounding, coordinates: o.Coordinates) -> IntArray:
+    positions = _NEAREST[rounding](source_positions(size, out, scale, coordinates))
     sources: IntArray = np.clip(positions, 0, size - 1).astype(np.int64)
     return sources
 
@@ -182,18 +187,43 @@ def interpolation_matrix(
     return matrix
 
 
+def _kept(make: Callable[..., IntArray | Tensor]) -> Callable[..., Tensor]:
+    """`make`, with the device and type of its result before its arguments, copied there once: a copy waits for all that
+    a GPU has been told."""
+
+    def copied(device: torch.device, dtype: torch.dtype, *rest: float | str | bool) -> Tensor:
+        return torch.as_tensor(make(*rest)).to(device, dtype)
+
+    kept = lru_cache(maxsize=256)(copied)
+
+    def found(*args: Any) -> Tensor:
+        return copied(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    return found
+
+
+_REPEATING = {
+    ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil"),
+    ("pytorch_half_pixel", "round_prefer_floor"), ("pytorch_half_pixel", "round_prefer_ceil"),
+}  # fmt: skip
+"""With these, enlarging by a whole number repeats every row and column so often."""
+
+_nearest_on, _matrix_on = _kept(_nearest), _kept(interpolation_matrix)
+
+
 def _resize(op: o.Resize, x: Tensor, exact: bool) -> Tensor:
-    height, width = x.shape[2], x.shape[3]
+    axes = [(x.shape[2 + k], op.size[k], op.scale[k]) for k in (0, 1)]
+    if op.mode == "nearest" and (op.coordinates, op.nearest) in _REPEATING:
+        n, c, height, width = x.shape
+        down, across = (int(scale) if out == size * int(scale) == size * scale else 0 for size, out, scale in axes)
+        if down and across:  # nothing but a copy, and its gradient is a sum
+            return x[:, :, :, None, :, None].expand(n, c, height, down, width, across).reshape(n, c, *op.size)
     if op.mode == "nearest":
-        rows = torch.from_numpy(nearest_sources(height, op.size[0], op.scale[0], op)).to(x.device)
-        columns = torch.from_numpy(nearest_sources(width, op.size[1], op.scale[1], op)).to(x.device)
+        rows, columns = (_nearest_on(x.device, torch.int64, *axis, op.nearest, op.coordinates) for axis in axes)
         return x.index_select(2, rows).index_select(3, columns)
     if exact and op.mode == "cubic":
         raise UnsupportedError("cubic resize has no integer meaning", where=op.out, next_step="Use linear or nearest.")
-    rows, columns = (
-        interpolation_matrix(x.shape[2 + k], op.size[k], op.scale[k], op.mode, op.coordinates, exact).to(x)
-        for k in (0, 1)
-    )
+    rows, columns = (_matrix_on(x.device, x.dtype, *axis, op.mode, op.coordinates, exact) for axis in axes)
     return rows @ x @ columns.T
 
 
@@ -213,9 +243,16 @@ def _pad(op: o.Pad, x: Tensor) -> Tensor:
     if op.mode == "constant":
         return F.pad(x, pads, value=op.value)
     for axis, (before, after) in enumerate(zip(op.before, op.after, strict=True)):
-        index = np.pad(np.arange(x.shape[axis]), (before, after), mode=op.mode)
-        x = x.index_select(axis, torch.from_numpy(index).to(x.device))
+        x = x.index_select(axis, _padding_on(x.device, torch.int64, x.shape[axis], before, after, op.mode))
     return x
+
+
+def _padding(size: int, before: int, after: int, mode: Any) -> IntArray:
+    """Input index that each index along a padded axis copies."""
+    return np.pad(np.arange(size), (before, after), mode=mode)
+
+
+_padding_on = _kept(_padding)
 
 
 def _layer_norm(op: o.LayerNorm, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:

@@ -91,7 +91,7 @@ def test_codes_of_weights_stay_over_the_last_share(data: Dataset) -> None:
         loop.one_epoch(lambda *_: None)
         parts = [part for _, part in loop.module.weights_and_grids()]
         codes.append(torch.cat([torch.round(grid(p * unit) / grid.spread()).flatten() for p, unit, grid in parts]))
-    assert loop.settled is not None
+    assert loop.step.settled is not None
     assert not torch.equal(codes[0], codes[1]) and torch.equal(codes[1], codes[2])
     assert loop.history[2]["held_out"] != loop.history[1]["held_out"]
 
