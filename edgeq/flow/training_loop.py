@@ -104,9 +104,11 @@ class Loop:
         return loss
 
     def _task_loss(self, wanted: list[Tensor], found: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
-        if self.follows.loss is not None:
+        follows = self.follows
+        loss = follows.loss if torch.is_grad_enabled() else follows.judge or follows.loss
+        if loss is not None:
             count = len(self.module.graph.outputs)
-            return self.follows.loss(found[:count], wanted[:count], [None] * count)
+            return loss(found[:count], wanted[:count], [None] * count)
         if self.classifies:
             probabilities = bool((wanted[0] >= 0).all() and (wanted[0].sum(1) - 1).abs().max() < 1e-3)
             return classification_loss(wanted[0], found[0], labels, probabilities=probabilities)
