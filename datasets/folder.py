@@ -62,16 +62,17 @@ def list_images(path: Path) -> list[Path]:
     """The images at `path`, sorted: a folder with its subfolders, a zip file, a text file of paths, or one
     image.
 
-    Lines of a text file are relative to its folder and keep their order. Hidden files are left out. Raises
-    DataError when there is nothing at `path` or no image in it.
+    Lines of a text file are relative to its folder and keep their order. Hidden files are left out, and so are maps
+    in depth/ beside images/, which are labels. Raises DataError when there is nothing at `path` or no image in it.
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(_walk(path))
+        found = _without_depth_maps(sorted(_walk(path)))
     elif not path.is_file():
         raise DataError("no such file or folder", where=path)
     elif path.suffix.lower() == ".zip":
-        found = sorted(path / name for name in _open_zip(path).namelist() if _is_image(Path(name)))
+        names = _open_zip(path).namelist()
+        found = _without_depth_maps(sorted(path / name for name in names if _is_image(Path(name))))
     elif path.suffix.lower() == ".txt":
         lines = read_bytes(path).decode("utf-8", "replace").splitlines()
         found = [path.parent / line.strip() for line in lines if line.strip()]
@@ -196,6 +197,15 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         children[:] = sorted(name for name in children if not name.startswith((".", "__MACOSX")))
         yield from (Path(parent, name) for name in names if _is_image(Path(name)))
+
+
+def _without_depth_maps(paths: Sequence[Path]) -> list[Path]:
+    """`paths` less what lies below a folder depth/ with images/ beside it (see edgeq/datasets/depth.py)."""
+    folders = {path.parent for path in paths}
+    above = folders.union(*(folder.parents for folder in folders))
+    maps = {folder for folder in above if folder.name == "depth" and folder.with_name("images") in above}
+    dropped = {folder for folder in folders if not maps.isdisjoint((folder, *folder.parents))}
+    return [path for path in paths if path.parent not in dropped]
 
 
 def _archive_of(path: Path) -> Path | None:

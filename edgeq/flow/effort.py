@@ -173,8 +173,7 @@ def output_loss(
 ) -> float:
     """How far the quantized network's outputs are from those of the float `teacher` (`graph` itself by default), as the
     task counts it; averaged over images."""
-    loss = relative if task == "depth" else loss_of(graph, calibration, task)
-    return mean_loss(graph, plan, calibration, loss, teacher)
+    return mean_loss(graph, plan, calibration, judge_of(graph, calibration, task), teacher)
 
 
 @torch.no_grad()
@@ -227,6 +226,11 @@ def loss_of(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Los
     if task == "classify" and one_row:
         return distribution
     return scale_invariant if task == "depth" else squared_error
+
+
+def judge_of(graph: Graph, calibration: CalibrationSet, task: Task | None) -> Loss:
+    """What images held out decide by. Of depth it is the error over the depth: what descent follows forgives a factor."""
+    return relative if task == "depth" else loss_of(graph, calibration, task)
 
 
 def _with(found: Quantization, graph: Graph, target: Target, result: Learned) -> Quantization:

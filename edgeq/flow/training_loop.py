@@ -98,9 +98,11 @@ class Loop:
         return loss
 
     def _task_loss(self, wanted: list[Tensor], found: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
-        if self.follows.loss is not None:
+        follows = self.follows
+        loss = follows.loss if torch.is_grad_enabled() else follows.judge or follows.loss
+        if loss is not None:
             count = len(self.module.graph.outputs)
-            return self.follows.loss(found[:count], wanted[:count], [None] * count)
+            return loss(found[:count], wanted[:count], [None] * count)
         if self.classifies:
             return classification_loss(wanted[0], found[0], labels, probabilities=self.probabilities)
         if self.head is not None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
-from edgeq.flow.effort import loss_of, mean_loss
+from edgeq.flow.effort import judge_of, loss_of, mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -73,8 +73,8 @@ def trained_whole(
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
     material = unlabelled(seen, held, run, rounds)
-    loss = None if seen.weigh is not None else loss_of(graph, seen, task)
-    follows = Follows(graph, loss, _hints(graph, plan), HINT_WEIGHT)
+    rules = () if seen.weigh is not None else (loss_of(graph, seen, task), judge_of(graph, seen, task))
+    follows = Follows(graph, *rules, hints=_hints(graph, plan), weight=HINT_WEIGHT)
     trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 

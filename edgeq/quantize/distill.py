@@ -26,13 +26,15 @@ from edgeq.reference.interpret import Interpreter
 class Follows:
     """What a network under rounding is led by: the float `teacher`, and more.
 
-    `loss` compares the outputs instead of what is usual for the task. `hints` are values inside that have to stay near,
-    too, by their relative squared error times `weight`: they say far more about an image than its few outputs, so that
-    few images are not learned by heart (FitNets, arXiv 1412.6550; for rounding BRECQ, arXiv 2102.05426).
+    `loss` compares the outputs instead of what is usual for the task, and `judge` those of images held out (None: `loss`).
+    `hints` are values inside that have to stay near, too, by their relative squared error times `weight`: they say far
+    more about an image than its few outputs, so that few images are not learned by heart (FitNets, arXiv 1412.6550; for
+    rounding BRECQ, arXiv 2102.05426).
     """
 
     teacher: Graph
     loss: Loss | None = None
+    judge: Loss | None = None
     hints: tuple[o.Value, ...] = ()
     weight: float = 0.0
 

@@ -163,6 +163,20 @@ def test_folders_are_listed_sorted_with_subfolders_and_links(tmp_path: Path) -> 
     assert len(list_images(tmp_path / "linked")) >= 2
 
 
+def test_depth_maps_beside_images_are_no_images(tmp_path: Path) -> None:
+    shown = [write(tmp_path / name) for name in ("images/a/1.png", "set/images/2.png", "set/train/depth/3.png")]
+    for name in ("depth/a/1.png", "set/depth/2.png", "set/depth/more/2.png"):
+        write(tmp_path / name)
+    assert list_images(tmp_path) == sorted(shown)
+    assert [path.name for path in list_images(tmp_path / "depth")] == ["1.png"]  # asked for by name
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in list(tmp_path.rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path))
+    assert [path.relative_to(tmp_path / "set.zip") for path in list_images(tmp_path / "set.zip")] == [
+        path.relative_to(tmp_path) for path in sorted(shown)
+    ]
+
+
 def test_a_list_keeps_its_order_and_is_relative_to_itself(tmp_path: Path) -> None:
     first, second = write(tmp_path / "x/b.png"), write(tmp_path / "x/a.png")
     (tmp_path / "set.txt").write_text(f"./x/b.png\n\n{second}\n")

@@ -67,6 +67,12 @@ def test_scenes_calibrate_and_measure_on_different_images() -> None:
     assert next(calibration.tensors()).shape == (1, 3, 96, 96)
 
 
+def test_rooms_calibrate_on_images_not_on_their_depth_maps() -> None:
+    rule = choose_preprocess(None, open_model("zoo:depth"))
+    calibration = calibration_set("scenes:6", 128, rule, "depth")
+    assert [image.path.parent.name for image in calibration.images] == ["images"] * 6
+
+
 def test_calibration_images_of_a_labelled_set_show_its_classes(tmp_path: Path) -> None:
     """Twelve images, of which the last alone shows the second class: a plain spread of three would miss it."""
     write_noise_images(tmp_path / "images" / "train", 12)

@@ -10,15 +10,21 @@ import torch
 
 from edgeq.datasets.folder import list_images, read_images
 from edgeq.datasets.scenes import write_dataset
-from edgeq.flow.effort import output_loss
+from edgeq.flow.effort import loss_of, mean_loss, output_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.statistics import inputs_of
+from edgeq.flow.training import Training, TrainingRun
+from edgeq.flow.training_data import unlabelled
+from edgeq.flow.training_loop import Loop
 from edgeq.flow.whole import LEAST_RATE, _rate, trained_whole
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress, silent
+from edgeq.quantize.distance import relative
+from edgeq.quantize.distill import Follows
+from edgeq.quantize.latents import with_latents
 from edgeq.quantize.simulate import Simulation
 from edgeq.reference.interpret import run
 from edgeq.targets import find_target
@@ -80,6 +86,18 @@ def test_the_integer_graph_computes_what_was_trained(images: CalibrationSet) -> 
         codes |= set(np.round(integers.flatten().tolist(), 5))
     assert equal >= 0.9 * len(samples)  # near ties are rounded either way
     assert len(codes) > 20
+
+
+def test_images_held_out_decide_by_the_measure_of_the_contest(images: CalibrationSet) -> None:
+    graph, found = start()
+    real, plan = with_latents(graph, found.plan)
+    run = TrainingRun(Training(epochs=1, batch=8, workers=1), PREPROCESS, None)
+    seen, held = images.parted()
+    loop = Loop(
+        real, plan, unlabelled(seen, held, run, 1), None, run, Follows(graph, loss_of(graph, seen, "depth"), relative)
+    )
+    assert loop.start == pytest.approx(output_loss(graph, found.plan, held, "depth"), rel=0.02)
+    assert loop.start != pytest.approx(mean_loss(graph, found.plan, held, loss_of(graph, held, "depth")), rel=0.1)
 
 
 def test_an_interrupted_run_goes_on_and_results_repeat(images: CalibrationSet) -> None:
