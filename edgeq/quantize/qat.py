@@ -51,10 +51,11 @@ def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
 class _Step:
     """One operator of the graph for a number of images, with everything decided that does not depend on tensors.
 
-    `rounds`: operands that it reads on their grids. `bias`: what is added to its sums in their units. `planned`: its result has a grid; `moves`: and is on it already.
+    `first`: the operand that it reads first. `rounds`: those that it reads on their grids. `bias`: what is added to its sums in their units. `planned`: its result has a grid; `moves`: and is on it already.
     """
 
     op: o.Op
+    first: o.Value
     results: tuple[o.Value, ...]
     on_codes: bool
     rounds: tuple[o.Value, ...]
@@ -186,8 +187,7 @@ class QatModule(nn.Module):
     def _in_units_of_sums(self, bias: Tensor, step: _Step) -> Tensor:
         """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit may be
         a third of the result's step."""
-        x = o.operands(step.op)[0]
-        field = self._grids[x]
+        x, field = step.first, self._grids[step.first]
         scale = (
             bias.new_tensor(self.plan.types[x].scale[0]) if field is None else self._grid(self.values, field).lasting()
         )
@@ -218,7 +218,8 @@ class QatModule(nn.Module):
         grid = self._fields[out] if weight is not None else ""
         on_codes = plan.structure.runs_on_codes(op)
         bias = op.bias if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and out in plan.biases else None
-        return _Step(op, o.results(op), on_codes, rounds, weight, grid, bias, out in plan.types, moves_codes(op))
+        first, planned = next(iter(o.operands(op)), out), out in plan.types
+        return _Step(op, first, o.results(op), on_codes, rounds, weight, grid, bias, planned, moves_codes(op))
 
     # --- what has been learned --------------------------------------------------------------------------------
 
