@@ -51,7 +51,8 @@ def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
 class _Step:
     """One operator of the graph for a number of images, with everything decided that does not depend on tensors.
 
-    `first`: the operand that it reads first. `rounds`: those that it reads on their grids. `bias`: what is added to its sums in their units. `planned`: its result has a grid; `moves`: and is on it already.
+    `first`: the operand that it reads first. `rounds`: those that it reads on their grids. `bias`: what is added to its
+    sums, in their units. `planned`: its result has a grid; `moves`: and is on it already.
     """
 
     op: o.Op
