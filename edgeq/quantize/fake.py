@@ -162,6 +162,10 @@ class Grid(nn.Module):
         table = None if self.levels is None or self.middles is None else (self.levels, self.middles)
         return round_to(x, scale, table, *level_range(self.planned.format, self.planned.zero_point))
 
+    def lasting(self) -> Tensor:
+        """The scales that the integer graph takes over [scales of the type]."""
+        return self.scale
+
     def learned_type(self) -> Type:
         """The type with the scales learned so far, as float32 numbers."""
-        return replace(self.planned, scale=tuple(self.scale.detach().cpu().double().tolist()))
+        return replace(self.planned, scale=tuple(self.lasting().detach().cpu().double().tolist()))

@@ -161,9 +161,9 @@ class AdaptiveGrid(Grid):
                 self.usual.lerp_(beta.mean(), 0.01)
         return self.rounded(x, self.spread() * beta)
 
-    def learned_type(self) -> Type:
-        """The type with the scale at the usual factor."""
-        return replace(self.planned, scale=tuple((self.scale * self.usual).detach().cpu().double().tolist()))
+    def lasting(self) -> Tensor:
+        """The scale at the usual factor."""
+        return self.scale * self.usual
 
 
 class NestedGrid(Grid):
@@ -199,16 +199,18 @@ class NestedGrid(Grid):
     def _spread(self, scale: Tensor) -> Tensor:
         return scale[0] if len(scale) == 1 else scale[self.index]
 
+    def lasting(self) -> Tensor:
+        """The scales at the width in use."""
+        return super().lasting() if self.width == 8 else self._scale_at(self.width)
+
     def learned_type(self) -> Type:
         """The type at the width in use."""
-        if self.width == 8:
-            return super().learned_type()
-        scale = tuple(self._scale_at(self.width).detach().cpu().double().tolist())
-        return replace(self.planned, format=self.format(self.width), scale=scale)
+        found = super().learned_type()
+        return found if self.width == 8 else replace(found, format=self.format(self.width))
 
     def at_eight(self) -> Type:
         """The type of the eight-bit codes, which the narrower ones are rounded from."""
-        return super().learned_type()
+        return replace(self.planned, scale=tuple(self.scale.detach().cpu().double().tolist()))
 
 
 def nested_codes(codes: Tensor, bits: int) -> Tensor:

@@ -28,6 +28,7 @@ from edgeq.quantize.grids import NestedGrid, Strategy, nested_codes
 from edgeq.quantize.operators import is_expectation, moves_codes, weight_of
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.scale import bias_codes, bias_limit, quantize_weight
+from edgeq.quantize.simulate import straight
 from edgeq.reference.interpret import Interpreter
 from edgeq.reference.meaning import evaluate
 
@@ -50,15 +51,18 @@ def trained_constants(graph: Graph) -> tuple[o.Value, ...]:
 class _Step:
     """One operator of the graph for a number of images, with everything decided that does not depend on tensors.
 
-    `rounds`: operands that it reads on their grids. `planned`: its result has a grid; `moves`: and is on it already.
+    `first`: the operand that it reads first. `rounds`: those that it reads on their grids. `bias`: what is added to its
+    sums, in their units. `planned`: its result has a grid; `moves`: and is on it already.
     """
 
     op: o.Op
+    first: o.Value
     results: tuple[o.Value, ...]
     on_codes: bool
     rounds: tuple[o.Value, ...]
     weight: o.Value | None
     weight_grid: str
+    bias: o.Value | None
     planned: bool
     moves: bool
 
@@ -152,6 +156,8 @@ class QatModule(nn.Module):
                 if name == step.weight:
                     found: Tensor = self.weights[step.weight_grid](real(name))
                     return found
+                if name == step.bias:
+                    return self._in_units_of_sums(real(name), step)
                 return codes[name] if name in codes else real(name)
 
             (result,) = evaluate(step.op, operand)
@@ -179,6 +185,16 @@ class QatModule(nn.Module):
         found: Tensor = self.values[field](x)
         return found
 
+    def _in_units_of_sums(self, bias: Tensor, step: _Step) -> Tensor:
+        """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit may be
+        a third of the result's step."""
+        x, field = step.first, self._grids[step.first]
+        scale = (
+            bias.new_tensor(self.plan.types[x].scale[0]) if field is None else self._grid(self.values, field).lasting()
+        )
+        unit = (scale * self._grid(self.weights, step.weight_grid).lasting()).detach()
+        return straight(torch.round(bias / unit) * unit, bias)
+
     def _constant(self, name: o.Value) -> Tensor:
         field = self._fields[name]
         found: Tensor = self.trained[field] * self._unit(field) if field in self.trained else getattr(self.fixed, field)
@@ -202,7 +218,9 @@ class QatModule(nn.Module):
         rounds = tuple(v for v in o.operands(op) if v in plan.types and v != weight)
         grid = self._fields[out] if weight is not None else ""
         on_codes = plan.structure.runs_on_codes(op)
-        return _Step(op, o.results(op), on_codes, rounds, weight, grid, out in plan.types, moves_codes(op))
+        bias = op.bias if isinstance(op, o.Conv | o.ConvTranspose | o.Linear) and out in plan.biases else None
+        first, planned = next(iter(o.operands(op)), out), out in plan.types
+        return _Step(op, first, o.results(op), on_codes, rounds, weight, grid, bias, planned, moves_codes(op))
 
     # --- what has been learned --------------------------------------------------------------------------------
 

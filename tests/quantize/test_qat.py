@@ -91,6 +91,24 @@ def test_training_lowers_the_loss_and_evaluation_is_the_integer_graph() -> None:
     assert signal_to_noise_db(found.numpy().astype(np.float64), simulated) > 25
 
 
+def test_biases_count_in_whole_units_of_their_sums_while_training() -> None:
+    module, graph, plan = module_of()
+    op = next(op for op in graph.ops if isinstance(op, o.Conv) and op.out == "a")
+    assert op.bias is not None
+    bias, scales = module.trained[module._fields[op.bias]], plan.weights["a"].scale
+    unit, codes = (
+        torch.tensor(np.asarray(found)) for found in (plan.types["x"].scale[0] * np.array(scales), plan.biases["a"])
+    )
+
+    def sums(share: float) -> Tensor:
+        bias.data = ((codes + share) * unit).float()
+        return module.rounded({"x": batch(4)}, ("a",))[0]
+
+    assert torch.equal(sums(0.4), sums(0.0)) and not torch.equal(sums(40.0), sums(0.0))
+    sums(0.3).sum().backward()  # type: ignore[no-untyped-call]
+    assert bias.grad is not None and bool((bias.grad != 0).any())
+
+
 def test_its_state_travels_as_a_state_dict() -> None:
     module, _, _ = module_of()
     trained(module, 5)
