@@ -18,6 +18,8 @@ from edgeq.quantize.plan import Plan
 
 USUAL_RATE = 1e-2
 USUAL_STEPS = 400
+MEANING = 2
+"""Counts up when the same options come to mean another training, so that no state of the old one goes on in the new."""
 
 
 def usual_rate(steps: int) -> float:
@@ -58,7 +60,7 @@ class Training:
     def deciding(self) -> dict[str, Any]:
         """The options that decide what comes out, as plain values."""
         known = {name: value for name, value in vars(self).items() if name not in ("workers", "learn")}
-        return {**known, "learn": vars(self.learn)}
+        return {**known, "learn": vars(self.learn), "meaning": MEANING}
 
 
 @dataclass(frozen=True)

@@ -186,12 +186,10 @@ class QatModule(nn.Module):
         return found
 
     def _in_units_of_sums(self, bias: Tensor, step: _Step) -> Tensor:
-        """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit may be
-        a third of the result's step."""
+        """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit is no
+        small part of the result's step."""
         x, field = step.first, self._grids[step.first]
-        scale = (
-            bias.new_tensor(self.plan.types[x].scale[0]) if field is None else self._grid(self.values, field).lasting()
-        )
+        scale = self.plan.types[x].scale[0] if field is None else self._grid(self.values, field).lasting()
         unit = (scale * self._grid(self.weights, step.weight_grid).lasting()).detach()
         return straight(torch.round(bias / unit) * unit, bias)
 
