@@ -19,18 +19,12 @@ from edgeq.ir.graph import Graph
 from edgeq.passes.bands import Bands, Stretch, in_bands, stretches
 from edgeq.passes.together import images_at_once
 from edgeq.progress import Progress
-from edgeq.quantize.bands import LEAST_CHANNELS, LEAST_FACTOR, best_bands, measure_channels, promise
+from edgeq.quantize.bands import LEAST_CHANNELS, USUAL, Worth, best_bands, measure_channels, promise
 from edgeq.quantize.structure import Structure, analyse
 from edgeq.recipe import KEPT_REAL, Recipe, Rule
 from edgeq.target import Target
 
 IMAGES = 8
-LEAST_NOISE = 1e-3
-"""What bands must take away, as a share of the outputs' power: 30 dB below it noise costs no accuracy."""
-
-LEAST_PROMISE = LEAST_NOISE / 4
-"""What is foretold of bands worth a trial: it is of the right size, and most networks need no trial."""
-
 _NARROW_BITS = 8
 
 
@@ -41,6 +35,7 @@ def banded(
     calibration: CalibrationSet,
     notes: list[str],
     progress: Progress,
+    worth: Worth = USUAL,
 ) -> tuple[Graph, Recipe]:
     """`graph` with stretches in bands where that pays, the recipe that names the bands, and a line in `notes` on it."""
     structure = analyse(graph, target, recipe)
@@ -52,10 +47,10 @@ def banded(
     objective = objective_of(structure, calibration.weigh)
     least = max(LEAST_CHANNELS, target.least_channels)
     measured = measure_channels(structure, objective, known, samples, calibration.device)
-    noisy = {value: item for value, item in measured.items() if item.whole_noise >= LEAST_PROMISE}
-    found = {value: bands for value, item in noisy.items() if (bands := best_bands(item, least)) is not None}
-    wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= LEAST_PROMISE}
-    kept = _worthwhile(graph, recipe, target, calibration, known, wanted) if wanted else {}
+    noisy = {value: item for value, item in measured.items() if item.whole_noise >= worth.promise}
+    found = {value: bands for value, item in noisy.items() if (bands := best_bands(item, least, worth)) is not None}
+    wanted = {value: bands for value, bands in found.items() if promise(measured[value], bands) >= worth.promise}
+    kept = _worthwhile(graph, recipe, target, calibration, known, wanted, worth) if wanted else {}
     if not kept:
         return graph, recipe
     notes.append("channels computed in bands, each with its own scale: " + ", ".join(_told(kept)))
@@ -89,6 +84,7 @@ def _worthwhile(
     calibration: CalibrationSet,
     known: Mapping[o.Value, Stretch],
     wanted: Mapping[o.Value, Bands],
+    worth: Worth,
 ) -> dict[o.Value, Bands]:
     """Those of `wanted` that lower the noise enough, with the ranges that would be chosen."""
     inside = {value: known[value].inside for value in wanted}
@@ -107,7 +103,7 @@ def _worthwhile(
     return {
         value: bands
         for value, bands in wanted.items()
-        if whole[value] - apart[value] >= LEAST_NOISE and whole[value] >= LEAST_FACTOR * apart[value]
+        if whole[value] - apart[value] >= worth.noise and whole[value] >= worth.factor * apart[value]
     }
 
 

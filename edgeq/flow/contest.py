@@ -26,6 +26,7 @@ from edgeq.ir.graph import Graph
 from edgeq.passes.copies import with_narrow_copies
 from edgeq.passes.heads import SplitHead
 from edgeq.progress import Progress
+from edgeq.quantize.bands import Worth
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.refine import Settings
 from edgeq.recipe import Recipe
@@ -36,6 +37,9 @@ DRAWS = 4
 
 ENOUGH_IMAGES = 256
 """Fewer are learned by heart where the whole network is trained."""
+
+FINER = Worth(noise=2.5e-4, factor=1.5, most=6)
+"""What bands must be worth in `best`, where many small gains are one large one (ACCURACY.md)."""
 
 _APART = 1 << 20
 """Between the seeds of draws, so that none meets those of another's operators."""
@@ -86,29 +90,36 @@ class Candidate:
 def candidates_of(
     job: Job, graph: Graph, recipe: Recipe, calibration: CalibrationSet, notes: list[str]
 ) -> tuple[Candidate, ...]:
-    """What computes the same and is easier to quantize; for `best`, and where activations have few bits, with channels moved.
+    """What computes the same and is easier to quantize; for `best`, and where activations have few bits, with channels moved,
+    and for `best` in finer bands.
 
     The ways of `best` begin with `balanced` itself, so that it is taken where nothing does better. Units are not
     descended on where activations have few bits: the whole network, which all of `best` ends with, gains more there.
     """
-    effort, target, plain = job.request.effort, job.target, graph
+    effort, target, plain, given = job.request.effort, job.target, graph, recipe
     if target.is_integer and effort != "fast":
         graph, recipe = banded(graph, recipe, target, calibration, notes, job.progress)
         if activation_bits(graph, target, recipe) <= FEW_BITS:
             graph = migrated(graph, recipe, target, calibration, notes, job.progress)
 
-    def item(graph: Graph, *ways: Way) -> Candidate:
+    def item(graph: Graph, recipe: Recipe, *ways: Way) -> Candidate:
         source = job.model.digest if graph is plain else digest(graph)
         return Candidate(with_narrow_copies(graph, recipe), recipe, source, ways)
 
     if effort != "best" or not target.is_integer:
-        return (item(graph, Way()),)
+        return (item(graph, recipe, Way()),)
     draws = [Way(f"balanced (draw {k + 1})", SETTINGS["balanced"], k) for k in range(DRAWS)]
     if activation_bits(graph, target, recipe) <= FEW_BITS:
-        return (item(graph, *draws),)
-    ways = item(graph, *draws, Way("with descent on units", SETTINGS["best"]))
+        return (item(graph, recipe, *draws),)
+    found = [item(graph, recipe, *draws, Way("with descent on units", SETTINGS["best"]))]
     moved = migrated(graph, recipe, target, calibration, notes, job.progress)
-    return (ways,) if moved is graph else (ways, item(moved, Way("with channels moved and descent on units")))
+    if moved is not graph:
+        found.append(item(moved, recipe, Way("with channels moved and descent on units")))
+    finer, rules = banded(plain, given, target, calibration, told := list[str](), job.progress, FINER)
+    if digest(finer) != digest(graph):
+        notes += [f"with finer bands: {note}" for note in told]
+        found.append(item(finer, rules, Way("with finer bands", SETTINGS["balanced"])))
+    return tuple(found)
 
 
 @exact_arithmetic()

@@ -3,8 +3,9 @@
     fast       ranges and bias correction, weighed on eight images, of whose large maps some rows are looked at; every
                weight is rounded to the nearest
     balanced   codes, scales and biases by second moments, layer by layer: minutes on two cores
-    best       balanced in several draws, and beside it with gradient descent on every unit and with channels moved:
-               the one that does best on images held out, from which the whole network is trained where bits are few
+    best       balanced in several draws, and beside it with gradient descent on every unit, with channels moved and in
+               finer bands: the one that does best on images held out, from which the whole network is trained where
+               bits are few
 
 What was learned is kept beside the calibration statistics unit by unit, so that an interrupted run goes on where it was.
 """

@@ -73,10 +73,8 @@ def trained_whole(
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
     material = unlabelled(seen, held, run, rounds)
-    usual = seen.weigh is not None
-    loss = None if usual else loss_of(graph, seen, task)
-    judge = None if usual else judge_of(graph, seen, task)
-    follows = Follows(graph, loss, judge, _hints(graph, plan), HINT_WEIGHT)
+    loss = None if seen.weigh is not None else loss_of(graph, seen, task)  # a detector follows detections
+    follows = Follows(graph, loss, judge_of(graph, seen, task), _hints(graph, plan), HINT_WEIGHT)
     trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 

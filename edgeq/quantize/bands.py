@@ -23,16 +23,31 @@ from edgeq.quantize.sensitivity import Objective, backward_passes
 from edgeq.quantize.structure import Structure
 from edgeq.reference.interpret import Device
 
-MOST_BANDS = 4
-LEAST_FACTOR = 2.0
-"""Another band must divide the noise of a stretch by this."""
-
 LEAST_CHANNELS = 4
 """In a band: kernels work on several channels at once."""
 
 _OWN_STEPS = 127
 _INSIDE = 0.999
 """Share of a channel's elements that its reach holds: what is rarer is clipped."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What bands must be worth: how much `noise` those of a stretch take away, as a share of the outputs' power, by which
+    `factor` another one divides the noise of the stretch, and how many there are at `most`."""
+
+    noise: float = 1e-3
+    factor: float = 2.0
+    most: int = 4
+
+    @property
+    def promise(self) -> float:
+        """What is foretold of bands worth a trial: it is of the right size, and most networks need no trial."""
+        return self.noise / 4
+
+
+USUAL = Worth()
+"""30 dB below the outputs noise costs no accuracy."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +132,16 @@ def promise(channels: Channels, bands: Bands) -> float:
     return channels.whole_noise - sum(map(channels.noise, bands))
 
 
-def best_bands(channels: Channels, least: int = LEAST_CHANNELS) -> Bands | None:
+def best_bands(channels: Channels, least: int = LEAST_CHANNELS, worth: Worth = USUAL) -> Bands | None:
     """The fewest bands of at least `least` channels each after which another one would not pay; None if one is enough."""
     size = channels.reach.shape[1]
     orders = [np.argsort(row, kind="stable").tolist() for row in channels.reach]
     runs = [_run_noise(channels, order, least) for order in orders] if size >= 2 * least else []
     best, noise = None, channels.whole_noise
-    for count in range(2, min(MOST_BANDS, size // least) + 1):
+    for count in range(2, min(worth.most, size // least) + 1):
         cuts = [_cut(order, noises, count) for order, noises in zip(orders, runs, strict=True)]
         total, found = min((sum(map(channels.noise, bands)), bands) for bands in cuts)
-        if total * LEAST_FACTOR <= noise:
+        if total * worth.factor <= noise:
             best, noise = found, total
     return best
 

@@ -11,6 +11,7 @@ import pytest
 from edgeq.datasets.preprocess import Preprocess
 from edgeq.emit.onnx import build_model, to_bytes
 from edgeq.flow.banding import banded
+from edgeq.flow.effort import SETTINGS
 from edgeq.flow.inputs import CalibrationSet, InputRule, calibration_set
 from edgeq.flow.ranges import quantize
 from edgeq.flow.statistics import inputs_of
@@ -18,6 +19,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Editor, Graph, Type
 from edgeq.passes.lower import lower
 from edgeq.progress import silent
+from edgeq.quantize.refine import Settings
 from edgeq.recipe import Formats, Recipe, Rule
 from edgeq.reference.interpret import run
 from edgeq.target import Target
@@ -28,11 +30,11 @@ WIDE, NARROW = 6, 12
 TARGET = replace(find_target("rpi-int8"), kernels="exact", rounding="single")
 
 
-def uneven() -> Graph:
-    """A separable block: a few channels reach fifty times as far as the others, which the output depends on as much."""
+def uneven(ratio: float = 50.0) -> Graph:
+    """A separable block: a few channels reach `ratio` times as far as the others, which the output depends on as much."""
     rng = np.random.default_rng(0)
     channels = WIDE + NARROW
-    spread = np.array([50.0] * WIDE + [1.0] * NARROW)
+    spread = np.array([ratio] * WIDE + [1.0] * NARROW)
     editor = Editor("net", ("x",), {"x": Type((1, 3, 32, 32))})
 
     def conv(x: o.Value, out: o.Value, weight: np.ndarray, groups: int = 1) -> None:  # type: ignore[type-arg]
@@ -76,6 +78,25 @@ def test_bands_lower_the_noise_of_the_lowered_network() -> None:
     after = noise(found, graph, rules, TARGET, calibration)
     assert before > 1e-4
     assert after < before / 2
+
+
+def test_best_tries_finer_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(SETTINGS, "best", Settings())
+    model, _ = build_model(uneven(5), "onnxruntime")
+    Path("net.onnx").write_bytes(to_bytes(model))
+    write_noise_images(tmp_path / "images", 16)
+    command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--json", "--out", "run")
+    ran = edgeq(*command, "--weights", "int8", "--activations", "int8", "--effort", "best")
+    assert ran.exit == 0, ran.stderr
+    usual, finer = (note for note in ran.document["notes"] if "channels computed in bands" in note)
+    assert finer.startswith("with finer bands: ") and finer.count(" + ") > usual.count(" + ")
+    (note,) = (note for note in ran.document["notes"] if note.startswith("loss on"))
+    losses = {name: float(loss) for name, _, loss in (t.rpartition(" ") for t in note.split(": ")[1].split(", "))}
+    assert losses["with finer bands"] < losses["balanced (draw 1)"]
+    bands = {item["key"] for item in ran.document["layers"] if ".band" in item["key"]}
+    assert any(".band2" in key for key in bands) == (min(losses, key=losses.__getitem__) == "with finer bands")
 
 
 def test_even_channels_stay_together() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.passes.bands import stretches
-from edgeq.quantize.bands import Channels, _cut, _run_noise, best_bands, measure_channels
+from edgeq.quantize.bands import Channels, Worth, _cut, _run_noise, best_bands, measure_channels
 from edgeq.quantize.sensitivity import Objective
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Recipe
@@ -42,6 +42,16 @@ def test_there_are_bands_where_narrow_channels_matter_and_none_where_all_are_ali
     assert best_bands(Channels(np.ones((1, 12)), importance)) is None
     assert best_bands(Channels(reach, importance), least=7) is None
     assert best_bands(Channels(np.array([[100.0] * 4 + [1.0] * 8]), np.array([[1.0] * 4 + [1e-9] * 8]))) is None
+
+
+def test_there_are_more_bands_where_a_smaller_gain_is_asked() -> None:
+    reach = np.array([[100.0] * 4 + [3.0] * 4 + [2.0] * 4 + [1.0] * 4])
+    channels = Channels(reach, np.array([[1e-3] * 4 + [1.0] * 12]))
+    usual, finer = best_bands(channels), best_bands(channels, worth=Worth(factor=1.05))
+    assert usual is not None and finer is not None
+    assert (len(usual), len(finer)) == (2, 4)
+    most = best_bands(channels, worth=Worth(factor=1.05, most=2))
+    assert most is not None and len(most) == 2
 
 
 def test_reach_is_what_a_function_leaves_of_a_channel() -> None:
