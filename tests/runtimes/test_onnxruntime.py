@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeq.emit.onnx import build_model, to_bytes
@@ -118,3 +119,28 @@ def test_calls_in_turn() -> None:
     assert "".join(seen) == "ab" * 5
     assert wall.shape == cpu.shape == (3, 2)
     assert (wall > 0).all() and (cpu >= 0).all()
+
+
+def test_sums_of_bytes_do_not_saturate() -> None:
+    """Products of 255 and 127 in pairs exceed 16 bits; two layers share their weights."""
+    weight = onnx.numpy_helper.from_array(np.full((8, 16, 1, 1), 127, np.int8), "w")
+    numbers = {"one": np.float32(1), "zero": np.uint8(0), "large": np.float32(2048)}
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
+    node, nodes = onnx.helper.make_node, []
+    nodes += [
+        node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "one", "zero"], ["r"]),
+    ]
+    for name in "ab":
+        nodes += [
+            node("DequantizeLinear", ["w", "one"], [f"{name}.w"]), node("Conv", ["r", f"{name}.w"], [f"{name}.sum"]),
+            node("QuantizeLinear", [f"{name}.sum", "large", "zero"], [f"{name}.q"]),
+            node("DequantizeLinear", [f"{name}.q", "large", "zero"], [name]),
+        ]  # fmt: skip
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in
+             [("x", (1, 16, 4, 4)), ("a", (1, 8, 4, 4)), ("b", (1, 8, 4, 4))]]  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, "sums", ports[:1], ports[1:], [weight, *constants])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    found = OnnxRuntime(model.SerializeToString(), threads=1).run({"x": np.full((1, 16, 4, 4), 255, np.float32)})
+    wanted = 2048 * round(16 * 255 * 127 / 2048)
+    assert wanted > 2 * 16 * 32767 / 4 and all((part == wanted).all() for part in found.values()) and len(found) == 2
