@@ -1,6 +1,7 @@
 """Other tools' training under rounding: modules for scripts/bench-qat (steps) and scripts/bench-qat-accuracy.
 
-Each is set up as its own documentation does for these formats, with first and last layers in eight bits.
+Each is set up as its own documentation does for these formats, with eight bits for first and last layers and for what
+the first give.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def brevitas_resnet20(model: ResNet20, weight_bits: int, activation_bits: int) -
             if isinstance(child, nn.Conv2d | nn.Linear):
                 setattr(parent, name, swapped(child, 8 if child in ends else weight_bits))
             elif isinstance(child, nn.ReLU):
-                wide = parent is model.layer3[2] and name == "relu2"  # read by the last layer
+                wide = child is model.relu or child is model.layer3[2].relu2  # of the first layer, read by the last
                 bits = 8 if wide else activation_bits
                 setattr(parent, name, qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=bits))
     return model
@@ -134,7 +135,7 @@ def torch_ao_resnet20(model: ResNet20, weight_bits: int, activation_bits: int, s
 
     mapping = QConfigMapping().set_global(config(weight_bits, activation_bits))
     for name in ("conv1", "linear"):
-        mapping = mapping.set_module_name(name, config(8, 8 if name == "linear" else activation_bits))
+        mapping = mapping.set_module_name(name, config(8, 8))
     found: nn.Module = prepare_qat_fx(model.train(), mapping, (sample,))
     return found
 

@@ -1,7 +1,7 @@
 """What a recipe asks of formats: a default for all operators, first and last layers apart, and what a target holds.
 
 Layers that read the input or compute an output suffer most from few bits and cost little, so they keep eight bits
-unless a rule names them.
+unless a rule names them: in what they read, their weights and what they give.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from glob import escape
 
 import numpy as np
 
-from edgeq.catalogue import NAMED, short_name
+from edgeq.catalogue import NAMED, KMeans, Nupes, short_name
 from edgeq.errors import UnsupportedError
 from edgeq.formats import (
     INT8,
@@ -31,7 +31,7 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.held import is_own, kept_table, table_type
 from edgeq.quantize.fitted import fitted_family, fitted_rules, rules_of, stand_in
-from edgeq.quantize.operators import is_expectation, is_weighted, weight_of
+from edgeq.quantize.operators import is_expectation, is_weighted, moves_codes, weight_of
 from edgeq.quantize.structure import analyse
 from edgeq.recipe import Formats, Recipe, Rule, activation_format, weight_format
 from edgeq.target import Target
@@ -67,19 +67,30 @@ def with_formats(recipe: Recipe, asked: Asked, graph: Graph, target: Target) -> 
     )
     own = replace(every, weight=target.weight) if every.weight is None and target.is_integer else every
     own = own if family is None else replace(own, weight=stand_in(family))
-    found, notes = with_spared_ends(replace(recipe, rules=(*recipe.rules, *named)), own, graph, target)
-    if family is not None:
-        found = replace(found, rules=(*found.rules, *fitted_rules("*", family, every, graph)))
-    if every != Formats():
-        found = replace(found, rules=(*found.rules, Rule("*", every)))
+    start = replace(recipe, rules=(*recipe.rules, *named))
+    found, notes = with_spared_ends(start, own, graph, target)
+    behind = [value for value in _behind_first(graph, start) if found.formats_of(value) is None]
+    if behind and own.activation is not None and bits_of(own.activation) < 8:
+        notes.append(f"what first layers give is read in 8 bits: {_listed(behind)}")
+        for value in behind:
+            found = _with(found, escape(value), replace(every, activation=INT8), family, graph)
+    found = _with(found, "*", every, family, graph)
     check_formats(graph, target, found)
     return found, notes + held_notes(graph, target, found)
+
+
+def _with(recipe: Recipe, pattern: str, formats: Formats, family: KMeans | Nupes | None, graph: Graph) -> Recipe:
+    """`recipe` followed by a rule, where a family is asked for with a table of its own for every layer."""
+    fitted = fitted_rules(pattern, family, formats, graph) if family is not None else ()
+    rule = (Rule(pattern, formats),) if formats != Formats() else ()
+    return replace(recipe, rules=(*recipe.rules, *fitted, *rule))
 
 
 def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Target) -> tuple[Recipe, list[str]]:
     """`recipe` followed by rules for first and last layers that it does not name, where `formats` have few bits."""
     spared = _spared(formats, target)
-    kept = [value for value in ends(graph) if spared != formats and recipe.formats_of(value) is None]
+    every = dict.fromkeys(value for values in ends(graph) for value in values)
+    kept = [value for value in every if spared != formats and recipe.formats_of(value) is None]
     rules = (Rule(escape(value), spared) for value in kept)
     return replace(recipe, rules=(*recipe.rules, *rules)), _notes(kept, spared)
 
@@ -87,8 +98,11 @@ def with_spared_ends(recipe: Recipe, formats: Formats, graph: Graph, target: Tar
 def _notes(kept: list[o.Value], spared: Formats) -> list[str]:
     if not kept:
         return []
-    names = ", ".join(kept[:6]) + (f" and {len(kept) - 6} more" if len(kept) > 6 else "")
-    return [f"first and last layers keep 8 bits ({spared}): {names}; --format 'NAME=w4a4' decides otherwise"]
+    return [f"first and last layers keep 8 bits ({spared}): {_listed(kept)}; --format 'NAME=w4a4' decides otherwise"]
+
+
+def _listed(names: list[o.Value]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _spared(formats: Formats, target: Target) -> Formats:
@@ -101,8 +115,8 @@ def _spared(formats: Formats, target: Target) -> Formats:
     return Formats(weight, INT8 if few else activation)
 
 
-def ends(graph: Graph) -> tuple[o.Value, ...]:
-    """Results of the weighted operators with no other weighted operator before them, or none behind them."""
+def ends(graph: Graph) -> tuple[list[o.Value], list[o.Value]]:
+    """Results of the weighted operators with no other weighted operator before them, and of those with none behind them."""
     weighted = [op for op in graph.ops if _counts(op, graph)]
     before: set[o.Value] = set()
     for op in graph.ops:
@@ -114,7 +128,23 @@ def ends(graph: Graph) -> tuple[o.Value, ...]:
             behind.update(o.operands(op))
     first = [o.results(op)[0] for op in weighted if not any(value in before for value in o.operands(op))]
     last = [o.results(op)[0] for op in weighted if o.results(op)[0] not in behind]
-    return tuple(dict.fromkeys((*first, *last)))
+    return first, last
+
+
+def _behind_first(graph: Graph, recipe: Recipe) -> list[o.Value]:
+    """Results of the weighted operators that read, as it is or through functions, moves and pools, what first layers
+    give of which `recipe` does not speak."""
+    first = (value for value in ends(graph)[0] if recipe.formats_of(value) is None)
+    given = set(first)
+    found = []
+    for op in graph.ops:
+        if given.isdisjoint(o.operands(op)):
+            continue
+        if _counts(op, graph):
+            found.append(o.results(op)[0])
+        elif isinstance(op, o.Apply | o.Mul | o.AveragePool) or moves_codes(op):
+            given.update(o.results(op))
+    return found
 
 
 def _counts(op: o.Op, graph: Graph) -> bool:

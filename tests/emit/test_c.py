@@ -63,7 +63,7 @@ def test_random_networks_equal_the_reference(graph: Graph) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(code_nets(12, transformers=True))
 def test_many_random_networks_equal_the_reference(graph: Graph) -> None:
     for name in C_TARGETS:

@@ -58,13 +58,25 @@ def test_more_bits_are_more_exact() -> None:
 
 def test_first_and_last_layers_are_spared_unless_named() -> None:
     structure, notes = structured(Asked("int4", "int4"))
-    assert ends(residual()) == ("stem", "last")
+    assert ends(residual()) == (["stem"], ["last"])
     assert [bits_of(structure.weights[name]) for name in LAYERS] == [8, 4, 4, 8]
-    assert len(notes) == 1 and "stem, last" in notes[0]
+    assert len(notes) == 2 and "stem, last" in notes[0] and notes[1].endswith(": left")
     named, notes = structured(Asked("int4", "int4", ("last=w4a4", "right=w6a8")))
     assert [bits_of(named.weights[name]) for name in LAYERS] == [8, 4, 6, 4]
     assert "stem" in notes[0] and "last" not in notes[0].split(":")[1]
     assert structured(Asked("int8", "int8"))[1] == []
+
+
+def test_what_first_layers_give_is_read_in_eight_bits_unless_named() -> None:
+    """As reconstruction's papers have it; the readers' weights are as asked for, also of a family."""
+
+    def read(*rules: str, weights: str = "int4") -> int:
+        structure, _ = structured(Asked(weights, "int4", rules))
+        assert bits_of(structure.weights["left"]) == 4 and bits_of(structure.formats[structure.key["left.relu"]]) == 4
+        return bits_of(structure.formats[structure.key.get("stem.relu.narrow", "stem.relu")])
+
+    assert read() == read(weights="kmeans4") == 8
+    assert read("left=w4a4") == read("stem=w8a8") == 4
 
 
 def test_pixels_are_read_as_integers_where_minifloats_are_asked() -> None:
@@ -87,7 +99,7 @@ def test_the_first_rule_that_matches_decides() -> None:
 
 
 def test_sums_keep_what_convolutions_read_in_few_bits() -> None:
-    structure, _ = structured(Asked("int4", "int4"))
+    structure, _ = structured(Asked("int4", "int4", ("left=w4a4",)))
     by_value = {value: structure.formats[key] for value, key in structure.key.items()}
     assert by_value["stem.relu.narrow"] == Int(4) and by_value["left.relu"] == Int(4)
     assert by_value["stem.relu"] == Int(16) and by_value["x"] == Int(8)
@@ -159,7 +171,7 @@ def test_every_format_is_held_or_refused_in_one_line(target: Target) -> None:
 
 def test_activations_of_layers_in_tables() -> None:
     """A copy of what layers read, unsigned where nothing negative comes; sums keep the wide value; others say which."""
-    structure, _ = structured(Asked("int8", "e2m3", ("last=w8a8",)))
+    structure, _ = structured(Asked("int8", "e2m3", ("last=w8a8", "left=int8/e2m3")))
     found = {key: str(format_) for key, format_ in structure.formats.items() if key.endswith(".narrow")}
     assert found == {"stem.relu.narrow": "ue2m4", "left.relu.narrow": "ue2m4"}
     assert structure.formats[structure.key["stem.relu"]] == Int(16)
