@@ -211,7 +211,7 @@ def check_c(meant: Graph) -> None:
 @pytest.mark.parametrize("name", ["e2m1", "e2m4", "post4", "pot4"])
 def test_activations_in_tables(name: str) -> None:
     """What layers read as minifloats (unsigned behind a ReLU) or powers: C holds their levels, byte by byte the same."""
-    meant = formats_quantized(Asked("post4", name, ("right=e2m3/int8",)), C)
+    meant = formats_quantized(Asked("post4", name, ("right=e2m3/int8", f"left=post4/{name}")), C)
     found = {str(type_.format).split(":")[0] for value, type_ in meant.types.items() if value.endswith(".narrow")}
     table = {"e2m1": {"e2m1", "ue2m2"}, "e2m4": {"e2m4", "ue2m5"}}.get(name, {name})
     assert found & table
@@ -221,8 +221,8 @@ def test_activations_in_tables(name: str) -> None:
 @pytest.mark.parametrize("make", [small_network, small_transformer])
 def test_activations_in_tables_in_every_kernel(make: Callable[[], Graph]) -> None:
     """Beside weights of wide levels; products of two activations stay integers."""
-    meant = formats_quantized(Asked("e3m2", "e2m3"), C, separate(make()))
-    assert sum(value.endswith(".narrow") for value in meant.types) >= 6
+    meant = formats_quantized(Asked(rules=("*=e3m2/e2m3",)), C, separate(make()))
+    assert sum(value.endswith(".narrow") for value in meant.types) >= 9
     check_c(meant)
 
 
