@@ -43,8 +43,7 @@ MOST_ROUNDS = 80
 BATCH_VALUES = 1 << 26
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
 RATE = 3e-3
-"""Peak of the learning rate where the outputs are all noise, for the largest batches, with weights counted by their usual
-size."""
+"""Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 1e-4
 HINT_LAYERS, HINT_WEIGHT = 3, 5.0
 """Blocks of up to so many layers are led by what leaves them, too, which counts so much beside the outputs."""
@@ -101,7 +100,6 @@ def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Trainin
     values = _values(graph)
     shown = min(int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN)), MOST_ROUNDS * images)
     batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
-    rate = max(LEAST_RATE, rate * (batch / LARGEST_BATCH) ** 0.5)  # steps are as noisy as their batches are small
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
     return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed), rounds

@@ -17,7 +17,7 @@ from edgeq.flow.statistics import inputs_of
 from edgeq.flow.training import Training, TrainingRun
 from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
-from edgeq.flow.whole import LEAST_RATE, _options, _rate, trained_whole
+from edgeq.flow.whole import LEAST_RATE, _rate, trained_whole
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.lower import lower
@@ -121,12 +121,3 @@ def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
     _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
     held = images.parted()[1]
     assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.01
-
-
-def test_steps_are_smaller_where_batches_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, _ = network()
-    many, _ = _options(graph, 100, 2e-3, 0)
-    monkeypatch.setattr("edgeq.flow.whole.BATCH_VALUES", 1)
-    few, _ = _options(graph, 100, 2e-3, 0)
-    assert (many.batch, few.batch) == (32, 8) and many.rate == 2e-3 == pytest.approx(2 * (few.rate or 0))
-    assert _options(graph, 100, 1.5 * LEAST_RATE, 0)[0].rate == LEAST_RATE
