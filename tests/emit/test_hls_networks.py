@@ -172,7 +172,7 @@ def _case(at: Whole, what: str, folder: Path) -> None:
 
 ALL = (*TARGETS, *TURNS)
 OFTEN = {
-    **dict.fromkeys(("depth", "resnet8"), ALL),
+    "depth": ALL, "resnet8": tuple(TURNS),
     "classifier": ("fpga-fx8",), "detector": ("fpga-int4",), "resnet20": ("turn-2",),
 }  # fmt: skip
 """What is compared whenever tests run; the rest where `-m whole` asks for the whole matrix."""

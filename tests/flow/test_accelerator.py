@@ -51,7 +51,7 @@ CASES: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "rounded": (write_small_classifier, {"target": "onnx-int8", "effort": "fast", "data": "images"}),
     "learned": (write_small_classifier, {"formats": W4A8, "effort": "balanced"}),
     "descent": (write_small_classifier, {"formats": W4A8, "effort": "best"}),
-    "tables": (write_small_classifier, {"formats": Asked("post4", "e2m3"), "effort": "balanced"}),
+    "tables": (write_small_classifier, {"formats": Asked(rules=("*=post4/e2m3",)), "effort": "balanced"}),
     "bands": (write_uneven, {"target": "rpi-int8", "effort": "best", "float_share": 0.0}),
     "lifted": (write_uneven, {"target": "onnx-int8", "effort": "balanced"}),
     "modes": (write_small_classifier, {"calibration": ModeRequest("auto"), "effort": "fast"}),

@@ -103,7 +103,7 @@ def test_few_images_are_told_where_activations_have_few_bits(place: Path, monkey
     monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 40)
     for bits in (4, 8):
         command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--effort", "best")
-        ran = edgeq(*command, "--weights", "int4", "--activations", f"int{bits}", "--out", f"few{bits}", "--json")
+        ran = edgeq(*command, "--format", f"*=w4a{bits}", "--out", f"few{bits}", "--json")
         assert ran.exit == 0, ran.stderr
         notes = [note for note in ran.document["notes"] if "with the whole network trained" in note]
         few = [note for note in ran.document["notes"] if note.startswith("12 calibration images are few")]
