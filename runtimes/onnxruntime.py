@@ -9,9 +9,7 @@ otherwise, up to 100 codes off.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from edgeq.errors import UnsupportedError, UsageError
+from edgeq.runtimes.device.bench import saturates
 from edgeq.runtimes.latency import MEASURED_RUNS, WARM_UP_RUNS, Latency, measure_latency
 
 Array = NDArray[np.generic]
@@ -68,7 +67,7 @@ class OnnxRuntime:
         if not isinstance(source, bytes) and not Path(source).is_file():
             raise UsageError("there is no such ONNX file", value=source)
         content = source if isinstance(source, bytes) else str(source)
-        if _saturates() and (own := _with_own_bytes(source)) is not None:
+        if saturates() and (own := _with_own_bytes(source)) is not None:
             content = own
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
@@ -126,13 +125,6 @@ class OnnxRuntime:
         """One run on `inputs`, checked beforehand, as a function to be timed."""
         feeds = self._checked(inputs)
         return lambda: self._session.run(self.outputs, feeds)
-
-
-@cache
-def _saturates() -> bool:
-    """Whether this machine's ONNX Runtime adds products of unsigned and signed bytes in 16 bits."""
-    flags = Path("/proc/cpuinfo")
-    return platform.machine() in ("x86_64", "AMD64") and flags.is_file() and "vnni" not in flags.read_text()
 
 
 def _with_own_bytes(source: str | Path | bytes) -> bytes | None:

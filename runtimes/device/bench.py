@@ -255,13 +255,13 @@ def loaded(ort: Any, artifact: str, options: Any) -> Any:
 
     There it refuses a file whose constants several nodes share, which then runs as other programs would run it.
     """
-    try:
-        if saturates():
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        return ort.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-    except Exception:  # ONNX Runtime's own exceptions have no common base but Exception
-        options.add_session_config_entry("session.x64quantprecision", "0")
-        return ort.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return ort.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+        except Exception:  # ONNX Runtime's own exceptions have no common base but Exception
+            options.add_session_config_entry("session.x64quantprecision", "0")
+    return ort.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
 
 
 def saturates() -> bool:
