@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from edgeq.cli.group import main
-from edgeq.cli.options import finish, model_options, output_options, progress_bar, study_options, use_threads
+from edgeq.cli.options import (
+    finish,
+    model_options,
+    output_options,
+    progress_bar,
+    raw_head_option,
+    study_options,
+    use_threads,
+)
 
 
 @main.command()
@@ -69,7 +77,7 @@ def lint(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None, mo
 @click.option(
     "--fps", type=click.FloatRange(0, min_open=True), help="Frames a second [the most that all formats reach]."
 )
-@click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding.")
+@raw_head_option
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: runs/edgeq/MODEL-explore).")
 @model_options
 @output_options

@@ -19,6 +19,7 @@ from edgeq.cli.options import (
     model_options,
     output_options,
     progress_bar,
+    raw_head_option,
     study_options,
     use_threads,
 )
@@ -78,7 +79,7 @@ def _export(ctx: click.Context, as_json: bool, quiet: bool, threads: int | None,
 @format_options
 @budget_options
 @click.option("--float-share", type=click.FloatRange(0, 1), help="Share of the work that may stay in float [target's].")
-@click.option("--raw-head", is_flag=True, help="Outputs of the head before decoding, with the decode as data.")
+@raw_head_option
 @click.option("--max-ram-kb", type=click.FloatRange(0), help="Fail (exit 4) if the arena of generated C is larger.")
 @click.option("--max-flash-kb", type=click.FloatRange(0), help="Fail (exit 4) if constants of generated C take more.")
 @click.option("--fpga", metavar="BOARD", help="The FPGA board whose resources a design may use [pynq-z2].")
@@ -179,6 +180,7 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 )
 @click.option("--patience", type=click.IntRange(1), help="End after so many epochs without a better state.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End after this time; the schedule fits it.")
+@raw_head_option
 @calibration_options
 @format_options
 @budget_options

@@ -96,6 +96,12 @@ def effort_option(command: Command) -> Command:
     return click.option("--effort", type=efforts, help=text)(command)
 
 
+def raw_head_option(command: Command) -> Command:
+    """A detector without its decoding."""
+    text = "Outputs of the head before decoding, with the decode as data."
+    return click.option("--raw-head", is_flag=True, help=text)(command)
+
+
 def format_options(command: Command) -> Command:
     """Formats by operator."""
     for option in reversed(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from edgeq.calibrate import cache
 from edgeq.emit.artifact import GRAPH_FILE, Artifact, output_folder, to_json
@@ -180,8 +182,9 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
     request = job.request
     assert request.training is not None and request.train_data is not None
     lowered = lower(graph, plan)
+    _try_to_write(job, lowered)
     if job.data is not None and is_first():
-        before = {UNTRAINED: interpreter_run(lowered, job.device)}
+        before = {UNTRAINED: _reference_run(job, lowered)}
         report.rows += measure(job.data, job.rule, job.model.metadata, before, job.progress)
     images = training_set(request.train_data, job.rule, job.task)
     state = None
@@ -192,10 +195,28 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
             images=[sample.path.name for sample in images.samples],  # folders of scenes and of archives change
             settings={**request.training.deciding(), "data": named(request.train_data), "plan": digest(lowered)},
         )
-    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales, job.device)
-    trained = train(graph, plan, images, calibration.weigh, run, job.progress)
+    decode = job.head.decode if job.head else None
+    run = TrainingRun(request.training, job.rule.preprocess, state, job.target.half_scales, job.device, decode)
+    weigh = calibration.weigh if decode is None else weigh_for_task(job.task, job.model, job.whole)
+    trained = train(graph, plan, images, weigh, run, job.progress)
     report.notes += trained.notes
     return trained
+
+
+def _try_to_write(job: Job, lowered: Graph) -> None:
+    """Raise what writing would raise behind the training, since that does not change which operators there are."""
+    with TemporaryDirectory() as folder:
+        held = as_held(lowered, job.target)
+        held = without_idle_channels(held).graph if job.target.emitter == "c" else held
+        emitter_of(job.target)(held, job.target, Path(folder) / "trial", job.model.name, {}, {}, {})
+
+
+def _reference_run(job: Job, lowered: Graph) -> Run:
+    """The integer graph in the reference, decoded where the head is raw."""
+    run = interpreter_run(lowered, job.device)
+    if job.head is None:
+        return run
+    return decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])
 
 
 def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGood | None:
@@ -208,10 +229,8 @@ def _accuracy_gate(job: Job, graph: Graph, calibration: CalibrationSet) -> IsGoo
         split = with_narrow_copies(graph, recipe)
         item = Candidate(split, recipe, job.model.digest)
         lowered = lower(split, quantized(job, item, item.ways[0], calibration).plan)
-        run = interpreter_run(lowered, job.device)
-        if job.head is not None:
-            run = decoded_run(run, job.head.decode, [lowered.types[value] for value in lowered.outputs])
-        runs: dict[str, Run] = {FP32: runtime_run(float_runtime(job.whole, request.threads)), REFERENCE: run}
+        float_run = runtime_run(float_runtime(job.whole, request.threads))
+        runs: dict[str, Run] = {FP32: float_run, REFERENCE: _reference_run(job, lowered)}
         trial = Report("trial", rows=measure(data, job.rule, job.model.metadata, runs, job.progress))
         apply_accuracy_budget(trial, request.max_drop)
         return trial.exit == 0

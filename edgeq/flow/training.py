@@ -18,13 +18,18 @@ from edgeq.quantize.plan import Plan
 
 USUAL_RATE = 1e-2
 USUAL_STEPS = 400
+LONG_RATE = 2e-2
 MEANING = 2
 """Counts up when the same options come to mean another training, so that no state of the old one goes on in the new."""
 
 
 def usual_rate(steps: int) -> float:
-    """A learning rate for so many steps: short trainings cannot take back what large steps disturb (QAT.md)."""
-    return USUAL_RATE * min(1.0, math.sqrt(steps / USUAL_STEPS))
+    """A learning rate for so many steps: short trainings cannot take back what large steps disturb (QAT.md).
+
+    It goes with the root of the steps up to USUAL_STEPS, with their third root from there, and is LONG_RATE at most.
+    """
+    share = steps / USUAL_STEPS
+    return min(LONG_RATE, USUAL_RATE * (math.sqrt(share) if share < 1 else share ** (1 / 3)))
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,11 @@ class Trained:
 @dataclass(frozen=True)
 class TrainingRun:
     """How and where: the options, how images enter, the file that holds the state (None to keep none), whether scales
-    must fit half precision, and the device."""
+    must fit half precision, the device, and what decodes the outputs before a detector is judged by them (None: nothing)."""
 
     training: Training
     preprocess: Any
     state: Path | None
     half_scales: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    decode: Graph | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgeq.flow.training_step import Step
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
-from edgeq.quantize.distill import Follows, Teacher, classification_loss, noise
+from edgeq.quantize.distill import Exact, Follows, Teacher, classification_loss, noise
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
@@ -56,7 +56,8 @@ class Loop:
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
-        self.objective, self.weigh = objective_of(plan.structure, weigh), weigh
+        self.decode = None if run.decode is None else Exact(run.decode, self.device)
+        self.objective = objective_of(plan.structure, weigh if self.decode is None else None)
         self.follows = follows or Follows(graph)
         self.watched = Objective((*self.objective.outputs, *self.follows.hints))
         self.teacher = Teacher(self.follows.teacher, self.watched, self.device)
@@ -115,11 +116,14 @@ class Loop:
         """Boxes and scores, from the teacher's and in equal parts from the labels; the noise where the integer part ends."""
         count = len(self.module.graph.outputs)
         inner = Objective(self.objective.outputs[count:], relative_power)
-        distance = detection_distance(head, wanted[:count], found[:count])
+        goal, rows = (self._decoded(part[:count]) for part in (wanted, found))
+        distance = detection_distance(head, goal, rows)
         if truth is not None:
-            size = self.run.preprocess.size
-            distance = (distance + label_distance(head, wanted[:count], found[:count], truth, size)) / 2
+            distance = (distance + label_distance(head, goal, rows, truth, self.run.preprocess.size)) / 2
         return distance + noise(inner, wanted[count:], found[count:]) if inner.outputs else distance
+
+    def _decoded(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return outputs if self.decode is None else self.decode(outputs)
 
     @torch.no_grad()
     def _gives_probabilities(self) -> bool:

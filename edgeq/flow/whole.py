@@ -27,8 +27,9 @@ from edgeq.ir.ops import Value
 from edgeq.passes.batch import Batches
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress
-from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distance import squared_error, weighed
 from edgeq.quantize.distill import Follows
+from edgeq.quantize.grids import Strategy
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.units import units
@@ -42,9 +43,13 @@ MOST_ROUNDS = 80
 """No image is shown more often, since few images are learned by heart."""
 BATCH_VALUES = 1 << 26
 SMALLEST_BATCH, LARGEST_BATCH = 8, 32
-RATE = 3e-3
+ON_GPU = 8
+"""So many times as many values are shown there, and in a batch, which still takes a fraction of the time."""
+RATE = 1.5e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 1e-4
+LEARNED = Strategy(weight_scales=False)
+"""Scales of weights move a whole channel at every step, and few images do not say where to (ACCURACY.md)."""
 HINT_LAYERS, HINT_WEIGHT = 3, 5.0
 """Blocks of up to so many layers are led by what leaves them, too, which counts so much beside the outputs."""
 
@@ -67,14 +72,13 @@ def trained_whole(
     """
     if not Batches(graph).axes:
         return graph, found
-    options, rounds = _options(graph, len(seen.images), _rate(graph, found.plan, held), seed)
+    options, rounds = _options(graph, seen, _rate(graph, found.plan, held), seed)
     start, plan = with_latents(graph, found.plan)
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
     material = unlabelled(seen, held, run, rounds)
-    loss = None if seen.weigh is not None else loss_of(graph, seen, task)  # a detector follows detections
-    follows = Follows(graph, loss, judge_of(graph, seen, task), _hints(graph, plan), HINT_WEIGHT)
+    follows = Follows(graph, loss_of(graph, seen, task), judge_of(graph, seen, task), _hints(graph, plan), HINT_WEIGHT)
     trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 
@@ -89,20 +93,22 @@ def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
     """A peak rate at which steps disturb the outputs in proportion to the error that they have before.
 
     What a step does to the outputs goes with the rate, and the error with the root of its square: a network that is
-    nearly right would only be shaken by steps that another one needs (ACCURACY.md).
+    nearly right would only be shaken by steps that another one needs (ACCURACY.md). Pixels of boxes would hide the error
+    of a detector's scores, so that its elements count as detections do.
     """
-    error = mean_loss(graph, plan, held, squared_error)
+    error = mean_loss(graph, plan, held, squared_error if held.weigh is None else weighed(held.weigh))
     return float(np.clip(RATE * error**0.5, LEAST_RATE, RATE))
 
 
-def _options(graph: Graph, images: int, rate: float, seed: int) -> tuple[Training, int]:
-    """How to train on so many images, and how often an epoch shows each of them."""
-    values = _values(graph)
-    shown = min(int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN)), MOST_ROUNDS * images)
-    batch = int(np.clip(BATCH_VALUES // values, SMALLEST_BATCH, LARGEST_BATCH))
+def _options(graph: Graph, seen: CalibrationSet, rate: float, seed: int) -> tuple[Training, int]:
+    """How to train on these images, and how often an epoch shows each of them."""
+    images, values, more = len(seen.images), _values(graph), ON_GPU if seen.device.type == "cuda" else 1
+    shown = int(np.clip(SHOWN_VALUES / values, LEAST_SHOWN, MOST_SHOWN)) * more
+    shown = min(shown, MOST_ROUNDS * images * (2 if more > 1 else 1))
+    batch = int(np.clip(BATCH_VALUES * more // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
-    return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed), rounds
+    return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed, learn=LEARNED), rounds
 
 
 def _values(graph: Graph) -> int:

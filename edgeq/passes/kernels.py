@@ -40,6 +40,8 @@ from edgeq.passes.orders import row_values
 from edgeq.reference.arithmetic import requantize
 
 WEIGHT_BITS = 8
+MOST_TOLD = 5
+"""So many of the operators that integers cannot compute are named."""
 
 
 def program(graph: Graph) -> Program:
@@ -74,10 +76,12 @@ class _Grouping:
             if not (is_port or id(op) in self.absorbed or o.results(op)[0] in inside or self._is_term(op)):
                 kernels.append(self._kernel(op))
         if self.problems:
+            told = list(dict.fromkeys(self.problems))
+            more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
             raise UnsupportedError(
                 "integers alone cannot compute this network",
                 where=self.graph.name,
-                value="; ".join(dict.fromkeys(self.problems)),
+                value="; ".join(told[:MOST_TOLD]) + more,
                 next_step="Cut a detector's decode off with --raw-head, or choose a target that keeps some in float, such as onnx-int8.",
             )
         return Program(self.graph, tuple(k for k in kernels if k), tuple(inputs), tuple(outputs), self.bits, self.rows)

@@ -39,27 +39,42 @@ class Follows:
     weight: float = 0.0
 
 
+class Exact:
+    """A real graph for any number of images; gradients pass through."""
+
+    def __init__(self, graph: Graph, device: torch.device) -> None:
+        self.graph, self.device = graph, device
+        self._interpreters: dict[int, Interpreter] = {}
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What comes out, of what enters, both in the graph's order."""
+        named = dict(zip(self.graph.inputs, inputs, strict=True))
+        return list(self.interpreter(inputs[0])(named).values())
+
+    def interpreter(self, first: Tensor) -> Interpreter:
+        """That of as many images as the `first` input holds."""
+        count = first.shape[0] // self.graph.types[self.graph.inputs[0]].shape[0]
+        if count not in self._interpreters:
+            self._interpreters[count] = Interpreter(with_batch(self.graph, count), self.device)
+        return self._interpreters[count]
+
+
 class Teacher:
     """The float network: gives the values of `objective` for a batch of images."""
 
     def __init__(self, graph: Graph, objective: Objective, device: torch.device) -> None:
-        self.graph, self.objective, self.device = graph, objective, device
-        self._interpreters: dict[int, Interpreter] = {}
+        self.graph, self.objective = Exact(graph, device), objective
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[o.Value, Tensor]) -> list[Tensor]:
         """Values of the objective's outputs, in order."""
-        name, tensor = next(iter(inputs.items()))
-        count = tensor.shape[0] // self.graph.types[name].shape[0]
-        if count not in self._interpreters:
-            self._interpreters[count] = Interpreter(with_batch(self.graph, count), self.device)
         found: dict[o.Value, Tensor] = {}
 
         def keep(value: o.Value, tensor: Tensor) -> None:
             if value in self.objective.outputs:
                 found[value] = tensor
 
-        self._interpreters[count](inputs, keep)
+        self.graph.interpreter(next(iter(inputs.values())))(inputs, keep)
         return [found[value] for value in self.objective.outputs]
 
 

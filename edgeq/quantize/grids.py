@@ -28,12 +28,14 @@ class Strategy:
 
     `offsets`: zero points of activations (LSQ+). `adaptive`: activations scaled for each image (ASQ). `binary_points`:
     scales are powers of two (QFX). `nested`: weights serve these widths besides their eight bits (Double Rounding).
+    Without `weight_scales` those of weights stay, unless they are one of these.
     """
 
     offsets: bool = False
     adaptive: bool = False
     binary_points: bool = False
     nested: tuple[int, ...] = ()
+    weight_scales: bool = True
 
     @classmethod
     def named(cls, names: str) -> Strategy:
@@ -61,7 +63,9 @@ class Strategy:
         if self.binary_points or isinstance(type_.format, Fixed):
             return BinaryGrid(type_, elements)
         whole = isinstance(type_.format, Int) and type_.format.bits == 8
-        return NestedGrid(type_, elements, self.nested) if self.nested and whole else Grid(type_, elements)
+        if self.nested and whole:
+            return NestedGrid(type_, elements, self.nested)
+        return Grid(type_, elements, learned=self.weight_scales)
 
 
 class OffsetGrid(Grid):

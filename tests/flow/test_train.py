@@ -18,6 +18,7 @@ from edgeq.calibrate.importance import DetectionWeights
 from edgeq.datasets.coco import BoxLabels, DetectionSet
 from edgeq.datasets.dataset import Dataset, Sample, UnlabelledSet
 from edgeq.datasets.detection import DetectionHead
+from edgeq.datasets.detection_distance import detection_distance, label_distance
 from edgeq.datasets.open import open_dataset
 from edgeq.datasets.preprocess import Preprocess
 from edgeq.datasets.scenes import write_dataset
@@ -31,10 +32,13 @@ from edgeq.flow.training_loop import Loop
 from edgeq.formats import INT4_NARROW, Int
 from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
+from edgeq.passes.heads import split_head
 from edgeq.passes.lower import lower
 from edgeq.quantize.asked import Asked
+from edgeq.quantize.distill import Teacher
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.sensitivity import Objective
 from edgeq.targets import find_target
 from tests.quantized import Net, inputs_of, planned
 
@@ -168,7 +172,10 @@ def test_labels_of_more_classes_than_the_network_has_are_refused(data: Dataset) 
         trained(replace(data, samples=(sample, *data.samples[1:])), None)  # type: ignore[type-var]
 
 
-def detector() -> tuple[Graph, Plan, DetectionWeights]:
+WEIGHTS = DetectionWeights(DetectionHead("yolov8", 3, (8,), outputs=(0, 1)), 32)
+
+
+def detector() -> Graph:
     """Three classes at 16 places; before training every box covers the middle."""
     from edgeq.ir import ops as o
 
@@ -180,8 +187,12 @@ def detector() -> tuple[Graph, Plan, DetectionWeights]:
     graph = net.graph(boxes, scores)
     last = next(op for op in graph.ops if isinstance(op, o.Conv) and op.out == "c")
     graph.constants[str(last.bias)][:] = [16, 16, 22, 22]  # type: ignore[index]
+    return graph
+
+
+def planned_in_few_bits(graph: Graph) -> tuple[Graph, Plan]:
     graph, _, plan = planned(graph, FEW, {"x": np.abs(inputs_of(graph)["x"])})
-    return graph, plan, DetectionWeights(DetectionHead("yolov8", 3, (8,), outputs=(0, 1)), 32)
+    return graph, plan
 
 
 def bright_boxes(folder: Path, classes: int = 3) -> DetectionSet:
@@ -197,11 +208,14 @@ def bright_boxes(folder: Path, classes: int = 3) -> DetectionSet:
     return DetectionSet("boxes", "detect", tuple(samples))
 
 
-def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> None:
-    graph, plan, weigh = detector()
-    labelled = bright_boxes(tmp_path)
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_detector_learns_from_its_teacher_and_from_labels(raw: bool, tmp_path: Path) -> None:
+    head = split_head(detector())
+    graph, plan = planned_in_few_bits(head.trunk if raw else detector())
+    decode = head.decode if raw else None
+    labelled, weigh = bright_boxes(tmp_path), WEIGHTS
     alone = UnlabelledSet("boxes", "detect", tuple(Sample(sample.path, None) for sample in labelled.samples))
-    run = TrainingRun(replace(STILL, epochs=25, rate=1e-2), Preprocess((32, 32)), None)
+    run = TrainingRun(replace(STILL, epochs=25, rate=1e-2), Preprocess((32, 32)), None, decode=decode)
     found = {data.task if data is labelled else None: train(graph, plan, data, weigh, run, lambda *_: None)
              for data in (labelled, alone)}  # fmt: skip
     both, teacher = found["detect"].history, found[None].history
@@ -209,6 +223,26 @@ def test_a_detector_learns_from_its_teacher_and_from_labels(tmp_path: Path) -> N
     assert both[-1]["loss"] < 0.95 * both[0]["loss"]
     with pytest.raises(DataError, match=r"more classes than the network has; at boxes; got 4; allowed: 3"):
         train(graph, plan, bright_boxes(tmp_path, 4), weigh, run, lambda *_: None)
+
+
+def test_a_raw_head_is_decoded_before_it_is_judged(tmp_path: Path) -> None:
+    whole, head = detector(), split_head(detector())
+    graph, plan = planned_in_few_bits(head.trunk)
+    assert len(head.decode.ops) >= 3 and graph.outputs != whole.outputs
+    run = TrainingRun(STILL, Preprocess((32, 32)), None, decode=head.decode)
+    loop = Loop(graph, plan, labelled(graph, bright_boxes(tmp_path), WEIGHTS, run), WEIGHTS, run)
+    images, labels = next(loop.training.epoch(0))
+    assert len(images) > 1 and labels is not None
+    raw = loop.teacher({"x": images}), loop._values(images)
+    wanted, rows = (loop._decoded(part[: len(graph.outputs)]) for part in raw)
+    known = Teacher(whole, Objective(whole.outputs), torch.device("cpu"))({"x": images})
+    for one, other in zip(wanted, known, strict=True):
+        torch.testing.assert_close(one, other)
+    distance = detection_distance(WEIGHTS.head, wanted, rows) + label_distance(
+        WEIGHTS.head, wanted, rows, labels, (32, 32)
+    )
+    torch.testing.assert_close(loop._loss(images, labels), distance / 2)
+    assert float(distance.detach()) > 0.1
 
 
 def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
@@ -228,7 +262,7 @@ def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
 def test_short_trainings_take_smaller_steps() -> None:
     rates = [usual_rate(steps) for steps in (8, 32, 100, 400, 3280)]
     assert rates[0] < 0.2 * rates[-1]
-    assert sorted(rates) == rates and rates[-2:] == [1e-2, 1e-2]
+    assert sorted(rates) == rates and rates[-2:] == [1e-2, 2e-2] and usual_rate(100_000) == 2e-2
 
 
 def test_patience_and_minutes_end_it(data: Dataset) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeq.datasets.scenes import write_dataset
 from tests.command_line import edgeq, write_small_classifier
 
 CLASSES, EACH = 5, 16
@@ -72,6 +73,29 @@ def test_every_file_holds_the_trained_network(
         assert sum(item["n"] for item in layers) > 1000
         assert top1["artifact"] == top1["reference"]
         assert all(item["equal_share"] == 1.0 and item["largest_difference"] == 0.0 for item in layers)
+
+
+def test_a_detector_for_microcontrollers_is_trained_without_its_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_dataset(tmp_path / "scenes", 20, 7, 160, "detect")
+    options = (
+        "train", "zoo:detector", "-t", "c-int8", "--weights", "int4", "--calib", "scenes:4", "--data", "scenes:4",
+        "--train-data", tmp_path / "scenes" / "data.yaml", "--epochs", 1, "--batch", 10, "--rate", "1e-4", "--device", "cpu",
+        "--threads", 1, "--json", "--out", tmp_path / "out",
+    )  # fmt: skip
+    refused = edgeq(*options)
+    assert refused.exit == 3 and not (tmp_path / "cache" / "edgeq" / "training").exists()  # said before, not behind it
+    assert "integers alone cannot compute this network" in refused.stderr and "--raw-head" in refused.stderr
+    ran = edgeq(*options, "--raw-head")
+    assert ran.exit == 0, ran.stderr
+    assert len(json.loads((tmp_path / "out" / "head.json").read_text())["outputs"]) == 6
+    places = {row["where"]: row["value"] for row in ran.document["rows"] if row["metric"] == "map50"}
+    assert places.keys() == {"fp32", "before training", "reference", "artifact"}
+    assert places["artifact"] == places["reference"] > 0.3
+    assert sum(item["n"] for item in ran.document["agreement"]) > 100_000
+    assert all(item["equal_share"] == 1.0 for item in ran.document["agreement"])
 
 
 def test_torchrun_trains_with_two_processes_and_writes_once(place: Path, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_it_does_better_on_images_held_out_and_says_what_it_learned(images: Cali
     assert output_loss(learned, after.plan, held, "classify", graph) < 0.7 * output_loss(
         graph, before.plan, held, "classify"
     )
+    scales = [{out: type_.scale for out, type_ in plan.weights.items()} for plan in (before.plan, after.plan)]
+    assert len(scales[0]) > 1 and scales[0] == scales[1]  # too few images say where a whole channel should go
     told = {item.key: item.estimator for item in after.chosen}
     assert "largest, trained" in told.values()
     assert all(item.scale == after.plan.types[item.key].scale[0] for item in after.chosen)
