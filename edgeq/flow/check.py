@@ -25,6 +25,7 @@ from edgeq.ir.bounds import is_codes
 from edgeq.ir.graph import Array, Graph, Type
 from edgeq.ir.ops import Value
 from edgeq.passes.heads import SplitHead
+from edgeq.passes.together import Together, images_at_once
 from edgeq.progress import Progress
 from edgeq.reference.interpret import Device, Interpreter, real_of
 from edgeq.reference.xnnpack import as_xnnpack
@@ -234,16 +235,32 @@ def _random_codes(type_: Type, rng: np.random.Generator) -> Array:
     return rng.integers(low, high, type_.shape, endpoint=True)
 
 
-def interpreter_run(graph: Graph, device: Device = "cpu") -> Run:
-    """The reference as a function from one input to the list of outputs."""
-    interpreter = Interpreter(graph, device)
-    (name,) = graph.inputs
+class ReferenceRun:
+    """The reference as a function from inputs of one or more images to the list of outputs.
 
-    def run(tensor: Float32Array) -> list[Float32Array]:
+    `at_once`: how many images it takes soonest (see images_at_once); more than one lie along the first axis of outputs, too.
+    """
+
+    def __init__(self, graph: Graph, device: Device) -> None:
+        self._together, (self._input,) = Together(graph, device), graph.inputs
+        self.at_once = images_at_once(graph, device)
+
+    def __call__(self, tensor: Float32Array) -> list[Float32Array]:
+        """Outputs, in the graph's order."""
+        inputs = {self._input: tensor}
         with torch.no_grad():
-            return [output.cpu().numpy() for output in interpreter({name: tensor}).values()]
+            found = self._together.of(self._together.count(inputs))(inputs)
+        return [output.cpu().numpy() for output in found.values()]
 
-    return run
+    def each(self, tensors: Sequence[Float32Array]) -> list[list[Float32Array]]:
+        """Outputs for each of a few inputs of one image, computed together."""
+        parts = [np.split(output, len(tensors)) for output in self(np.concatenate(tensors))]
+        return [list(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def interpreter_run(graph: Graph, device: Device = "cpu") -> ReferenceRun:
+    """The reference of `graph` on `device`."""
+    return ReferenceRun(graph, device)
 
 
 def runtime_run(runtime: Runtime) -> Run:
@@ -269,16 +286,26 @@ def measure(
 ) -> list[Row]:
     """One pass over the images: every metric at every place. What was seen in one of them is added to `pictures`."""
     evaluation = Evaluation(data, rule.preprocess, list(runs), metadata)
-    total = len(data.samples)
-    for done, prepared in enumerate(prepare(data, rule.preprocess), start=1):
-        evaluation.add(prepared, {name: run(prepared.tensor) for name, run in runs.items()})
-        progress("measuring accuracy", done, total)
+    total, done = len(data.samples), 0
+    left = prepare(data, rule.preprocess)
+    at_once = max(run.at_once if isinstance(run, ReferenceRun) else 1 for run in runs.values())
+    while some := list(islice(left, at_once)):
+        outputs = {name: _outputs_of(run, [prepared.tensor for prepared in some]) for name, run in runs.items()}
+        for k, prepared in enumerate(some):
+            evaluation.add(prepared, {name: found[k] for name, found in outputs.items()})
+        progress("measuring accuracy", done := done + len(some), total)
     if pictures is not None and (outcomes := evaluation.outcomes()):
         seen = {(where, "clean"): outcome for where, outcome in outcomes.items()}
         pictures += picture_rows(data, {"clean": [None] * total}, list(outcomes), seen, 0)
     return [
         metric_row(metric, where, data.name) for where, metrics in evaluation.metrics().items() for metric in metrics
     ]
+
+
+def _outputs_of(run: Run, tensors: Sequence[Float32Array]) -> list[list[Float32Array]]:
+    if isinstance(run, ReferenceRun) and len(tensors) > 1:
+        return run.each(tensors)
+    return [run(tensor) for tensor in tensors]
 
 
 def metric_row(metric: Metric, where: str, data: str) -> Row:

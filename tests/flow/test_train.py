@@ -24,6 +24,8 @@ from edgeq.datasets.preprocess import Preprocess
 from edgeq.datasets.scenes import write_dataset
 from edgeq.errors import DataError, UsageError
 from edgeq.flow import ExportRequest, export_model
+from edgeq.flow.check import Run, interpreter_run, measure
+from edgeq.flow.inputs import InputRule
 from edgeq.flow.processes import Processes
 from edgeq.flow.train import train
 from edgeq.flow.training import Trained, Training, TrainingRun, usual_rate
@@ -34,6 +36,7 @@ from edgeq.ir.graph import Graph
 from edgeq.ir.verify import verify
 from edgeq.passes.heads import split_head
 from edgeq.passes.lower import lower
+from edgeq.passes.together import Together
 from edgeq.quantize.asked import Asked
 from edgeq.quantize.distill import Teacher
 from edgeq.quantize.grids import Strategy
@@ -359,3 +362,19 @@ def test_the_command_trains_between_ranges_and_lowering(tmp_path: Path, monkeypa
     assert len(list((tmp_path / "cache" / "edgeq" / "training").iterdir())) == 1
     with pytest.raises(UsageError, match="training needs images"):
         export_model(replace(request, train_data=None, out=tmp_path / "other"))
+
+
+def test_images_are_measured_together_where_that_is_quicker(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered, rule = lower(*network()), InputRule(PREPROCESS, "asked")
+
+    def rows() -> list[tuple[str, str, float]]:
+        runs: dict[str, Run] = {"one": single.__call__, "reference": interpreter_run(lowered)}
+        return [(row.metric, row.where, row.value) for row in measure(data, rule, {}, runs, lambda *_: None)]
+
+    single, counts = interpreter_run(lowered), list[int]()
+    apart = rows()
+    monkeypatch.setattr("edgeq.flow.check.images_at_once", lambda graph, device: 7)  # 24 images: the last pass has 3
+    of = Together.of
+    monkeypatch.setattr(Together, "of", lambda self, count: counts.append(count) or of(self, count))
+    assert rows() == apart and len({value for _, where, value in apart if where == "one"}) > 1
+    assert sorted(counts) == [*[1] * IMAGES, 3, 7, 7, 7]
