@@ -146,7 +146,7 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
-    help="Learning rate of AdamW, in units of the weights' usual size [0.01; less for fewer than 400 steps].",
+    help="Learning rate of AdamW, in units of the weights' usual size [0.01 for 400 steps, less for fewer, up to 0.02 for more].",
 )
 @click.option("--decay", type=click.FloatRange(0), default=1e-4, show_default=True, help="Weight decay.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images at random.")
@@ -178,6 +178,13 @@ def debug(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
     metavar="RADIUS",
     help="Seek flat minima, and fix scales that stand against it (GAQAT); twice the time.",
 )
+@click.option(
+    "--features",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="WEIGHT",
+    help="Follow what leaves blocks of the float network, too, so much beside its outputs, such as 1.",
+)
 @click.option("--patience", type=click.IntRange(1), help="End after so many epochs without a better state.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End after this time; the schedule fits it.")
 @raw_head_option
@@ -205,6 +212,7 @@ def train(ctx: click.Context, /, as_json: bool, quiet: bool, threads: int | None
         "freeze",
         "settle",
         "sharpness",
+        "features",
         "patience",
         "minutes",
     ]

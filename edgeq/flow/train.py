@@ -13,6 +13,7 @@ from edgeq.flow.training_data import labelled
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.graph import Graph
 from edgeq.progress import Progress
+from edgeq.quantize.distill import Follows, block_exits
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Weigh
 
@@ -25,7 +26,9 @@ def train(
     Raises DataError when there are too few images or the labels are not the network's, and UsageError when the loss is
     not a number or the saved state is another's.
     """
-    return finished(Loop(graph, plan, labelled(graph, data, weigh, run), weigh, run), progress)
+    weight = run.training.features
+    follows = Follows(graph, hints=block_exits(graph, plan), weight=weight) if weight else None
+    return finished(Loop(graph, plan, labelled(graph, data, weigh, run), weigh, run, follows), progress)
 
 
 def finished(loop: Loop, progress: Progress) -> Trained:

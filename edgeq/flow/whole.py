@@ -23,16 +23,14 @@ from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
-from edgeq.ir.ops import Value
 from edgeq.passes.batch import Batches
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error, weighed
-from edgeq.quantize.distill import Follows
+from edgeq.quantize.distill import Follows, block_exits
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.plan import Plan
-from edgeq.quantize.units import units
 
 EPOCHS = 20
 """The loss on images held out is looked at so many times."""
@@ -50,8 +48,8 @@ RATE = 1.5e-3
 LEAST_RATE = 1e-4
 LEARNED = Strategy(weight_scales=False)
 """Scales of weights move a whole channel at every step, and few images do not say where to (ACCURACY.md)."""
-HINT_LAYERS, HINT_WEIGHT = 3, 5.0
-"""Blocks of up to so many layers are led by what leaves them, too, which counts so much beside the outputs."""
+HINT_WEIGHT = 5.0
+"""What leaves blocks counts so much beside the outputs."""
 
 
 def trained_whole(
@@ -78,15 +76,11 @@ def trained_whole(
     if use_cache:
         run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
     material = unlabelled(seen, held, run, rounds)
-    follows = Follows(graph, loss_of(graph, seen, task), judge_of(graph, seen, task), _hints(graph, plan), HINT_WEIGHT)
+    follows = Follows(
+        graph, loss_of(graph, seen, task), judge_of(graph, seen, task), block_exits(graph, plan), HINT_WEIGHT
+    )
     trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
-
-
-def _hints(graph: Graph, plan: Plan) -> tuple[Value, ...]:
-    """Where blocks of the network end."""
-    exits = (name for unit in units(graph, plan.weights.keys(), HINT_LAYERS).values() for name in unit.exits)
-    return tuple(name for name in exits if name not in graph.outputs and graph.types[name].is_real)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:

@@ -18,8 +18,13 @@ from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
 from edgeq.passes.batch import with_batch
 from edgeq.quantize.distance import Loss
+from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Objective
+from edgeq.quantize.units import units
 from edgeq.reference.interpret import Interpreter
+
+BLOCK_LAYERS = 3
+"""A block has up to so many layers."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,12 @@ class Teacher:
 
         self.graph.interpreter(next(iter(inputs.values())))(inputs, keep)
         return [found[value] for value in self.objective.outputs]
+
+
+def block_exits(graph: Graph, plan: Plan) -> tuple[o.Value, ...]:
+    """What leaves the blocks of `graph`, each of up to BLOCK_LAYERS layers, besides its outputs."""
+    exits = (name for unit in units(graph, plan.weights.keys(), BLOCK_LAYERS).values() for name in unit.exits)
+    return tuple(name for name in exits if name not in graph.outputs and graph.types[name].is_real)
 
 
 def noise(objective: Objective, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> Tensor:

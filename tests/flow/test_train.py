@@ -38,9 +38,11 @@ from edgeq.passes.heads import split_head
 from edgeq.passes.lower import lower
 from edgeq.passes.together import Together
 from edgeq.quantize.asked import Asked
-from edgeq.quantize.distill import Teacher
+from edgeq.quantize.distance import squared_error
+from edgeq.quantize.distill import Teacher, block_exits
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.plan import Plan
+from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective
 from edgeq.targets import find_target
 from tests.quantized import Net, inputs_of, planned
@@ -58,13 +60,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(folder, "classify")
 
 
-def network() -> tuple[Graph, Plan]:
-    """A small classifier of five classes and its plan in few bits."""
+def network(more: int = 0) -> tuple[Graph, Plan]:
+    """A small classifier of five classes, so many layers deeper, and its plan in few bits."""
     from edgeq.ir import ops as o
 
     net = Net(1, 3, SIDE, SIDE)
     a = net.apply(net.conv("x", 8, "a", stride=2), "relu", "a1")
     b = net.apply(net.conv(a, 16, "b", stride=2), "relu", "b1")
+    for k in range(more):
+        b = net.apply(net.conv(b, 16, f"more{k}"), "relu", f"more{k}r")
     flat = net.add(o.Reshape(net.add(o.Mean(b, "m", (2, 3))), "flat", (1, 16)))
     graph = net.graph(net.linear(flat, 8, "y"))
     graph, _, plan = planned(graph, FEW, {"x": np.abs(inputs_of(graph)["x"])})
@@ -248,6 +252,24 @@ def test_a_raw_head_is_decoded_before_it_is_judged(tmp_path: Path) -> None:
     assert float(distance.detach()) > 0.1
 
 
+def test_features_lead_to_blocks_that_give_what_they_gave(data: Dataset) -> None:
+    graph, plan = network(more=3)
+    hints = block_exits(graph, plan)
+    assert hints and not set(hints) & set(graph.outputs)
+    images, _ = next(labelled(graph, data, None, TrainingRun(TRAINING, PREPROCESS, None)).training.epoch(0))
+
+    def error(found: Trained) -> float:
+        module = QatModule(found.graph, found.plan)
+        goal, now = module_of_floats.exact({"x": images}, hints), module.rounded({"x": images}, hints)
+        return float(squared_error(now, goal, [None] * len(hints)).detach())
+
+    module_of_floats, options = QatModule(graph, plan), replace(TRAINING, epochs=8, rate=1e-2)
+    runs = (TrainingRun(replace(options, features=weight), PREPROCESS, None) for weight in (0.0, 20.0))
+    alone, led = (train(graph, plan, data, None, run, lambda *_: None) for run in runs)
+    assert led.history[0]["loss"] > alone.history[0]["loss"]  # it has more parts
+    assert error(led) < 0.9 * error(alone)
+
+
 def test_a_compiler_that_loses_gradients_is_found_out(data: Dataset) -> None:
     graph, plan = network()
     run = TrainingRun(replace(TRAINING, compiled=True), PREPROCESS, None)
@@ -283,6 +305,7 @@ def test_patience_and_minutes_end_it(data: Dataset) -> None:
         {"settle": 0.7},
         {"sharpness": 0.05},
         {"half": True},
+        {"features": 2.0},
     ],
     ids=",".join,
 )
