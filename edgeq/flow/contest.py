@@ -36,7 +36,7 @@ DRAWS = 4
 """Of `balanced` in `best`."""
 
 ENOUGH_IMAGES = 256
-"""Fewer are learned by heart where the whole network is trained."""
+"""What is learned from fewer costs accuracy where activations have few bits (ACCURACY.md)."""
 
 FINER = Worth(noise=2.5e-4, factor=1.5, most=6)
 """What bands must be worth in `best`, where many small gains are one large one (ACCURACY.md)."""
@@ -60,6 +60,11 @@ class Job:
     data: Dataset | None
     progress: Progress
     device: torch.device
+
+    @property
+    def learns(self) -> bool:
+        """Whether weights are learned from the calibration images, and not by training or by rounding alone."""
+        return self.request.effort != "fast" and self.request.training is None
 
     @property
     def use_cache(self) -> bool:
@@ -130,7 +135,9 @@ def winner_of(
     first = candidates[0]
     seen, held = calibration.parted()
     if sum(len(item.ways) for item in candidates) == 1 or not held.images:
-        return first.graph, quantized(job, first, first.ways[0], calibration)
+        only = quantized(job, first, first.ways[0], calibration)
+        notes += _few_images(only.plan, calibration) if job.learns else []
+        return first.graph, only
     trials: list[tuple[Candidate, Way, Quantization]] = []
     for item in candidates:
         found = _ranged(job, item, seen)
@@ -145,20 +152,19 @@ def winner_of(
             seed=job.request.seed, use_cache=job.use_cache,
         )  # fmt: skip
         loss = output_loss(graph, trained.plan, held, job.task, teacher=item.graph)
-        notes += _told(loss, found.plan, calibration)
+        notes.append(f"loss of the best of these with the whole network trained: {loss:.3g}")
+        notes += _few_images(found.plan, calibration)
         if loss < min(losses):
             return graph, trained
     return item.graph, quantized(job, item, way, calibration) if item is first and way.draw == 0 else found
 
 
-def _told(loss: float, plan: Plan, calibration: CalibrationSet) -> list[str]:
-    """What training the whole network came to, and that more images would help where they would."""
-    found, images = [f"loss of the best of these with the whole network trained: {loss:.3g}"], len(calibration.images)
-    if images < ENOUGH_IMAGES and min(map(bits_of, plan.structure.formats.values())) < FEW_BITS:
-        found.append(
-            f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"
-        )
-    return found
+def _few_images(plan: Plan, calibration: CalibrationSet) -> list[str]:
+    """That more images would help where they would."""
+    images = len(calibration.images)
+    if images >= ENOUGH_IMAGES or min(map(bits_of, plan.structure.formats.values())) >= FEW_BITS:
+        return []
+    return [f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"]
 
 
 def quantized(job: Job, item: Candidate, way: Way, calibration: CalibrationSet) -> Quantization:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,13 @@ def test_best_is_what_does_better_on_images_held_out(
 def test_few_images_are_told_where_activations_have_few_bits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 40)
     monkeypatch.setattr("edgeq.flow.whole.MOST_SHOWN", 40)
-    for bits in (4, 8):
-        command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--effort", "best")
-        ran = edgeq(*command, "--format", f"*=w4a{bits}", "--out", f"few{bits}", "--json")
+    for effort, bits in product(("fast", "balanced", "best"), (4, 8)):
+        command = ("quantize", "net.onnx", "--calib", "images", "--preprocess", "cifar", "--effort", effort)
+        ran = edgeq(*command, "--format", f"*=w4a{bits}", "--out", f"few{effort}{bits}", "--json")
         assert ran.exit == 0, ran.stderr
         notes = [note for note in ran.document["notes"] if "with the whole network trained" in note]
         few = [note for note in ran.document["notes"] if note.startswith("12 calibration images are few")]
-        assert len(notes) == 1 and len(few) == (bits == 4)
+        assert len(notes) == (effort == "best") and len(few) == (bits == 4 and effort != "fast")
 
 
 def write_uneven_norm(path: Path) -> None:
