@@ -247,10 +247,8 @@ class ReferenceRun:
 
     def __call__(self, tensor: Float32Array) -> list[Float32Array]:
         """Outputs, in the graph's order."""
-        inputs = {self._input: tensor}
         with torch.no_grad():
-            found = self._together.of(self._together.count(inputs))(inputs)
-        return [output.cpu().numpy() for output in found.values()]
+            return [output.cpu().numpy() for output in self._together({self._input: tensor}).values()]
 
     def each(self, tensors: Sequence[Float32Array]) -> list[list[Float32Array]]:
         """Outputs for each of a few inputs of one image, computed together."""

@@ -23,9 +23,10 @@ from edgeq.flow.training import Trained, TrainingRun, usual_rate
 from edgeq.flow.training_data import Material, head_of
 from edgeq.flow.training_step import Step
 from edgeq.ir.graph import Graph
+from edgeq.passes.together import Together
 from edgeq.progress import Progress
 from edgeq.quantize.distance import squared_error
-from edgeq.quantize.distill import Exact, Follows, Teacher, classification_loss, noise
+from edgeq.quantize.distill import Follows, Teacher, classification_loss, noise
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.qat import QatModule
 from edgeq.quantize.sensitivity import Objective, Weigh, relative_power
@@ -56,7 +57,7 @@ class Loop:
         torch.manual_seed(self.options.seed)
         self.module = QatModule(graph, plan, self.options.learn, half_scales=run.half_scales).to(self.device).train()
         self.processes.start_alike(tensor.data for tensor in self.module.state_dict().values())
-        self.decode = None if run.decode is None else Exact(run.decode, self.device)
+        self.decode = None if run.decode is None else Together(run.decode, self.device)
         self.objective = objective_of(plan.structure, weigh if self.decode is None else None)
         self.follows = follows or Follows(graph)
         self.watched = Objective((*self.objective.outputs, *self.follows.hints))
@@ -123,7 +124,9 @@ class Loop:
         return distance + noise(inner, wanted[count:], found[count:]) if inner.outputs else distance
 
     def _decoded(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        return outputs if self.decode is None else self.decode(outputs)
+        if self.decode is None:
+            return outputs
+        return list(self.decode(dict(zip(self.decode.graph.inputs, outputs, strict=True))).values())
 
     @torch.no_grad()
     def _gives_probabilities(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 from edgeq.ir.graph import Array, Graph
 from edgeq.ir.ops import Value
 from edgeq.passes.batch import Batches, with_batch
-from edgeq.reference.interpret import Device, Interpreter
+from edgeq.reference.interpret import Device, Interpreter, Watch
 
 MOST = 32
 """Images at once: more of them keep no accelerator busier."""
@@ -74,3 +74,9 @@ class Together:
             graph = self.graph if count == 1 else with_batch(self.graph, count)
             self._known[count] = Interpreter(graph, self.device)
         return self._known[count]
+
+    def __call__(
+        self, inputs: Mapping[Value, Array | torch.Tensor], watch: Watch | None = None
+    ) -> dict[Value, torch.Tensor]:
+        """Outputs by name for as many images as `inputs` hold."""
+        return self.of(self.count(inputs))(inputs, watch)

@@ -88,7 +88,7 @@ def operand_values(
                 found[name] = tensor
 
         with torch.no_grad():
-            together.of(together.count(sample))(sample, keep)
+            together(sample, keep)
         yield found
 
 

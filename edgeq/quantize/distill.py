@@ -16,12 +16,11 @@ from torch import Tensor
 
 from edgeq.ir import ops as o
 from edgeq.ir.graph import Graph
-from edgeq.passes.batch import with_batch
+from edgeq.passes.together import Together
 from edgeq.quantize.distance import Loss
 from edgeq.quantize.plan import Plan
 from edgeq.quantize.sensitivity import Objective
 from edgeq.quantize.units import units
-from edgeq.reference.interpret import Interpreter
 
 BLOCK_LAYERS = 3
 """A block has up to so many layers."""
@@ -44,31 +43,11 @@ class Follows:
     weight: float = 0.0
 
 
-class Exact:
-    """A real graph for any number of images; gradients pass through."""
-
-    def __init__(self, graph: Graph, device: torch.device) -> None:
-        self.graph, self.device = graph, device
-        self._interpreters: dict[int, Interpreter] = {}
-
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """What comes out, of what enters, both in the graph's order."""
-        named = dict(zip(self.graph.inputs, inputs, strict=True))
-        return list(self.interpreter(inputs[0])(named).values())
-
-    def interpreter(self, first: Tensor) -> Interpreter:
-        """That of as many images as the `first` input holds."""
-        count = first.shape[0] // self.graph.types[self.graph.inputs[0]].shape[0]
-        if count not in self._interpreters:
-            self._interpreters[count] = Interpreter(with_batch(self.graph, count), self.device)
-        return self._interpreters[count]
-
-
 class Teacher:
     """The float network: gives the values of `objective` for a batch of images."""
 
     def __init__(self, graph: Graph, objective: Objective, device: torch.device) -> None:
-        self.graph, self.objective = Exact(graph, device), objective
+        self.objective, self._together = objective, Together(graph, device)
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[o.Value, Tensor]) -> list[Tensor]:
@@ -79,7 +58,7 @@ class Teacher:
             if value in self.objective.outputs:
                 found[value] = tensor
 
-        self.graph.interpreter(next(iter(inputs.values())))(inputs, keep)
+        self._together(inputs, keep)
         return [found[value] for value in self.objective.outputs]
 
 

@@ -279,7 +279,7 @@ def _watched(
             if name in wanted:
                 values[name] = tensor
 
-        together.of(together.count(sample))(sample, watch)
+        together(sample, watch)
         yield values
 
 
