@@ -161,8 +161,8 @@ def winner_of(
 
 def _few_images(plan: Plan, calibration: CalibrationSet) -> list[str]:
     """That more images would help where they would."""
-    images = len(calibration.images)
-    if images >= ENOUGH_IMAGES or min(map(bits_of, plan.structure.formats.values())) >= FEW_BITS:
+    images, bits = len(calibration.images), map(bits_of, plan.structure.formats.values())
+    if images >= ENOUGH_IMAGES or min(bits, default=FEW_BITS) >= FEW_BITS:
         return []
     return [f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"]
 
