@@ -62,11 +62,6 @@ class Job:
     device: torch.device
 
     @property
-    def learns(self) -> bool:
-        """Whether weights are learned from the calibration images, and not by training or by rounding alone."""
-        return self.request.effort != "fast" and self.request.training is None
-
-    @property
     def use_cache(self) -> bool:
         """Whether statistics and learned weights may come from earlier runs."""
         return not self.request.no_cache
@@ -136,7 +131,8 @@ def winner_of(
     seen, held = calibration.parted()
     if sum(len(item.ways) for item in candidates) == 1 or not held.images:
         only = quantized(job, first, first.ways[0], calibration)
-        notes += _few_images(only.plan, calibration) if job.learns else []
+        if job.request.effort != "fast" and job.request.training is None:
+            notes += _few_images(only.plan, calibration)
         return first.graph, only
     trials: list[tuple[Candidate, Way, Quantization]] = []
     for item in candidates:

@@ -132,11 +132,8 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     if target.stored_weights:
         report.notes += stored_notes(calibration)
         lowered = store_weights(lowered, target, recipe, calibration, progress)
-    lowered = as_held(lowered, target)
-    if target.emitter == "c":
-        reduced = without_idle_channels(lowered)
-        lowered = reduced.graph
-        report.notes += idle_notes(reduced)
+    lowered, notes = _as_written(lowered, target)
+    report.notes += notes
     report.manifest |= manifest_of(model, target, rule, calibration, lowered, chosen, request.deciding(target))
     metadata, more_files = metadata_of(model, rule, task), {**_more_files(head, lowered), **more_files}
     artifact = emitter_of(target)(lowered, target, folder, model.name, metadata, report.manifest, more_files)
@@ -144,6 +141,15 @@ def export_model(request: ExportRequest, progress: Progress = silent) -> Report:
     report.artifact, report.rows = artifact.document(), [*report.rows, *sizes(lowered, artifact, target)]
     _check(job, report, lowered, artifact, calibration)
     return _written(_finished(report, started), artifact)
+
+
+def _as_written(lowered: Graph, target: Target) -> tuple[Graph, list[str]]:
+    """The integer graph as the target's files hold it, and notes on what they leave out."""
+    held = as_held(lowered, target)
+    if target.emitter != "c":
+        return held, []
+    reduced = without_idle_channels(held)
+    return reduced.graph, idle_notes(reduced)
 
 
 def as_computed(graph: Graph, target: Target) -> Graph:
@@ -206,9 +212,8 @@ def _trained(job: Job, graph: Graph, plan: Plan, calibration: CalibrationSet, re
 def _try_to_write(job: Job, lowered: Graph) -> None:
     """Raise what writing would raise behind the training, since that does not change which operators there are."""
     with TemporaryDirectory() as folder:
-        held = as_held(lowered, job.target)
-        held = without_idle_channels(held).graph if job.target.emitter == "c" else held
-        emitter_of(job.target)(held, job.target, Path(folder) / "trial", job.model.name, {}, {}, {})
+        trial, _ = _as_written(lowered, job.target)
+        emitter_of(job.target)(trial, job.target, Path(folder) / "trial", job.model.name, {}, {}, {})
 
 
 def _reference_run(job: Job, lowered: Graph) -> Run:

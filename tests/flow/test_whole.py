@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgeq.flow.statistics import inputs_of
 from edgeq.flow.training import Training, TrainingRun
 from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
-from edgeq.flow.whole import LEAST_RATE, _rate, trained_whole
+from edgeq.flow.whole import LEAST_RATE, ON_GPU, _options, _rate, trained_whole
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.passes.lower import lower
@@ -123,3 +124,18 @@ def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
     _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
     held = images.parted()[1]
     assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.01
+
+
+def test_a_gpu_is_shown_more_in_larger_batches(images: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = network()
+    for name, value in (
+        ("GPU_ROUNDS", 10_000),
+        ("BATCH_VALUES", 8 * sum(type_.size for type_ in graph.types.values())),
+    ):
+        monkeypatch.setattr(f"edgeq.flow.whole.{name}", value)
+    seen, shown, batches = images.parted()[0], list[int](), list[int]()
+    for device in ("cpu", "cuda"):
+        options, rounds = _options(graph, replace(seen, device=torch.device(device)), 1e-3, 0)
+        shown.append(options.epochs * rounds * len(seen.images))
+        batches.append(options.batch)
+    assert shown[1] == pytest.approx(ON_GPU * shown[0], rel=0.1) and 8 <= batches[0] < batches[1]
