@@ -14,12 +14,20 @@ import torch
 from edgeq.datasets.dataset import Dataset, Task
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
-from edgeq.flow.effort import FEW_BITS, SETTINGS, activation_bits, has_few_bits, learned, migrated, output_loss
+from edgeq.flow.effort import (
+    FEW_BITS,
+    SETTINGS,
+    activation_bits,
+    has_few_activation_bits,
+    has_few_bits,
+    learned,
+    migrated,
+    output_loss,
+)
 from edgeq.flow.inputs import CalibrationSet, InputRule
 from edgeq.flow.ranges import Quantization, quantize
 from edgeq.flow.request import ExportRequest
 from edgeq.flow.whole import trained_whole
-from edgeq.formats import bits_of
 from edgeq.frontend.model import Model
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
@@ -157,8 +165,8 @@ def winner_of(
 
 def _few_images(plan: Plan, calibration: CalibrationSet) -> list[str]:
     """That more images would help where they would."""
-    images, bits = len(calibration.images), map(bits_of, plan.structure.formats.values())
-    if images >= ENOUGH_IMAGES or min(bits, default=FEW_BITS) >= FEW_BITS:
+    images = len(calibration.images)
+    if images >= ENOUGH_IMAGES or not has_few_activation_bits(plan):
         return []
     return [f"{images} calibration images are few for these bits: --calib-images {ENOUGH_IMAGES} or more gains more"]
 

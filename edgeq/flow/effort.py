@@ -104,8 +104,13 @@ def activation_bits(graph: Graph, target: Target, recipe: Recipe) -> int:
 
 def has_few_bits(plan: Plan) -> bool:
     """Whether rounding costs so much that the whole network is trained by `best`."""
-    formats = [*plan.structure.formats.values(), *(type_.format for type_ in plan.weights.values())]
-    return any(bits_of(format_) <= FEW_BITS for format_ in formats)
+    weights = (type_.format for type_ in plan.weights.values())
+    return has_few_activation_bits(plan) or any(bits_of(format_) <= FEW_BITS for format_ in weights)
+
+
+def has_few_activation_bits(plan: Plan) -> bool:
+    """Whether rounding of any value costs accuracy."""
+    return any(bits_of(format_) <= FEW_BITS for format_ in plan.structure.formats.values())
 
 
 def migrated(

@@ -19,7 +19,7 @@ SETTLED_RATE = 0.1
 
 def groups_of(module: QatModule, options: Training) -> list[dict[str, Any]]:
     """Weights decay; scales, biases and gains do not. `share`: how fast parameters are learned beside others."""
-    decayed = [p for p in module.trained.parameters() if p.dim() > 1]
+    decayed = [p for p in module.trained.parameters() if p.requires_grad and p.dim() > 1]
     groups: dict[float, list[Tensor]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad and not any(p is known for known in decayed):

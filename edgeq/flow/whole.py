@@ -7,14 +7,14 @@ them is taken, and the start where none does better. State is kept after every e
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
-from edgeq.flow.effort import judge_of, loss_of, mean_loss
+from edgeq.flow.effort import has_few_activation_bits, judge_of, loss_of, mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -46,10 +46,21 @@ ON_GPU = 8
 RATE = 1.5e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 1e-4
-LEARNED = Strategy(weight_scales=False)
-"""Scales of weights move a whole channel at every step, and few images do not say where to (ACCURACY.md)."""
 HINT_WEIGHT = 5.0
 """What leaves blocks counts so much beside the outputs."""
+FEW_BITS_RATE, FEW_BITS_HINT_WEIGHT = 1e-3, 60.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is learned, at which peak rate, and how much what leaves blocks counts beside the outputs.
+
+    Scales of weights stay: they move a whole channel at every step, and few images do not say where to (ACCURACY.md).
+    """
+
+    learned: Strategy
+    rate: float
+    hint_weight: float
 
 
 def trained_whole(
@@ -70,17 +81,27 @@ def trained_whole(
     """
     if not Batches(graph).axes:
         return graph, found
-    options, rounds = _options(graph, seen, _rate(graph, found.plan, held), seed)
+    course = course_of(graph, found.plan, held)
+    options, rounds = _options(graph, seen, course, seed)
     start, plan = with_latents(graph, found.plan)
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
     if use_cache:
-        run = replace(run, state=_state(graph, found.plan, seen, options, rounds))
+        run = replace(run, state=_state(graph, found.plan, seen, options, rounds, course))
     material = unlabelled(seen, held, run, rounds)
     follows = Follows(
-        graph, loss_of(graph, seen, task), judge_of(graph, seen, task), block_exits(graph, plan), HINT_WEIGHT
+        graph, loss_of(graph, seen, task), judge_of(graph, seen, task), block_exits(graph, plan), course.hint_weight
     )
     trained = finished(Loop(start, plan, material, seen.weigh, run, follows), progress)
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
+
+
+def course_of(graph: Graph, plan: Plan, held: CalibrationSet) -> Course:
+    """How to learn from here. Where activations have few bits it is their rounding that costs: scales and biases take it back,
+    while weights, whose codes are good ones already, would learn the few images by heart (ACCURACY.md).
+    """
+    if has_few_activation_bits(plan):
+        return Course(Strategy(weights=False, weight_scales=False), FEW_BITS_RATE, FEW_BITS_HINT_WEIGHT)
+    return Course(Strategy(weight_scales=False), _rate(graph, plan, held), HINT_WEIGHT)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
@@ -94,7 +115,7 @@ def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
     return float(np.clip(RATE * error**0.5, LEAST_RATE, RATE))
 
 
-def _options(graph: Graph, seen: CalibrationSet, rate: float, seed: int) -> tuple[Training, int]:
+def _options(graph: Graph, seen: CalibrationSet, course: Course, seed: int) -> tuple[Training, int]:
     """How to train on these images, and how often an epoch shows each of them."""
     images, values, on_gpu = len(seen.images), _values(graph), seen.device.type == "cuda"
     more, most_rounds = (ON_GPU, GPU_ROUNDS) if on_gpu else (1, MOST_ROUNDS)
@@ -102,7 +123,7 @@ def _options(graph: Graph, seen: CalibrationSet, rate: float, seed: int) -> tupl
     batch = int(np.clip(BATCH_VALUES * more // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
-    return Training(epochs=epochs, batch=batch, rate=rate, decay=0.0, seed=seed, learn=LEARNED), rounds
+    return Training(epochs=epochs, batch=batch, rate=course.rate, decay=0.0, seed=seed, learn=course.learned), rounds
 
 
 def _values(graph: Graph) -> int:
@@ -110,12 +131,12 @@ def _values(graph: Graph) -> int:
     return sum(type_.size for value, type_ in graph.types.items() if value not in graph.constants)
 
 
-def _state(graph: Graph, plan: Plan, seen: CalibrationSet, options: Training, rounds: int) -> Path:
+def _state(graph: Graph, plan: Plan, seen: CalibrationSet, options: Training, rounds: int, course: Course) -> Path:
     return cache.state_file(
         model=digest(lower(graph, plan)),
         preprocess=seen.preprocess.to_dict(),
         images=[image.sha256 for image in seen.images],
-        settings={**options.deciding(), "rounds": rounds, "float": digest(graph)},
+        settings={**options.deciding(), "rounds": rounds, "hints": course.hint_weight, "float": digest(graph)},
         kind="whole",
     )
 

@@ -28,13 +28,15 @@ class Strategy:
 
     `offsets`: zero points of activations (LSQ+). `adaptive`: activations scaled for each image (ASQ). `binary_points`:
     scales are powers of two (QFX). `nested`: weights serve these widths besides their eight bits (Double Rounding).
-    Without `weight_scales` those of weights stay, unless they are one of these.
+    Without `weights` those that are rounded keep their codes. Without `weight_scales` their scales stay, unless they are
+    one of these.
     """
 
     offsets: bool = False
     adaptive: bool = False
     binary_points: bool = False
     nested: tuple[int, ...] = ()
+    weights: bool = True
     weight_scales: bool = True
 
     @classmethod

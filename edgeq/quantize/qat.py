@@ -93,7 +93,8 @@ class QatModule(nn.Module):
         for value in trained:
             unit, field = _unit(graph.constants[value], axes.get(value)), self._fields[value]
             self.units.register_buffer(field, unit)
-            self.trained[field] = nn.Parameter(_tensor(graph.constants[value]) / unit)
+            learned = strategy.weights or value not in axes
+            self.trained[field] = nn.Parameter(_tensor(graph.constants[value]) / unit, requires_grad=learned)
         for value in graph.constants.keys() - set(trained):
             self.fixed.register_buffer(self._fields[value], _tensor(graph.constants[value]), persistent=False)
         self.values = nn.ModuleDict(

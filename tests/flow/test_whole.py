@@ -18,13 +18,15 @@ from edgeq.flow.statistics import inputs_of
 from edgeq.flow.training import Training, TrainingRun
 from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
-from edgeq.flow.whole import LEAST_RATE, ON_GPU, _options, _rate, trained_whole
+from edgeq.flow.whole import LEAST_RATE, ON_GPU, Course, _options, _rate, course_of, trained_whole
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
+from edgeq.ir.ops import Conv
 from edgeq.passes.lower import lower
 from edgeq.progress import Progress, silent
 from edgeq.quantize.distance import relative
 from edgeq.quantize.distill import Follows
+from edgeq.quantize.grids import Strategy
 from edgeq.quantize.latents import with_latents
 from edgeq.quantize.simulate import Simulation
 from edgeq.reference.interpret import run
@@ -41,6 +43,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSet:
     monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 1200)
     monkeypatch.setattr("edgeq.flow.whole.EPOCHS", 4)
     monkeypatch.setattr("edgeq.flow.whole.RATE", 2e-2)  # so few weights bear large steps
+    monkeypatch.setattr("edgeq.flow.whole.FEW_BITS_RATE", 1e-2)
     write_dataset(tmp_path / "scenes", 32, 5, 64, "classify")
     found, _ = read_images(list_images(tmp_path / "scenes"))
     return CalibrationSet(tuple(found), (), PREPROCESS)
@@ -72,6 +75,12 @@ def test_it_does_better_on_images_held_out_and_says_what_it_learned(images: Cali
     )
     scales = [{out: type_.scale for out, type_ in plan.weights.items()} for plan in (before.plan, after.plan)]
     assert len(scales[0]) > 1 and scales[0] == scales[1]  # too few images say where a whole channel should go
+    codes = [
+        {op.out: plan.weight_codes(op.out, real.constants[op.weight]) for op in real.ops if isinstance(op, Conv)}
+        for real, plan in ((graph, before.plan), (learned, after.plan))
+    ]
+    assert len(codes[0]) > 1 and all(np.array_equal(codes[1][out], found) for out, found in codes[0].items())
+    assert all(not np.array_equal(after.plan.biases[out], before.plan.biases[out]) for out in codes[0])
     told = {item.key: item.estimator for item in after.chosen}
     assert "largest, trained" in told.values()
     assert all(item.scale == after.plan.types[item.key].scale[0] for item in after.chosen)
@@ -124,6 +133,15 @@ def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
     _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
     held = images.parted()[1]
     assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.01
+    assert course_of(graph, fine, held).rate == _rate(graph, fine, held)
+
+
+def test_weights_learn_where_activations_have_many_bits_alone(images: CalibrationSet) -> None:
+    graph, few = network()
+    _, _, many = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
+    courses = [course_of(graph, plan, images.parted()[1]) for plan in (few, many)]
+    assert [course.learned.weights for course in courses] == [False, True]
+    assert courses[0].hint_weight > courses[1].hint_weight
 
 
 def test_a_gpu_is_shown_more_in_larger_batches(images: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +153,8 @@ def test_a_gpu_is_shown_more_in_larger_batches(images: CalibrationSet, monkeypat
         monkeypatch.setattr(f"edgeq.flow.whole.{name}", value)
     seen, shown, batches = images.parted()[0], list[int](), list[int]()
     for device in ("cpu", "cuda"):
-        options, rounds = _options(graph, replace(seen, device=torch.device(device)), 1e-3, 0)
+        course = Course(Strategy(), 1e-3, 1.0)
+        options, rounds = _options(graph, replace(seen, device=torch.device(device)), course, 0)
         shown.append(options.epochs * rounds * len(seen.images))
         batches.append(options.batch)
     assert shown[1] == pytest.approx(ON_GPU * shown[0], rel=0.1) and 8 <= batches[0] < batches[1]
