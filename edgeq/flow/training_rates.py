@@ -25,7 +25,8 @@ def groups_of(module: QatModule, options: Training) -> list[dict[str, Any]]:
         if p.requires_grad and not any(p is known for known in decayed):
             groups.setdefault(rate_of(name), []).append(p)
     others = [{"params": found, "weight_decay": 0.0, "share": share} for share, found in groups.items()]
-    return [{"params": decayed, "weight_decay": options.decay, "share": 1.0}, *others]
+    weights = [{"params": decayed, "weight_decay": options.decay, "share": 1.0}] if decayed else []
+    return [*weights, *others]
 
 
 def share_of_peak(share: float, settle: float) -> float:
