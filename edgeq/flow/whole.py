@@ -45,7 +45,7 @@ ON_GPU = 8
 """So many times as many values are shown there, and in a batch, which still takes a fraction of the time."""
 RATE = 1.5e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
-LEAST_RATE = 1e-4
+LEAST_RATE = 3e-4
 HINT_WEIGHT = 5.0
 """What leaves blocks counts so much beside the outputs."""
 FEW_BITS_RATE, FEW_BITS_HINT_WEIGHT = 1e-3, 60.0
