@@ -15,6 +15,7 @@ from edgeq.datasets.dataset import Dataset, Task
 from edgeq.flow.accelerator import exact_arithmetic
 from edgeq.flow.banding import banded
 from edgeq.flow.effort import (
+    ENOUGH_IMAGES,
     FEW_BITS,
     SETTINGS,
     activation_bits,
@@ -42,9 +43,6 @@ from edgeq.target import Target
 
 DRAWS = 4
 """Of `balanced` in `best`."""
-
-ENOUGH_IMAGES = 256
-"""What is learned from fewer costs accuracy where activations have few bits (ACCURACY.md)."""
 
 FINER = Worth(noise=2.5e-4, factor=1.5, most=6)
 """What bands must be worth in `best`, where many small gains are one large one (ACCURACY.md)."""

@@ -66,6 +66,8 @@ REACH_IMAGES = 128
 
 FEW_BITS = 6
 """Up to here rounding to the nearest costs accuracy, and learning is the default."""
+ENOUGH_IMAGES = 256
+"""What is learned from fewer costs accuracy where activations have few bits (ACCURACY.md)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.calibrate import cache
 from edgeq.datasets.dataset import Task
-from edgeq.flow.effort import has_few_activation_bits, judge_of, loss_of, mean_loss
+from edgeq.flow.effort import ENOUGH_IMAGES, has_few_activation_bits, judge_of, loss_of, mean_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.train import finished
@@ -46,9 +46,9 @@ ON_GPU = 8
 RATE = 1.5e-3
 """Peak of the learning rate where the outputs are all noise, with weights counted by their usual size."""
 LEAST_RATE = 3e-4
-HINT_WEIGHT = 5.0
-"""What leaves blocks counts so much beside the outputs."""
-FEW_BITS_RATE, FEW_BITS_HINT_WEIGHT = 1e-3, 60.0
+HINT_WEIGHT, FEW_BITS_HINT_WEIGHT = 5.0, 20.0
+"""What leaves blocks counts so much beside the outputs; the second where activations have few bits."""
+FIXED_CODES_RATE, FIXED_CODES_HINT_WEIGHT = 1e-3, 60.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def trained_whole(
     """
     if not Batches(graph).axes:
         return graph, found
-    course = course_of(graph, found.plan, held)
+    course = course_of(graph, found.plan, seen, held)
     options, rounds = _options(graph, seen, course, seed)
     start, plan = with_latents(graph, found.plan)
     run = TrainingRun(options, seen.preprocess, None, half_scales, seen.device)
@@ -95,13 +95,15 @@ def trained_whole(
     return trained.graph, replace(found, plan=trained.plan, chosen=[_renamed(x, trained.plan) for x in found.chosen])
 
 
-def course_of(graph: Graph, plan: Plan, held: CalibrationSet) -> Course:
-    """How to learn from here. Where activations have few bits it is their rounding that costs: scales and biases take it back,
-    while weights, whose codes are good ones already, would learn the few images by heart (ACCURACY.md).
+def course_of(graph: Graph, plan: Plan, seen: CalibrationSet, held: CalibrationSet) -> Course:
+    """How to learn from here. Where activations have few bits it is their rounding that costs: scales and biases take much of it
+    back, while weights, whose codes are good ones already, would learn few images by heart (ACCURACY.md).
     """
-    if has_few_activation_bits(plan):
-        return Course(Strategy(weights=False, weight_scales=False), FEW_BITS_RATE, FEW_BITS_HINT_WEIGHT)
-    return Course(Strategy(weight_scales=False), _rate(graph, plan, held), HINT_WEIGHT)
+    few_bits = has_few_activation_bits(plan)
+    if few_bits and len(seen.images) + len(held.images) < ENOUGH_IMAGES:
+        return Course(Strategy(weights=False, weight_scales=False), FIXED_CODES_RATE, FIXED_CODES_HINT_WEIGHT)
+    hint_weight = FEW_BITS_HINT_WEIGHT if few_bits else HINT_WEIGHT
+    return Course(Strategy(weight_scales=False), _rate(graph, plan, held), hint_weight)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from edgeq.datasets.folder import list_images, read_images
 from edgeq.datasets.scenes import write_dataset
-from edgeq.flow.effort import loss_of, mean_loss, output_loss
+from edgeq.flow.effort import ENOUGH_IMAGES, loss_of, mean_loss, output_loss
 from edgeq.flow.inputs import CalibrationSet
 from edgeq.flow.ranges import ChosenRange, Quantization
 from edgeq.flow.statistics import inputs_of
@@ -43,7 +43,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSet:
     monkeypatch.setattr("edgeq.flow.whole.LEAST_SHOWN", 1200)
     monkeypatch.setattr("edgeq.flow.whole.EPOCHS", 4)
     monkeypatch.setattr("edgeq.flow.whole.RATE", 2e-2)  # so few weights bear large steps
-    monkeypatch.setattr("edgeq.flow.whole.FEW_BITS_RATE", 1e-2)
+    monkeypatch.setattr("edgeq.flow.whole.FIXED_CODES_RATE", 1e-2)
     write_dataset(tmp_path / "scenes", 32, 5, 64, "classify")
     found, _ = read_images(list_images(tmp_path / "scenes"))
     return CalibrationSet(tuple(found), (), PREPROCESS)
@@ -133,15 +133,17 @@ def test_steps_are_smaller_where_less_is_wrong(images: CalibrationSet) -> None:
     _, _, fine = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
     held = images.parted()[1]
     assert LEAST_RATE <= _rate(graph, fine, held) < 0.5 * _rate(graph, coarse, held) < 0.01
-    assert course_of(graph, fine, held).rate == _rate(graph, fine, held)
+    assert course_of(graph, fine, *images.parted()).rate == _rate(graph, fine, held)
 
 
-def test_weights_learn_where_activations_have_many_bits_alone(images: CalibrationSet) -> None:
+def test_weights_keep_their_codes_where_bits_and_images_are_few(images: CalibrationSet) -> None:
     graph, few = network()
     _, _, many = planned(graph, find_target("reference"), {"x": np.abs(example(graph)["x"])})
-    courses = [course_of(graph, plan, images.parted()[1]) for plan in (few, many)]
-    assert [course.learned.weights for course in courses] == [False, True]
-    assert courses[0].hint_weight > courses[1].hint_weight
+    seen, held = images.parted()
+    more = replace(seen, images=seen.images * ENOUGH_IMAGES)
+    courses = [course_of(graph, plan, shown, held) for plan, shown in ((few, seen), (few, more), (many, seen))]
+    assert [course.learned.weights for course in courses] == [False, True, True]
+    assert courses[0].hint_weight > courses[1].hint_weight > courses[2].hint_weight
 
 
 def test_a_gpu_is_shown_more_in_larger_batches(images: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> None:
