@@ -49,6 +49,7 @@ LEAST_RATE = 3e-4
 HINT_WEIGHT, FEW_BITS_HINT_WEIGHT = 5.0, 20.0
 """What leaves blocks counts so much beside the outputs; the second where activations have few bits."""
 FIXED_CODES_RATE, FIXED_CODES_HINT_WEIGHT = 1e-3, 60.0
+"""Where biases and scales of values alone are learned, which are few and bear larger steps."""
 
 
 @dataclass(frozen=True)

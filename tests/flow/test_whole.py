@@ -19,6 +19,7 @@ from edgeq.flow.training import Training, TrainingRun
 from edgeq.flow.training_data import unlabelled
 from edgeq.flow.training_loop import Loop
 from edgeq.flow.whole import LEAST_RATE, ON_GPU, Course, _options, _rate, course_of, trained_whole
+from edgeq.formats import IntArray
 from edgeq.ir.file import digest
 from edgeq.ir.graph import Graph
 from edgeq.ir.ops import Conv
@@ -28,6 +29,7 @@ from edgeq.quantize.distance import relative
 from edgeq.quantize.distill import Follows
 from edgeq.quantize.grids import Strategy
 from edgeq.quantize.latents import with_latents
+from edgeq.quantize.plan import Plan
 from edgeq.quantize.simulate import Simulation
 from edgeq.reference.interpret import run
 from edgeq.targets import find_target
@@ -67,6 +69,11 @@ def trained(
     )
 
 
+def codes_of(graph: Graph, plan: Plan) -> dict[str, IntArray]:
+    """Of the weights of convolutions, by result."""
+    return {op.out: plan.weight_codes(op.out, graph.constants[op.weight]) for op in graph.ops if isinstance(op, Conv)}
+
+
 def test_it_does_better_on_images_held_out_and_says_what_it_learned(images: CalibrationSet) -> None:
     (graph, before), (learned, after) = start(), trained(images)
     held = images.parted()[1]
@@ -75,19 +82,24 @@ def test_it_does_better_on_images_held_out_and_says_what_it_learned(images: Cali
     )
     scales = [{out: type_.scale for out, type_ in plan.weights.items()} for plan in (before.plan, after.plan)]
     assert len(scales[0]) > 1 and scales[0] == scales[1]  # too few images say where a whole channel should go
-    codes = [
-        {op.out: plan.weight_codes(op.out, real.constants[op.weight]) for op in real.ops if isinstance(op, Conv)}
-        for real, plan in ((graph, before.plan), (learned, after.plan))
-    ]
-    assert len(codes[0]) > 1 and all(np.array_equal(codes[1][out], found) for out, found in codes[0].items())
-    assert all(not np.array_equal(after.plan.biases[out], before.plan.biases[out]) for out in codes[0])
+    wanted, found = codes_of(graph, before.plan), codes_of(learned, after.plan)
+    assert len(wanted) > 1 and all(np.array_equal(found[out], codes) for out, codes in wanted.items())
+    assert all(not np.array_equal(after.plan.biases[out], before.plan.biases[out]) for out in wanted)
     told = {item.key: item.estimator for item in after.chosen}
     assert "largest, trained" in told.values()
     assert all(item.scale == after.plan.types[item.key].scale[0] for item in after.chosen)
 
 
-def test_the_integer_graph_computes_what_was_trained(images: CalibrationSet) -> None:
-    learned, found = trained(images)
+@pytest.mark.parametrize("enough", [10_000, 1], ids=["codes stay", "weights learn"])
+def test_the_integer_graph_computes_what_was_trained(
+    images: CalibrationSet, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    monkeypatch.setattr("edgeq.flow.whole.ENOUGH_IMAGES", enough)
+    monkeypatch.setattr("edgeq.flow.whole.RATE", 0.5)  # codes are a quarter of a level and more from changing
+    (graph, before), (learned, found) = start(), trained(images)
+    wanted = codes_of(graph, before.plan)
+    changed = sum(int((codes != wanted[out]).sum()) for out, codes in codes_of(learned, found.plan).items())
+    assert (changed == 0) if enough > 1 else (changed > 10)
     simulation, lowered = Simulation.of(learned, found.plan, torch.device("cpu")), lower(learned, found.plan)
     equal, codes = 0, set[float]()
     samples = list(inputs_of(learned, images))
