@@ -39,7 +39,8 @@ class Training:
 
     `learn`: what is learned beside weights and scales. `freeze`: how often a code may turn back before it is fixed (a
     share of the steps, four times as often at first; None for ever). `settle`: the last share of the training, over which all codes of weights stay and
-    the rest is learned on (0 for none). `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
+    the rest is learned on (0 for none). `drop`: the share of elements that rounding passes over at first (QDrop), falling to
+    none as codes settle. `sharpness`: radius within which the worst point decides the gradients (GAQAT), in the
     same units.
     `features`: how much what leaves blocks of the float network counts beside its outputs.
     `patience`: end after so many epochs without a better state. `minutes`: end then, with the schedule fitted to it.
@@ -59,6 +60,7 @@ class Training:
     learn: Strategy = field(default_factory=Strategy)
     freeze: float | None = None
     settle: float = 0.0
+    drop: float = 0.0
     sharpness: float | None = None
     features: float = 0.0
     patience: int | None = None

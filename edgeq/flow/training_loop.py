@@ -73,7 +73,7 @@ class Loop:
         self.history: list[dict[str, float]] = []
         self.probabilities = self.classifies and self._gives_probabilities()
         self.best = self._snapshot(self._held_out_loss())
-        self.start, self.best_epoch = self.best[0], 0
+        self.start, self.best_epoch, self.best_settled = self.best[0], 0, False
 
     @property
     def is_finished(self) -> bool:
@@ -136,7 +136,10 @@ class Loop:
         return bool((wanted >= 0).all() and (wanted.sum(1) - 1).abs().max() < 1e-3)
 
     def one_epoch(self, progress: Progress) -> None:
-        """Every training image once; then the held-out loss and the saved state."""
+        """Every training image once; then the held-out loss and the saved state.
+
+        Once codes stay, states of before count no more: while codes move, a good loss on few images is often chance.
+        """
         started = counted = time.monotonic()
         losses, seconds = list[Tensor](), 0.0
         for k, (images, labels) in enumerate(self.training.epoch(self.options.seed + self.epoch)):
@@ -159,8 +162,9 @@ class Loop:
         self._check(mean := self.processes.total(torch.stack(losses).mean()) / self.processes.world)
         held_out = self._held_out_loss()
         self.epoch += 1
-        if held_out < self.best[0]:
-            self.best, self.best_epoch = self._snapshot(held_out), self.epoch
+        settled = self.step.settled is not None
+        if held_out < (self.best[0] if self.best_settled == settled else self.start):
+            self.best, self.best_epoch, self.best_settled = self._snapshot(held_out), self.epoch, settled
         seconds = time.monotonic() - started
         self.seconds += self.processes.greatest(time.monotonic() - counted, self.device)
         row = {"epoch": self.epoch, "loss": float(mean), "held_out": held_out, "seconds": round(seconds, 2)}
@@ -228,7 +232,7 @@ class Loop:
         document = {
             "epoch": self.epoch, "history": self.history, "module": self.module.state_dict(),
             "best": self.best, "start": self.start, **self.step.state_dict(),
-            "best_epoch": self.best_epoch, "seconds": self.seconds, "random": torch.get_rng_state(),
+            "best_epoch": self.best_epoch, "best_settled": self.best_settled, "seconds": self.seconds, "random": torch.get_rng_state(),
             "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
         torch.save(document, partial_file)
@@ -251,7 +255,8 @@ class Loop:
         self.module.load_state_dict(found["module"])
         self.step.load_state_dict(found, self.device)
         self.epoch, self.history, self.best = found["epoch"], list(found["history"]), tuple(found["best"])
-        self.start, self.best_epoch, self.seconds = found["start"], found["best_epoch"], found["seconds"]
+        self.start, self.seconds = found["start"], found["seconds"]
+        self.best_epoch, self.best_settled = found["best_epoch"], found["best_settled"]
         torch.set_rng_state(found["random"].cpu())
         if found["device_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(found["device_random"].cpu(), self.device)

@@ -49,6 +49,7 @@ class Step:
         self._records = self._on_gpu and team.world < 2 and self._sharpness is None
         self._recording: Recording | None = None
         self._unrecorded = 0
+        module.unrounded = torch.zeros((), device=device) if options.drop else None
 
     def __call__(self, images: Tensor, labels: Tensor | None, share: float) -> Tensor:
         """The loss of this batch, behind `share` of the training, after which the module is a step further."""
@@ -83,6 +84,10 @@ class Step:
         settle = self._options.settle
         if self.settled is None and share >= 1 - settle < 1:
             self.settled, self._recording, self._unrecorded = Settled(self._module), None, 0
+        if self.settled is not None:
+            self._module.unrounded = None
+        elif self._module.unrounded is not None:
+            self._module.unrounded.fill_(self._options.drop * (1 - share / (1 - settle)))  # where a recording reads it
         for group in self.optimizer.param_groups:
             rate = self._rate * group["share"] * share_of_peak(share, settle)
             if self._on_gpu:

@@ -48,13 +48,17 @@ RATE = 1.5e-3
 LEAST_RATE = 3e-4
 HINT_WEIGHT, FEW_BITS_HINT_WEIGHT = 5.0, 20.0
 """What leaves blocks counts so much beside the outputs; the second where activations have few bits."""
+DROP = 0.5
+"""Share of elements that rounding passes over at first, where weights are learned and activations have few bits."""
+SETTLE = 0.2
+"""Codes stay over this last part of the training, from which the state is taken."""
 FIXED_CODES_RATE, FIXED_CODES_HINT_WEIGHT = 1e-3, 60.0
 """Where biases and scales of values alone are learned, which are few and bear larger steps."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """What is learned, at which peak rate, and how much what leaves blocks counts beside the outputs.
+    """What is learned, at which peak rate, how much what leaves blocks counts beside the outputs, and Training's `drop`.
 
     Scales of weights stay: they move a whole channel at every step, and few images do not say where to (ACCURACY.md).
     """
@@ -62,6 +66,7 @@ class Course:
     learned: Strategy
     rate: float
     hint_weight: float
+    drop: float = 0.0
 
 
 def trained_whole(
@@ -103,8 +108,10 @@ def course_of(graph: Graph, plan: Plan, seen: CalibrationSet, held: CalibrationS
     few_bits = has_few_activation_bits(plan)
     if few_bits and len(seen.images) + len(held.images) < ENOUGH_IMAGES:
         return Course(Strategy(weights=False, weight_scales=False), FIXED_CODES_RATE, FIXED_CODES_HINT_WEIGHT)
-    hint_weight = FEW_BITS_HINT_WEIGHT if few_bits else HINT_WEIGHT
-    return Course(Strategy(weight_scales=False), _rate(graph, plan, held), hint_weight)
+    learned, rate = Strategy(weight_scales=False), _rate(graph, plan, held)
+    if few_bits:
+        return Course(learned, rate, FEW_BITS_HINT_WEIGHT, DROP)
+    return Course(learned, rate, HINT_WEIGHT)
 
 
 def _rate(graph: Graph, plan: Plan, held: CalibrationSet) -> float:
@@ -126,7 +133,11 @@ def _options(graph: Graph, seen: CalibrationSet, course: Course, seed: int) -> t
     batch = int(np.clip(BATCH_VALUES * more // values, SMALLEST_BATCH, LARGEST_BATCH))
     rounds = max(1, round(shown / EPOCHS / images))
     epochs = max(1, round(shown / (rounds * images)))
-    return Training(epochs=epochs, batch=batch, rate=course.rate, decay=0.0, seed=seed, learn=course.learned), rounds
+    training = Training(
+        epochs=epochs, batch=batch, rate=course.rate, decay=0.0, seed=seed, learn=course.learned,
+        settle=SETTLE, drop=course.drop,
+    )  # fmt: skip
+    return training, rounds
 
 
 def _values(graph: Graph) -> int:

@@ -74,6 +74,9 @@ class QatModule(nn.Module):
     parameter in units of its usual size in each channel: batch norms are folded, so that channels differ widely in
     size and nothing takes back a step that is too large for them; one rate suits all of these parameters. Raises
     UnsupportedError for N > 1 where an operator would mix images. Call `prepare(N)` before torch.compile.
+
+    `unrounded`, if there is any: the share of the elements of values, drawn anew each time, that rounding passes over where
+    gradients are taken (QDrop).
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class QatModule(nn.Module):
         self._steps: dict[int, tuple[_Step, ...]] = {}
         self._images = graph.types[graph.inputs[0]].shape[0]
         self._integers: tuple[tuple[int, ...], Graph] | None = None
+        self.unrounded: Tensor | None = None
         self._interpreters: dict[int, Interpreter] = {}
         trained = trained_constants(graph)
         self.units, self.trained, self.fixed = nn.Module(), nn.ParameterDict(), nn.Module()
@@ -184,7 +188,9 @@ class QatModule(nn.Module):
         if field is None:  # constants alone, whose grid follows from them
             return x
         found: Tensor = self.values[field](x)
-        return found
+        if self.unrounded is None or not torch.is_grad_enabled():
+            return found
+        return torch.where(torch.rand_like(found) < self.unrounded, x, found)
 
     def _in_units_of_sums(self, bias: Tensor, step: _Step) -> Tensor:
         """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit is no

@@ -107,6 +107,19 @@ def test_codes_of_weights_stay_over_the_last_share(data: Dataset) -> None:
     assert loop.history[2]["held_out"] != loop.history[1]["held_out"]
 
 
+def test_once_codes_stay_states_of_before_count_no_more(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([9.0, 3.0, 4.0, 2.0, 8.0, 7.0, 7.5, 1.0])
+    monkeypatch.setattr(Loop, "_held_out_loss", lambda self: next(losses))
+    graph, plan = network()
+    run = TrainingRun(replace(TRAINING, epochs=6, settle=0.5), PREPROCESS, None)
+    loop, best = Loop(graph, plan, labelled(graph, data, None, run), None, run), list[float]()
+    while not loop.is_finished:
+        loop.one_epoch(lambda *_: None)
+        best.append(loop.best[0])
+    assert loop.step.settled is not None and best == [3.0, 3.0, 2.0, 8.0, 7.0, 7.0]
+    assert loop.best_epoch == 5
+
+
 def curve(found: Trained) -> list[tuple[float, float]]:
     return [(row["loss"], row["held_out"]) for row in found.history]
 

@@ -59,6 +59,19 @@ def test_the_rate_follows_the_share_of_the_training() -> None:
     assert 0 < last < 1e-3
 
 
+def test_rounding_passes_over_less_and_less_until_codes_stay() -> None:
+    _, module, step = steps("cpu", Training(drop=0.6, settle=0.5), records=True)
+    assert step.settled is not None and module.unrounded is None
+    module, _, _ = module_of()
+    step = Step(module, lambda images: images.sum(), Training(drop=0.6), 1e-2, Processes(), torch.device("cpu"))
+    shares = []
+    for share in (0.0, 0.25, 1.0):
+        step._begin(share)
+        assert module.unrounded is not None
+        shares.append(float(module.unrounded))
+    assert shares == pytest.approx([0.6, 0.45, 0.0])
+
+
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "lift_fresh")
 """Operators that need a number on the host, or bring one from there."""
 

@@ -124,7 +124,12 @@ def test_images_held_out_decide_by_the_measure_of_the_contest(images: Calibratio
     assert loop.start != pytest.approx(mean_loss(graph, found.plan, held, loss_of(graph, held, "depth")), rel=0.1)
 
 
-def test_an_interrupted_run_goes_on_and_results_repeat(images: CalibrationSet) -> None:
+@pytest.mark.parametrize("enough", [10_000, 1], ids=["codes stay", "weights learn"])
+def test_an_interrupted_run_goes_on_and_results_repeat(
+    images: CalibrationSet, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    monkeypatch.setattr("edgeq.flow.whole.ENOUGH_IMAGES", enough)
+
     def interrupt(stage: str, done: int, total: int) -> None:
         if done > 0.6 * total:
             raise KeyboardInterrupt
@@ -156,6 +161,7 @@ def test_weights_keep_their_codes_where_bits_and_images_are_few(images: Calibrat
     courses = [course_of(graph, plan, shown, held) for plan, shown in ((few, seen), (few, more), (many, seen))]
     assert [course.learned.weights for course in courses] == [False, True, True]
     assert courses[0].hint_weight > courses[1].hint_weight > courses[2].hint_weight
+    assert [course.drop > 0 for course in courses] == [False, True, False]
 
 
 def test_a_gpu_is_shown_more_in_larger_batches(images: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> None:

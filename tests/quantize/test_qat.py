@@ -109,6 +109,26 @@ def test_biases_count_in_whole_units_of_their_sums_while_training() -> None:
     assert bias.grad is not None and bool((bias.grad != 0).any())
 
 
+def test_rounding_passes_over_a_share_of_what_gradients_are_taken_of() -> None:
+    module, _, plan = module_of()
+    (scale,) = plan.types["a1"].scale
+    images = {"x": batch(32)}
+
+    def off_grid(share: float | None) -> float:
+        """Of what does not saturate."""
+        module.unrounded = None if share is None else torch.tensor(share)
+        levels = module.rounded(images, ("a1",))[0].detach() / scale
+        inside = levels[(levels > 0.5) & (levels < 14.5)]
+        assert len(inside) > 1000
+        return float(((inside - inside.round()).abs() > 1e-3).float().mean())
+
+    assert off_grid(None) == off_grid(0.0) == 0.0
+    assert off_grid(1.0) > 0.98
+    assert off_grid(0.3) == pytest.approx(0.3, abs=0.06)
+    with torch.no_grad():
+        assert off_grid(1.0) == 0.0
+
+
 def test_its_state_travels_as_a_state_dict() -> None:
     module, _, _ = module_of()
     trained(module, 5)
