@@ -1,8 +1,8 @@
 """Gradient descent on the whole network from what was learned layer by layer: how `best` ends, by the loop of `edgeq train`.
 
 The float network is the teacher and the calibration images are moved at random, so that no labels are needed. Images
-are shown so often that it takes about as long on any network, and held out ones decide: the state that does best on
-them is taken, and the start where none does better. State is kept after every epoch, as that of training is.
+are shown so often that it takes about as long on any network. Codes stay at last, and of the states then the one that does
+best on images held out is taken, or the start where none does better. State is kept after every epoch, as that of training is.
 """
 
 from __future__ import annotations
