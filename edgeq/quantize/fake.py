@@ -6,7 +6,8 @@ Rounding passes gradients straight through, which makes dy/dx 1 inside the range
 rounding error round(v) - v inside and the level itself outside. (Esser et al., Learned Step Size Quantization, 2020.)
 A bound that is learned has the gradient s outside on its side: with low = code - zero point that is the learned offset
 of Bhalgat et al., LSQ+, 2020. Nothing but x is kept for the backward pass. The gradient of a lone scale is summed
-channel by channel first, as that of a bias is, so that a compiler makes both in one pass.
+channel by channel first, as that of a bias is, so that a compiler makes both in one pass. Elements that are `passed` over
+stay as they are and say nothing of the scale and the bounds (Wei et al., QDrop, 2022).
 """
 
 from __future__ import annotations
@@ -61,21 +62,27 @@ class _Rounding(torch.autograd.Function):
     """See the module's docstring. `low` and `high` are tensors where they are learned."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None, passed: Tensor | None
+    ) -> Tensor:
         ctx.numbers, ctx.table = (low, high), table
         learned = [bound for bound in (low, high) if isinstance(bound, Tensor)]
-        ctx.save_for_backward(x, scale, *learned)
+        ctx.save_for_backward(x, scale, passed, *learned)
         inside = torch.clamp(_exact(x) / scale, low, high)  # type: ignore[arg-type]
-        return (_nearest(inside, table) * scale).to(x.dtype)
+        found = (_nearest(inside, table) * scale).to(x.dtype)
+        return found if passed is None else torch.where(passed, x, found, out=found)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, *learned = ctx.saved_tensors
+        x, scale, passed, *learned = ctx.saved_tensors
         low, high = learned or ctx.numbers
         v, slope_ = _exact(x) / scale, _exact(slope)
         inside = (v >= low) & (v <= high)
-        of_x = torch.where(inside, slope_, 0.0).to(x.dtype) if ctx.needs_input_grad[0] else None
+        straight = inside if passed is None else inside | passed
+        of_x = torch.where(straight, slope_, 0.0).to(x.dtype) if ctx.needs_input_grad[0] else None
         of_scale = of_low = of_high = None
+        if passed is not None:
+            slope_ = slope_.masked_fill(passed, 0.0)
         if ctx.needs_input_grad[1]:
             held = torch.clamp(v, low, high)
             nearest = _nearest(held, ctx.table)
@@ -83,10 +90,10 @@ class _Rounding(torch.autograd.Function):
         if learned:
             of_low = _sum_to(torch.where(v < low, slope_ * scale, 0.0), learned[0])
             of_high = _sum_to(torch.where(v > high, slope_ * scale, 0.0), learned[1])
-        return of_x, of_scale, of_low, of_high, None
+        return of_x, of_scale, of_low, of_high, None, None
 
 
-def _rounding(x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None) -> Tensor:
+def _rounding(x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | None, passed: Tensor | None) -> Tensor:
     """What _Rounding does, in operators whose own gradients are those: for compilers, which keep what they like anyway.
 
     torch 2.11 compiles _Rounding to gradients of zero.
@@ -95,14 +102,18 @@ def _rounding(x: Tensor, scale: Tensor, low: Bound, high: Bound, table: Table | 
         channels = 1 if x.dim() == 4 else x.dim() - 1
         scale = scale.reshape([1] * x.dim()).expand([x.shape[k] if k == channels else 1 for k in range(x.dim())])
     inside = torch.clamp(_exact(x) / scale, low, high)  # type: ignore[arg-type]
-    return ((inside + (_nearest(inside, table) - inside).detach()) * scale).to(x.dtype)
+    found = ((inside + (_nearest(inside, table) - inside).detach()) * scale).to(x.dtype)
+    return found if passed is None else torch.where(passed, x, found)
 
 
-def round_to(x: Tensor, scale: Tensor, table: Table | None, low: Bound, high: Bound) -> Tensor:
-    """`x` on the levels of `table` (None for whole numbers) between the bounds (two numbers or two tensors), times scale."""
+def round_to(
+    x: Tensor, scale: Tensor, table: Table | None, low: Bound, high: Bound, passed: Tensor | None = None
+) -> Tensor:
+    """`x` on the levels of `table` (None for whole numbers) between the bounds (two numbers or two tensors), times scale,
+    but for the elements that are `passed` over."""
     if torch.compiler.is_compiling():
-        return _rounding(x, scale, low, high, table)
-    found: Tensor = _Rounding.apply(x, scale, low, high, table)  # type: ignore[no-untyped-call]
+        return _rounding(x, scale, low, high, table, passed)
+    found: Tensor = _Rounding.apply(x, scale, low, high, table, passed)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -153,14 +164,14 @@ class Grid(nn.Module):
         scale = self.scale
         return scale[0] if len(scale) == 1 else scale[self.index]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` rounded to the grid."""
-        return self.rounded(x, self.spread())
+    def forward(self, x: Tensor, passed: Tensor | None = None) -> Tensor:
+        """`x` rounded to the grid, but for the elements that are `passed` over."""
+        return self.rounded(x, self.spread(), passed)
 
-    def rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+    def rounded(self, x: Tensor, scale: Tensor, passed: Tensor | None = None) -> Tensor:
         """`x` rounded to the levels, of this scale."""
         table = None if self.levels is None or self.middles is None else (self.levels, self.middles)
-        return round_to(x, scale, table, *level_range(self.planned.format, self.planned.zero_point))
+        return round_to(x, scale, table, *level_range(self.planned.format, self.planned.zero_point), passed)
 
     def lasting(self) -> Tensor:
         """The scales that the integer graph takes over [scales of the type]."""

@@ -93,10 +93,10 @@ class OffsetGrid(Grid):
         assert isinstance(self.planned.format, Int), self.planned
         return self.planned.format
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` rounded to the grid."""
+    def forward(self, x: Tensor, passed: Tensor | None = None) -> Tensor:
+        """`x` rounded to the grid, but for the elements that are `passed` over."""
         zero = self.zero_point
-        return round_to(x, self.spread(), None, self._format.low - zero, self._format.high - zero)
+        return round_to(x, self.spread(), None, self._format.low - zero, self._format.high - zero, passed)
 
     def learned_type(self) -> Type:
         """The type with the scale and the zero point learned so far."""
@@ -157,15 +157,15 @@ class AdaptiveGrid(Grid):
         found: Tensor = self.regulator(means).relu().clamp_min(1e-8)
         return found[:, :, None, None]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, passed: Tensor | None = None) -> Tensor:
         """`x` rounded to the grid of each image; what has lost its places is rounded to the usual one."""
         if x.dim() != 4 or x.shape[1] != self.channels:
-            return self.rounded(x, self.spread() * self.usual)
+            return self.rounded(x, self.spread() * self.usual, passed)
         beta = self.beta(x)
         if self.training:
             with torch.no_grad():
                 self.usual.lerp_(beta.mean(), 0.01)
-        return self.rounded(x, self.spread() * beta)
+        return self.rounded(x, self.spread() * beta, passed)
 
     def lasting(self) -> Tensor:
         """The scale at the usual factor."""
@@ -190,10 +190,10 @@ class NestedGrid(Grid):
         """The format of the codes at a width: as many below zero as above."""
         return Int(bits, narrow=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, passed: Tensor | None = None) -> Tensor:
         """The weight rounded to the grid of the width in use."""
         if self.width == 8:
-            return super().forward(x)
+            return super().forward(x, passed)
         narrow, one = self.format(self.width), torch.ones((), device=x.device)
         codes = fake_quantize(x / self.spread().detach(), one, self.planned.format)
         found = fake_quantize(codes * 2.0 ** (self.width - 8), one, narrow)

@@ -187,10 +187,11 @@ class QatModule(nn.Module):
         field = self._grids[name]
         if field is None:  # constants alone, whose grid follows from them
             return x
-        found: Tensor = self.values[field](x)
-        if self.unrounded is None or not torch.is_grad_enabled():
-            return found
-        return torch.where(torch.rand_like(found) < self.unrounded, x, found)
+        passed = None
+        if self.unrounded is not None and torch.is_grad_enabled():
+            passed = torch.rand_like(x) < self.unrounded
+        found: Tensor = self.values[field](x, passed)
+        return found
 
     def _in_units_of_sums(self, bias: Tensor, step: _Step) -> Tensor:
         """`bias` in whole units of the sums that it is added to, as it is stored: where weights have few bits a unit is no

@@ -64,11 +64,30 @@ def test_gradients_follow_the_rule_of_learned_steps() -> None:
     assert float(scale.grad) == pytest.approx(wanted, abs=1e-4)
 
 
+def test_what_is_passed_over_stays_and_says_nothing_of_scale_and_bounds() -> None:
+    x = torch.tensor([-9.0, -0.31, 0.0, 0.24, 0.5, 7.0], requires_grad=True)
+    passed = torch.tensor([True, False, False, True, False, False])
+
+    def results(x: torch.Tensor, passed: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        leaves = [x, *(torch.tensor(number, requires_grad=True) for number in (0.1, -8.0, 7.0))]
+        y = round_to(x, leaves[1], None, leaves[2], leaves[3], passed)
+        return y.detach(), *torch.autograd.grad((y * torch.arange(1.0, 7.0)[: len(y)]).sum(), leaves)
+
+    y, of_x, of_scale, of_low, of_high = results(x, passed)
+    assert y.tolist() == pytest.approx([-9.0, -0.3, 0.0, 0.24, 0.5, 0.7])
+    assert of_x.tolist() == [1, 2, 3, 4, 5, 0]
+    whole = results(x, None)
+    assert of_scale != whole[2] and whole[3] != 0
+    assert of_scale == pytest.approx(float(whole[2]) - 1 * -8.0 - 4 * (2 - 2.4), abs=1e-4)
+    assert (of_low, of_high) == (0.0, whole[4]) and of_high != 0
+
+
 @pytest.mark.parametrize(("format_", "zero_point"), [(Int(4), 3), (POST4, 0)], ids=str)
 @pytest.mark.parametrize("spread", ["lone", "channels"])
 @pytest.mark.parametrize("bounds", ["fixed", "learned"])
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["all", "half"])
 def test_a_compiled_step_has_the_gradients_of_the_step(
-    format_: Format, zero_point: int, spread: str, bounds: str
+    format_: Format, zero_point: int, spread: str, bounds: str, share: float
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     low, high = level_range(format_, zero_point)
@@ -76,17 +95,19 @@ def test_a_compiled_step_has_the_gradients_of_the_step(
     x = 3 * torch.randn(2, 5, 7, 3, generator=generator)
     scale = (torch.tensor(0.2) if spread == "lone" else torch.rand(1, 5, 1, 1, generator=generator) / 4) * 7 / high
     weights = torch.randn(x.shape, generator=generator)
+    passed = torch.rand(x.shape, generator=generator) < share if share else None
 
     operands = [x, scale, *([torch.tensor(float(low)), torch.tensor(float(high))] if bounds == "learned" else [])]
 
     def step(*leaves: torch.Tensor) -> torch.Tensor:
-        return round_to(leaves[0], leaves[1], table, *(leaves[2:] or (low, high)))  # type: ignore[arg-type]
+        return round_to(leaves[0], leaves[1], table, *(leaves[2:] or (low, high)), passed)  # type: ignore[arg-type]
 
     def results(step: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
         leaves = [operand.clone().requires_grad_() for operand in operands]
         rounded = step(*leaves)
         return rounded.detach(), *torch.autograd.grad((weights * rounded).sum(), leaves)
 
+    torch.compiler.reset()  # or so many cases of one function are too many recompilations
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     for mine, theirs in zip(results(compiled), results(step), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5)
