@@ -138,7 +138,8 @@ class Loop:
     def one_epoch(self, progress: Progress) -> None:
         """Every training image once; then the held-out loss and the saved state.
 
-        Once codes stay, states of before count no more: while codes move, a good loss on few images is often chance.
+        From the first state with codes that stay which does better than the start, those of before count no more: while
+        codes move, a good loss on few images is often chance.
         """
         started = counted = time.monotonic()
         losses, seconds = list[Tensor](), 0.0

@@ -2,7 +2,7 @@
 
 The float network is the teacher and the calibration images are moved at random, so that no labels are needed. Images
 are shown so often that it takes about as long on any network. Codes stay at last, and of the states then the one that does
-best on images held out is taken, or the start where none does better. State is kept after every epoch, as that of training is.
+best on images held out is taken; where none beats the start, one of before that does, or the start. State is kept after every epoch, as that of training is.
 """
 
 from __future__ import annotations

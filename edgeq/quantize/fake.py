@@ -5,9 +5,9 @@
 Rounding passes gradients straight through, which makes dy/dx 1 inside the range and 0 outside, and dy/ds the
 rounding error round(v) - v inside and the level itself outside. (Esser et al., Learned Step Size Quantization, 2020.)
 A bound that is learned has the gradient s outside on its side: with low = code - zero point that is the learned offset
-of Bhalgat et al., LSQ+, 2020. Nothing but x is kept for the backward pass. The gradient of a lone scale is summed
-channel by channel first, as that of a bias is, so that a compiler makes both in one pass. Elements that are `passed` over
-stay as they are and say nothing of the scale and the bounds (Wei et al., QDrop, 2022).
+of Bhalgat et al., LSQ+, 2020. Elements that are `passed` over stay as they are and say nothing of the scale and the
+bounds (Wei et al., QDrop, 2022). Nothing but x and which these are is kept for the backward pass. The gradient of a lone
+scale is summed channel by channel first, as that of a bias is, so that a compiler makes both in one pass.
 """
 
 from __future__ import annotations
